@@ -1,0 +1,67 @@
+"""What the package is, what it needs, and what it installs. The settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    text = (HERE / "synapse_like" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("there is no __version__ in synapse_like/__init__.py")
+    return match[1]
+
+
+# The lower bounds are the oldest that the tests pass with; the upper ones are the next major versions.
+POSTGRES = ["psycopg[binary]>=3.2,<4"]
+TEST = [
+    *POSTGRES,
+    "canonicaljson>=2.0,<3",
+    "coverage>=7.6,<8",
+    "hypothesis>=6.100,<7",
+    "import-linter>=2.5,<3",
+    "mypy>=1.19,<3",
+    "mypy-zope>=1.0.14,<2",
+    "pytest>=8.0,<10",
+    "pytest-timeout>=2.3,<3",
+    "ruff>=0.17,<0.18",
+    "types-PyYAML>=6.0,<7",
+    "types-cachetools>=6.0",
+]
+
+setup(
+    name="synapse_like",
+    version=version(),
+    description="A Matrix home server",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # Said although it is the default: so an editable installation has the whole checkout on the path, plugin included.
+    package_dir={"": "."},
+    packages=find_packages(include=["synapse_like", "synapse_like.*"]),
+    package_data={"synapse_like": ["py.typed"], "synapse_like.storage": ["schema/*.sql"]},
+    # As a module and not as a package: twisted/plugins must stay without an __init__.py.
+    py_modules=["twisted.plugins.synapse_like_plugin"],
+    zip_safe=False,
+    install_requires=[
+        "Twisted[tls]>=26.4,<27",
+        "zope.interface>=6.0,<9",
+        "orjson>=3.10,<4",
+        "pydantic>=2.11,<3",
+        "PyYAML>=6.0.1,<7",
+        "click>=8.2,<9",
+        "structlog>=25.1,<27",
+        "cachetools>=5.5,<9",
+        "argon2-cffi>=23.1,<26",
+        "PyNaCl>=1.5,<2",
+        "signedjson>=1.1.4,<2",
+        "unpaddedbase64>=2.1,<3",
+    ],
+    extras_require={"postgres": POSTGRES, "test": TEST},
+    entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},
+)

@@ -1,0 +1,424 @@
+"""The composition root: the one place that knows all parts and puts them together.
+
+Nothing else makes a database, a handler or a site; everything is handed what it needs, here, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from signedjson.key import read_signing_keys
+from signedjson.types import SigningKey
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.python.threadpool import ThreadPool
+
+from synapse_like import logs
+from synapse_like.background import Repeating, every
+from synapse_like.clock import ReactorClock
+from synapse_like.config import Config
+from synapse_like.handlers import rooms as room_handlers
+from synapse_like.handlers.authentication import Authentication, Requester
+from synapse_like.handlers.content import ContentStore
+from synapse_like.handlers.directory import Directory
+from synapse_like.handlers.event_creation import EventCreation
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.event_stream import EventStream
+from synapse_like.handlers.history import History
+from synapse_like.handlers.initial_sync import InitialSync
+from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
+from synapse_like.handlers.membership import Membership
+from synapse_like.handlers.messages import Messages
+from synapse_like.handlers.notifier import Notifier
+from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideChanges
+from synapse_like.handlers.passwords import Hasher, Passwords, check_strength
+from synapse_like.handlers.retransmissions import Retransmissions
+from synapse_like.handlers.rooms import Rooms
+from synapse_like.http.client.accounts import AccountEndpoints
+from synapse_like.http.client.content import ContentEndpoints, mount_content
+from synapse_like.http.client.history import HistoryEndpoints
+from synapse_like.http.client.membership import MembershipEndpoints
+from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.rooms import RoomEndpoints
+from synapse_like.http.client.v1 import mount_v1
+from synapse_like.http.limits import Limiter
+from synapse_like.http.requests import Call
+from synapse_like.http.routing import Auth, Mount, Route
+from synapse_like.http.site import Site, make_site
+from synapse_like.protocol.errors import NotFound
+from synapse_like.protocol.identifiers import local_part_for_registration
+from synapse_like.storage import accounts, events
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Connection, Database
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.migrations import migrate as migrate_tables
+
+_log = logs.get_logger(__name__)
+
+#: How long a stopping server waits for requests under way to be answered.
+DRAIN_SECONDS = 10.0
+#: Threads that read and write uploaded files.
+FILE_THREADS = 4
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why, for the operator."""
+
+
+@dataclass(slots=True)
+class HomeServer:
+    """A running server's parts, as far as somebody must start and stop them."""
+
+    database: Database
+    thread_pools: list[ThreadPool]
+    event_stream: EventStream
+    site: Site[Requester]
+    tasks: list[Repeating]
+
+
+def build(config: Config, reactor: Any) -> HomeServer:
+    """Put a server together; its database is open, nothing runs yet.
+
+    :param reactor: Twisted's reactor.
+    :raises StartError: the database cannot be used, or the signing key cannot be read.
+    """
+    key = read_key(config.signing_key_file)
+    clock = ReactorClock(reactor)
+    bus = Bus()
+    database = open_database(config, reactor, bus)
+    name = config.server_name
+
+    authentication = Authentication(database, bus, clock)
+    passwords = Passwords(hasher(config), reactor)
+    stages = [
+        PasswordStage(name, database, passwords).row(),
+        RegistrationTokenStage(config.registration.tokens).row(),
+    ]
+    login = Login(
+        database,
+        authentication,
+        clock,
+        stages,
+        login_flows=config.login.flows,
+        register_flows=config.registration.offered_flows(),
+        session_lifetime=config.login.session_lifetime,
+    )
+
+    creation = EventCreation(name, key, clock, EventPersistence(name))
+    directory = Directory(database, creation, name)
+    membership = Membership(database, creation, directory)
+    messages = Messages(database, creation, membership)
+    rooms = Rooms(database, creation, directory, membership, name)
+    retransmissions = Retransmissions(database, clock)
+
+    files = ThreadPool(0, FILE_THREADS, "files")
+    content_store = ContentStore(database, clock, reactor, files, config.data_dir / "content")
+
+    position = database.prepare(lambda connection: connection.transact(events.current_position))
+    notifier = Notifier(database, bus, clock, position)
+    event_stream = EventStream(database, notifier, bus, clock)
+    history_endpoints = HistoryEndpoints(
+        History(database, notifier),
+        InitialSync(database, notifier),
+        event_stream,
+        clock,
+        longest_poll_ms=config.limits.long_poll_max_ms,
+    )
+
+    mounts: list[Mount[Requester]] = [
+        mount_v1(
+            AccountEndpoints(login, authentication, name),
+            RoomEndpoints(rooms, directory, retransmissions),
+            MembershipEndpoints(membership, retransmissions),
+            MessageEndpoints(messages, retransmissions),
+            history_endpoints,
+        ),
+        mount_content(
+            ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
+        ),
+        Mount("", [Route("GET", "/health", health, auth=Auth.NONE)]),
+    ]
+    site = make_site(
+        mounts,
+        authenticate=authentication.authenticate,
+        name_of=lambda requester: requester.user_id,
+        limiter=limiter(config, clock),
+        clock=clock,
+        max_body=config.limits.max_body_bytes,
+        max_json_depth=config.limits.max_json_depth,
+        max_pipelined=config.limits.max_pipelined,
+        trusted_proxies=config.client.trusted_proxies,
+    )
+
+    outside_changes = OutsideChanges(database, authentication, event_stream)
+
+    async def drop_idle_watchers() -> None:
+        notifier.drop_idle()
+
+    tasks = [
+        every(clock, "outside-changes", LOOK_EVERY_SECONDS, outside_changes.look),
+        every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
+        every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
+        every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
+    ]
+    return HomeServer(database, [passwords.threads, files], event_stream, site, tasks)
+
+
+async def health(call: Call[Requester]) -> object:
+    """Whether the server serves: if it answers, it does."""
+    return {"status": "ok"}
+
+
+def public_url(config: Config) -> str:
+    """The address by which clients reach the server."""
+    return (config.client.public_url or _url(config.client.bind[0], config.client.port)).rstrip("/")
+
+
+def limiter(config: Config, clock: ReactorClock) -> Limiter:
+    """The rate limits of the configuration."""
+    classes = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
+    return Limiter(classes, clock.monotonic, enabled=config.rate_limits.enabled)
+
+
+def hasher(config: Config) -> Hasher:
+    """The password hashing of the configuration."""
+    cost = config.password_hashing
+    return Hasher(memory_kib=cost.memory_kib, iterations=cost.iterations, parallelism=cost.parallelism)
+
+
+def read_key(path: Path) -> SigningKey:
+    """The server's signing key.
+
+    :raises StartError: there is none.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            keys = read_signing_keys(file)
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot read the signing key {path}: {error}") from error
+    if not keys:
+        raise StartError(f"there is no key in {path}")
+    key: SigningKey = keys[0]
+    return key
+
+
+def engine_of(config: Config) -> Engine:
+    """The database engine of the configuration.
+
+    :raises StartError: its driver is missing.
+    """
+    try:
+        return open_engine(config.database.url, data_dir=config.data_dir, durability=config.database.durability)
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+
+
+def open_database(config: Config, reactor: Any, bus: Bus) -> Database:
+    """Open the server's database and bring its tables up to date.
+
+    :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
+    """
+    try:
+        database = Database(engine_of(config), reactor, bus, readers=config.database.readers)
+    except (DatabaseInUse, DatabaseUnavailable) as error:
+        raise StartError(str(error)) from error
+    try:
+        database.prepare(migrate_tables)
+    except DatabaseUnavailable as error:
+        database.stop()
+        raise StartError(str(error)) from error
+    return database
+
+
+class HomeServerService(Service):
+    """A home server as a Twisted service.
+
+    :param reactor: Twisted's reactor.
+    """
+
+    name = "synapse_like"
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._server: HomeServer | None = None
+        self._ports: list[IListeningPort] = []
+
+    def startService(self) -> None:  # noqa: N802 - Twisted's name
+        """Open everything and listen.
+
+        :raises StartError: something stands in the way.
+        """
+        server = self._server = build(self._config, self._reactor)
+        server.database.start()
+        for pool in server.thread_pools:
+            pool.start()
+        for task in server.tasks:
+            task.start()
+        try:
+            for address in self._config.client.bind:
+                port = self._reactor.listenTCP(self._config.client.port, server.site, backlog=511, interface=address)
+                self._ports.append(port)
+        except CannotListenError as error:
+            server.database.stop()
+            raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+        where = ", ".join(_url(address, self._config.client.port) for address in self._config.client.bind)
+        _log.info("ready for clients", server=self._config.server_name, at=where)
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
+        """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await DeferredList([_stopped(port) for port in self._ports])
+        server.event_stream.close()
+        await server.site.drain(DRAIN_SECONDS)
+        for task in server.tasks:
+            await task.stop()
+        for pool in server.thread_pools:
+            pool.stop()
+        server.database.stop()
+        _log.info("the server has stopped")
+
+
+def _stopped(port: IListeningPort) -> Deferred[Any]:
+    stopped: Deferred[Any] = Deferred()
+    result = port.stopListening()
+    if result is None:
+        stopped.callback(None)
+        return stopped
+    return result
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def make_service(config: Config) -> HomeServerService:
+    """The service for `twistd`, whose log is Twisted's."""
+    from twisted.internet import reactor
+
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return HomeServerService(config, reactor)
+
+
+def run(config: Config) -> int:
+    """Run a server until it is told to stop; the exit code.
+
+    :raises StartError: it cannot start.
+    """
+    from twisted.internet import reactor
+
+    logs.configure(config.log.format, config.log.level)
+    service = HomeServerService(config, reactor)
+    service.startService()
+    loop: Any = reactor
+    loop.addSystemEventTrigger("before", "shutdown", service.stopService)
+    loop.run()
+    return 0
+
+
+# What the commands do to a database, whether the server runs at the moment or not.
+
+
+def _connect(config: Config) -> Connection:
+    try:
+        connection = Connection(engine_of(config), outside=True)
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+    try:
+        migrate_tables(connection)
+    except DatabaseUnavailable as error:
+        connection.close()
+        raise StartError(str(error)) from error
+    return connection
+
+
+def migrate(config: Config) -> str:
+    """Bring the tables up to date; a sentence about what was done.
+
+    :raises StartError: a server is running on the database, or it cannot be opened.
+    """
+    try:
+        connection = Connection(engine_of(config), exclusive=True)
+        try:
+            steps = migrate_tables(connection)
+        finally:
+            connection.close()
+    except (DatabaseInUse, DatabaseUnavailable) as error:
+        raise StartError(str(error)) from error
+    if not steps:
+        return "The database is up to date."
+    return "Applied " + ", ".join(f"{step.number:04} {step.name}" for step in steps) + "."
+
+
+def register_user(config: Config, user: str, password: str, admin: bool) -> str:
+    """Make an account; its user ID.
+
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: the name is taken or not allowed, or the password is too short.
+    """
+    from synapse_like.protocol.errors import UserInUse
+
+    check_strength(password)
+    user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
+    password_hash = hasher(config).hash(password)
+    connection = _connect(config)
+    try:
+        made = connection.transact(
+            accounts.create, user_id, password_hash=password_hash, is_admin=admin, now_ms=_now_ms()
+        )
+    finally:
+        connection.close()
+    if not made:
+        raise UserInUse(f"The user ID {user_id} is taken.")
+    return user_id
+
+
+def reset_password(config: Config, user: str, password: str) -> None:
+    """Give a user another password and log them out everywhere.
+
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such user, or the password is too short.
+    """
+    check_strength(password)
+    user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
+    password_hash = hasher(config).hash(password)
+    connection = _connect(config)
+    try:
+        if not connection.transact(accounts.set_password, user_id, password_hash):
+            raise NotFound(f"There is no user {user_id}.")
+        connection.transact(accounts.delete_tokens, user_id)
+    finally:
+        connection.close()
+
+
+def purge_room(config: Config, room_id: str, force: bool) -> str:
+    """Delete a room with everything in it; a sentence about what was deleted.
+
+    :param force: also if users of this server are still in it.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such room, or somebody is still in it.
+    """
+    connection = _connect(config)
+    try:
+        deleted = connection.transact(room_handlers.purge, room_id, server_name=config.server_name, force=force)
+        connection.engine.forget_deleted(connection.raw)
+    finally:
+        connection.close()
+    return f"Purged {room_id} with {deleted} events."
+
+
+def _now_ms() -> int:
+    import time
+
+    return int(time.time() * 1000)

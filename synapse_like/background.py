@@ -1,0 +1,95 @@
+"""What happens with nobody waiting for it: single tasks, and tasks done every so often.
+
+A failure in the background has no caller to reach. It is logged with the name of the task, and that is all:
+`run_in_background` gives a Deferred that never fails, and a repeated task simply has its next turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from synapse_like.clock import Clock
+from synapse_like.logs import bind, get_logger
+
+P = ParamSpec("P")
+_log = get_logger(__name__)
+
+
+def run_in_background(
+    name: str, function: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+) -> Deferred[None]:
+    """Start a coroutine that nobody waits for. It runs at once, up to its first wait.
+
+    :param name: what it is, for the log; every line that it logs carries it as `task`.
+    :returns: fires when the task is over, whether it went well or not; cancel it to cancel the task.
+    """
+
+    async def logged() -> None:
+        with bind(task=name):
+            try:
+                await function(*args, **kwargs)
+            except CancelledError:
+                _log.debug("the background task was cancelled")
+            except Exception:
+                _log.exception("the background task failed")
+
+    return Deferred.fromCoroutine(logged())
+
+
+class Repeating:
+    """A task done every so often. See `every`."""
+
+    def __init__(
+        self, clock: Clock, name: str, seconds: float, function: Callable[[], Coroutine[Any, Any, object]]
+    ) -> None:
+        self._clock = clock
+        self._name = name
+        self._seconds = seconds
+        self._function = function
+        self._next: IDelayedCall | None = None
+        self._running: Deferred[None] | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Have the first turn `seconds` from now."""
+        self._stopping = False
+        self._wait()
+
+    async def stop(self) -> None:
+        """Have no more turns; returns when the one that is under way has ended."""
+        self._stopping = True
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        if self._running is not None:
+            ended: Deferred[None] = Deferred()
+            self._running.addCallback(ended.callback)
+            await ended
+
+    def _wait(self) -> None:
+        self._next = self._clock.call_later(self._seconds, self._turn)
+
+    def _turn(self) -> None:
+        self._next = None
+        self._running = run_in_background(self._name, self._function)
+        self._running.addCallback(self._turn_ended)
+
+    def _turn_ended(self, _: None) -> None:
+        self._running = None
+        if not self._stopping:
+            self._wait()
+
+
+def every(clock: Clock, name: str, seconds: float, function: Callable[[], Coroutine[Any, Any, object]]) -> Repeating:
+    """A task to be done every so often, once it is started.
+
+    The next turn begins `seconds` after the last one ended, so that turns never overlap.
+
+    :param name: what it is, for the log.
+    :param seconds: the pause before each turn, the first one too.
+    """
+    return Repeating(clock, name, seconds, function)

@@ -1,0 +1,238 @@
+"""The operator's command line.
+
+Every command but `init` reads the settings file and then calls one function of `app`. What a person can mend
+(wrong settings, a taken name, a database in use) ends as a sentence on standard error, with exit code 1; a
+traceback always means a fault of the program.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import string
+import sys
+from collections.abc import Callable
+from io import StringIO
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+from signedjson.key import generate_signing_key, write_signing_keys
+
+from synapse_like import __version__, app, logs
+from synapse_like.config import Config, ConfigError, load, parse, sample
+from synapse_like.protocol.errors import MatrixError
+from synapse_like.protocol.identifiers import parse_server_name
+
+CONFIG_FILE = "homeserver.yaml"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Commands(click.Group):
+    """Turns the errors that a person can mend into sentences."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MatrixError as error:
+            raise click.ClickException(error.message) from error
+        except (ConfigError, app.StartError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__, prog_name="synapse_like")
+def main() -> None:
+    """A Matrix home server."""
+
+
+def _read_config(_: click.Context, __: click.Parameter, path: Path) -> Config:
+    config = load(path, os.environ)
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return config
+
+
+def _needs_config(command: Command) -> Command:
+    """Give a command the option `--config` and the settings that it names."""
+    option = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        callback=_read_config,
+        required=True,
+        metavar="FILE",
+        help="The settings file.",
+    )
+    return option(command)
+
+
+# Making and checking settings.
+
+
+@main.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Where everything is kept.")
+@click.option("--server-name", required=True, help="Its name: example.org, or localhost:8448 to try it out.")
+@click.option("--client-port", type=int, default=8008, show_default=True, help="Port for clients (HTTP).")
+@click.option("--federation-port", type=int, default=8448, show_default=True, help="Port for servers (HTTPS).")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="IP address on which clients come in.")
+@click.option("--database", default="sqlite", show_default=True, help="sqlite, sqlite:PATH or postgresql://…")
+@click.option("--set", "more", multiple=True, metavar="KEY=VALUE", help="Any setting, such as log.level=debug.")
+def init(
+    data_dir: Path,
+    server_name: str,
+    client_port: int,
+    federation_port: int,
+    bind: str,
+    database: str,
+    more: tuple[str, ...],
+) -> None:
+    """Make a data directory with settings and a signing key.
+
+    What is there already is kept, so that this may be repeated. Anyone can register if only this machine
+    reaches the server; otherwise registration is closed until the settings say something else.
+    """
+    settings: dict[str, Any] = {
+        "server_name": server_name,
+        "database": {"url": database},
+        "client": {"bind": bind, "port": client_port},
+        "federation": {"port": federation_port},
+        "registration": {"mode": "open" if _is_loopback(bind) else "closed"},
+    }
+    for assignment in more:
+        _set(settings, assignment)
+    path = data_dir / CONFIG_FILE
+    try:
+        config = _keep_or_write_config(path, settings)
+        _keep_or_write(config.signing_key_file, _new_signing_key)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    click.echo(f"To start the server: synapse_like run --config {path}")
+
+
+def _keep_or_write_config(path: Path, settings: dict[str, Any]) -> Config:
+    if path.exists():
+        config = load(path, os.environ)
+        if config.server_name != parse_server_name(settings["server_name"]):
+            raise click.ClickException(f"{path} is for another server, {config.server_name}")
+    else:
+        if settings["registration"].get("mode") == "token":
+            settings["registration"].setdefault("tokens", [secrets.token_urlsafe(12)])
+        config = parse(settings, source="init", folder=path.parent, environ={})
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _keep_or_write(path, lambda: sample(config))
+    return config
+
+
+def _keep_or_write(path: Path, make_text: Callable[[], str]) -> None:
+    """Write a file that only its owner may read, wholly or not at all; keep it if it is there."""
+    if path.exists():
+        click.echo(f"Kept {path}")
+        return
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(make_text())
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    click.echo(f"Wrote {path}")
+
+
+def _new_signing_key() -> str:
+    version = "a_" + "".join(secrets.choice(string.ascii_letters) for _ in range(4))
+    text = StringIO()
+    write_signing_keys(text, [generate_signing_key(version)])
+    return text.getvalue()
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False  # reported with all other faults of the settings
+
+
+def _set(settings: dict[str, Any], assignment: str) -> None:
+    """Do as `--set key.path=value` says; the value is YAML."""
+    key, equals, text = assignment.partition("=")
+    *headings, last = key.split(".")
+    if not equals or not all([*headings, last]):
+        raise click.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--set")
+    section = settings
+    for heading in headings:
+        section = section.setdefault(heading, {})
+        if not isinstance(section, dict):
+            raise click.BadParameter(f"{assignment!r}: {heading} is not a heading", param_hint="--set")
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise click.BadParameter(f"{assignment!r}: the value is not YAML", param_hint="--set") from error
+
+
+@main.command()
+@_needs_config
+def check_config(config: Config) -> None:
+    """Say OK, or all that is wrong with the settings."""
+    click.echo("OK")
+
+
+# Running.
+
+
+@main.command()
+@_needs_config
+def run(config: Config) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    sys.exit(app.run(config))
+
+
+@main.command()
+@_needs_config
+def migrate(config: Config) -> None:
+    """Bring the database up to date, as `run` does when it starts."""
+    click.echo(app.migrate(config))
+
+
+# Administering.
+
+
+@main.command()
+@_needs_config
+@click.argument("user")
+@click.option("--password", help="Asked for if it is not given; read from standard input by scripts.")
+@click.option("--admin", is_flag=True, help="Make the user an administrator of this server.")
+def register_user(config: Config, user: str, password: str | None, admin: bool) -> None:
+    """Make an account for USER (alice, or @alice:example.org)."""
+    user_id = app.register_user(config, user, password or _ask_for_password(), admin)
+    click.echo(f"Registered {user_id}")
+
+
+@main.command()
+@_needs_config
+@click.argument("user")
+@click.option("--password", help="Asked for if it is not given; read from standard input by scripts.")
+def reset_password(config: Config, user: str, password: str | None) -> None:
+    """Give USER another password."""
+    app.reset_password(config, user, password or _ask_for_password())
+    click.echo(f"The password of {user} has been changed")
+
+
+def _ask_for_password() -> str:
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise click.ClickException("there is no password: give one on standard input or by --password")
+    return password
+
+
+@main.command()
+@_needs_config
+@click.argument("room_id")
+@click.option("--force", is_flag=True, help="Even if users of this server are still in it.")
+def purge_room(config: Config, room_id: str, force: bool) -> None:
+    """Delete the room ROOM_ID and all that was said in it, which cannot be undone."""
+    click.echo(app.purge_room(config, room_id, force))

@@ -1,0 +1,506 @@
+"""The settings of a server: one YAML file, read once at the start.
+
+The models below are the whole truth about a setting: its name, its type, its default and, in the text under
+it, its help. From them come the checks (`load`, which reports all faults at once) and the commented file that
+`init` writes (`sample`). An unknown key is a fault, since it is nearly always a known one, misspelt.
+
+Relative paths are relative to the folder of the file. The environment may give the secrets (`ENVIRONMENT`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import textwrap
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, to_jsonable_python
+
+from synapse_like.protocol.errors import MatrixError
+from synapse_like.protocol.identifiers import parse_server_name
+
+PASSWORD_STAGE = "m.login.password"
+TOKEN_STAGE = "m.login.registration_token"
+#: The stages that a login or registration flow can be made of (LOGIN-1, LOGIN-8).
+KNOWN_STAGES = (PASSWORD_STAGE, TOKEN_STAGE)
+
+#: Settings that the environment may give; it wins over the file.
+ENVIRONMENT = {
+    "SYNAPSE_LIKE_DATABASE_URL": ("database", "url"),
+    "SYNAPSE_LIKE_REGISTRATION_TOKENS": ("registration", "tokens"),
+}
+
+_WIDTH = 100
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. Its text has one line for each fault: `file: key: reason`."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+# The kinds of values.
+
+
+def _folder(info: ValidationInfo) -> Path:
+    """The folder of the file that is being read."""
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder.absolute()
+
+
+def _in_folder(path: Path, info: ValidationInfo) -> Path:
+    return _folder(info) / path
+
+
+def _server_name(text: str) -> str:
+    try:
+        return parse_server_name(text)
+    except MatrixError as error:
+        raise ValueError(error.message) from error
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError("must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::") from error
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError("must be an IP address or network, such as 127.0.0.1 or 10.0.0.0/8") from error
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL, such as https://matrix.example.org")
+    return text
+
+
+def _known_stage(stage: str) -> str:
+    if stage not in KNOWN_STAGES:
+        raise ValueError(f"must be one of the stages {', '.join(KNOWN_STAGES)}")
+    return stage
+
+
+def _sensible_flow(flow: tuple[str, ...]) -> tuple[str, ...]:
+    if PASSWORD_STAGE not in flow:
+        raise ValueError(f"needs the stage {PASSWORD_STAGE}, which names the account")
+    if len(set(flow)) != len(flow):
+        raise ValueError("has a stage twice")
+    return flow
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Item = TypeVar("Item")
+# YAML has no tuples and no paths, so that these two are not strict about what they are made of. A list may be
+# given as text with commas, too: the environment has no lists.
+ListOf = Annotated[tuple[Item, ...], Strict(False), BeforeValidator(_split)]
+OneOrMore = Annotated[ListOf[Item], Field(min_length=1)]
+FilePath = Annotated[Path, Strict(False), AfterValidator(_in_folder)]
+ServerName = Annotated[str, AfterValidator(_server_name)]
+Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
+Url = Annotated[str, AfterValidator(_url)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Stage = Annotated[str, AfterValidator(_known_stage)]
+Flow = Annotated[ListOf[Stage], AfterValidator(_sensible_flow)]
+Flows = OneOrMore[Flow]
+
+
+class Settings(BaseModel):
+    """A mapping whose keys are all known. The text under each key is its help."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class Section(Settings):
+    """Settings under a heading, each of which may be left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, settings: Any) -> Any:
+        # A heading under which everything is commented out has the value null.
+        return {} if settings is None else settings
+
+
+# The settings.
+
+
+class Database(Section):
+    """Where everything is kept."""
+
+    url: str = Field("sqlite", repr=False)
+    """`sqlite` (the file homeserver.db in the data directory), `sqlite:PATH`, or for a large server
+    `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_DATABASE_URL."""
+
+    durability: Literal["full", "normal"] = "full"
+    """SQLite only. `full`: what was acknowledged survives a power cut. `normal`: it survives a killed
+    process, a power cut may take the last moments; in exchange sending is faster."""
+
+    readers: int = Field(2, ge=1, le=64)
+    """Connections that read at the same time, beside the one that writes."""
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: str, info: ValidationInfo) -> str:
+        if url == "sqlite" or url.startswith(("postgresql://", "postgres://")):
+            return url
+        path = url.removeprefix("sqlite:")
+        if path in {"", url}:
+            raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
+        return f"sqlite:{_folder(info) / path}"
+
+
+class Client(Section):
+    """Where clients come in, by HTTP."""
+
+    bind: OneOrMore[Address] = ("127.0.0.1",)
+    """IP addresses to listen on. 127.0.0.1 is for this machine alone. 0.0.0.0 and `::` are all
+    addresses of this machine; passwords then cross the network readable unless a proxy adds HTTPS."""
+
+    port: Port = 8008
+    """Port to listen on."""
+
+    public_url: Url | None = None
+    """How clients reach this server where that is not its address and port: https://matrix.example.org"""
+
+    trusted_proxies: ListOf[Network] = ()
+    """Addresses or networks of the proxies whose X-Forwarded-For is believed: [127.0.0.1, 10.0.0.0/8]"""
+
+
+class Federation(Section):
+    """Where other servers come in, by HTTPS."""
+
+    port: Port = 8448
+    """Port to listen on."""
+
+
+class Registration(Section):
+    """How people get an account."""
+
+    mode: Literal["open", "token", "closed"] = "closed"
+    """`open`: by themselves. `token`: by themselves with one of the tokens below. `closed`: not at all; the
+    operator makes the accounts with `synapse_like register-user`."""
+
+    flows: Flows = ((PASSWORD_STAGE,),)
+    """The ways to register, each a list of stages. With mode `token` each begins with the stage
+    m.login.registration_token, whether it is listed here or not."""
+
+    tokens: ListOf[str] = Field((), repr=False)
+    """Each may be used any number of times. Environment: SYNAPSE_LIKE_REGISTRATION_TOKENS, separated by
+    commas."""
+
+    @field_validator("tokens")
+    @classmethod
+    def _enough_tokens(cls, tokens: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        asked_for = info.data.get("mode") == "token" or any(TOKEN_STAGE in flow for flow in info.data.get("flows", ()))
+        if asked_for and not tokens:
+            raise ValueError(f"must have at least one token, since registration asks for {TOKEN_STAGE}")
+        if not all(tokens):
+            raise ValueError("must not have an empty token")
+        return tokens
+
+    def offered_flows(self) -> tuple[tuple[str, ...], ...]:
+        """The flows that are announced to clients: none if closed; in mode `token` the token comes first."""
+        if self.mode == "closed":
+            return ()
+        if self.mode == "open":
+            return self.flows
+        return tuple((TOKEN_STAGE, *(stage for stage in flow if stage != TOKEN_STAGE)) for flow in self.flows)
+
+
+class Login(Section):
+    """How people log in."""
+
+    flows: Flows = ((PASSWORD_STAGE,),)
+    """The ways to log in, each a list of stages."""
+
+    session_lifetime: PositiveInt = 3600
+    """Seconds in which a login or registration of several stages must be finished."""
+
+    @field_validator("flows")
+    @classmethod
+    def _no_registration_stage(cls, flows: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        if any(TOKEN_STAGE in flow for flow in flows):
+            raise ValueError(f"must not have the stage {TOKEN_STAGE}, which is for registration")
+        return flows
+
+
+class Rate(Settings):
+    """How much of something is allowed."""
+
+    per_second: PositiveFloat
+    """Requests per second in the long run; a fraction for one in several seconds."""
+
+    burst: PositiveInt
+    """Requests at once, after a pause."""
+
+
+class RateClasses(Section):
+    """The limits, each `{per_second: in the long run, burst: at once, after a pause}`."""
+
+    login: Rate = Rate(per_second=0.2, burst=10)
+    """Attempts to log in, per client address."""
+
+    registration: Rate = Rate(per_second=0.1, burst=10)
+    """Attempts to register, per client address."""
+
+    send: Rate = Rate(per_second=10, burst=50)
+    """Whatever changes something, per user."""
+
+    read: Rate = Rate(per_second=50, burst=200)
+    """Everything else, per user, or per client address where no user is known."""
+
+
+class RateLimits(Section):
+    """How much one user or one address may ask for."""
+
+    enabled: bool = True
+    """Whether there are limits at all."""
+
+    classes: RateClasses = RateClasses()
+
+
+class Presence(Section):
+    """Who may see who is online."""
+
+    auto_accept: Literal["nobody", "local", "everyone"] = "nobody"
+    """Whose requests to see a user's presence are accepted without asking: nobody's, those of users of this
+    server, everyone's."""
+
+
+class Limits(Section):
+    """How large a single request may be."""
+
+    max_body_bytes: int = Field(1024 * 1024, ge=65536)
+    """Bytes in the body of a request."""
+
+    max_upload_bytes: int = Field(10 * 1024 * 1024, ge=1)
+    """Bytes in an uploaded file."""
+
+    max_json_depth: int = Field(100, ge=10, le=500)
+    """Levels of lists and objects in one another."""
+
+    max_pipelined: int = Field(8, ge=1, le=64)
+    """Requests of one connection that are worked on at the same time."""
+
+    long_poll_max_ms: int = Field(300_000, ge=1000)
+    """Milliseconds that a client may wait for events in one request; a longer wait is cut to this."""
+
+
+class PasswordHashing(Section):
+    """What one attempt at a password costs (argon2id). Accounts keep working when this is changed."""
+
+    memory_kib: int = Field(19456, ge=64, le=4 * 1024 * 1024)
+    """Memory, in KiB."""
+
+    iterations: int = Field(2, ge=1, le=100)
+    """Passes over that memory."""
+
+    parallelism: int = Field(1, ge=1, le=8)
+    """Threads."""
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for programs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important level that is written: debug, info, warning or error."""
+
+
+class Config(Settings):
+    """All the settings of a server."""
+
+    server_name: ServerName
+    """The name of this server: the part after the colon in the names of its users, rooms and aliases. Other
+    servers find it by this name. It cannot be changed once there are users."""
+
+    data_dir: FilePath = Path()
+    """The data directory; the SQLite database lies in it."""
+
+    signing_key_file: FilePath = Path("signing.key")
+    """The key by which this server signs what it sends. Keep it secret, and keep a copy of it."""
+
+    database: Database = Database()
+    client: Client = Client()
+    federation: Federation = Federation()
+    registration: Registration = Registration()
+    login: Login = Login()
+    rate_limits: RateLimits = RateLimits()
+    presence: Presence = Presence()
+    limits: Limits = Limits()
+    password_hashing: PasswordHashing = PasswordHashing()
+    log: Log = Log()
+
+
+# Reading.
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read the settings from a file and the environment.
+
+    :param environ: the environment variables, as `os.environ` has them.
+    :raises ConfigError: with all the faults that there are.
+    """
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeysLoader)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8 text"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: {_yaml_fault(error)}"]) from error
+    return parse(settings, source=str(path), folder=path.parent, environ=environ)
+
+
+def parse(settings: object, *, source: str, folder: Path, environ: Mapping[str, str]) -> Config:
+    """Make settings of what a YAML file holds.
+
+    :param source: the name of the file, for the faults.
+    :param folder: what relative paths are relative to.
+    :param environ: environment variables.
+    :raises ConfigError: with all the faults that there are.
+    """
+    if not isinstance(settings, Mapping):
+        raise ConfigError([f"{source}: must be a mapping, `key: value`"])
+    settings, overridden = _with_environment(settings, environ)
+    try:
+        return Config.model_validate(settings, context={"folder": folder})
+    except ValidationError as error:
+        raise ConfigError([_fault(detail, source, overridden) for detail in error.errors()]) from error
+
+
+class _UniqueKeysLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's loader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused below
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    return " ".join(str(error).split())
+
+
+def _with_environment(
+    settings: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+    """The settings with what the environment gives, and which variable gave what."""
+    settings = dict(settings)
+    overridden = {}
+    for variable, (heading, key) in ENVIRONMENT.items():
+        section = settings.get(heading) or {}
+        if environ.get(variable) and isinstance(section, Mapping):
+            settings[heading] = {**section, key: environ[variable]}
+            overridden[heading, key] = variable
+    return settings, overridden
+
+
+def _fault(detail: ErrorDetails, source: str, overridden: Mapping[tuple[str, str], str]) -> str:
+    """One fault as a line: `file: key: reason`."""
+    place = detail["loc"]
+    variable = overridden.get((str(place[0]), str(place[1]))) if len(place) > 1 else None
+    if variable is not None:
+        return f"environment: {variable}: {_reason(detail)}"
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    return f"{source}: {key}: {_reason(detail)}"
+
+
+def _reason(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            *headings, key = detail["loc"]
+            near = get_close_matches(str(key), _keys_under(headings), n=1)
+            return f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
+        case "model_type":
+            return "must be a mapping, `key: value`"
+        case "tuple_type":
+            return "must be a list"
+        case "value_error":
+            return str(detail["ctx"]["error"])
+    return detail["msg"].replace("Input should", "must").replace("String should", "must")
+
+
+def _keys_under(headings: Sequence[int | str]) -> Sequence[str]:
+    model: Any = Config
+    for heading in headings:
+        model = model.model_fields[heading].annotation
+    return list(model.model_fields)
+
+
+# Writing.
+
+
+def sample(config: Config) -> str:
+    """The settings as a YAML file with the help for each; what was not set stands there commented out."""
+    lines = [
+        "# The settings of a synapse_like home server.",
+        "# A line that begins with `#key:` shows a default; to change it, take the `#` away.",
+        "# After a change: synapse_like check-config, then restart the server.",
+        *_section_lines(config, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section_lines(section: Settings, indent: str) -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        is_section = isinstance(value, Section)
+        help_text = type(value).__doc__ if is_section else field.description
+        yield ""
+        yield from textwrap.wrap(help_text or "", _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        if is_section:
+            yield f"{indent}{key}:"
+            yield from _section_lines(value, f"{indent}  ")
+        elif key in section.model_fields_set:
+            yield f"{indent}{key}: {_inline(value)}"
+        else:
+            yield f"{indent}#{key}: {_inline(field.default)}"
+
+
+def _inline(value: object) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=10**6, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

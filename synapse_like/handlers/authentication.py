@@ -1,0 +1,108 @@
+"""Whose request it is: access tokens, given out, recognised and ended.
+
+A token is 32 random bytes; only its hash is stored. A recognised token is remembered for a few seconds: long enough
+to spare the database a look-up per request, short enough that a token which a command on the side has ended
+(`reset-password`) is soon refused. Tokens ended by this process are forgotten at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cachetools import TTLCache
+
+from synapse_like.clock import Clock
+from synapse_like.protocol.errors import UnknownToken
+from synapse_like.storage import accounts
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Database, Transaction
+
+REMEMBERED_SECONDS = 5
+MOST_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who makes a request.
+
+    :ivar token_id: the number of the access token used; retransmits are told by it.
+    """
+
+    user_id: str
+    token_id: int
+    is_admin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokensEnded:
+    """News: access tokens are no longer valid: one, or all of a user."""
+
+    user_id: str
+    token_id: int | None
+
+    def covers(self, requester: Requester) -> bool:
+        """Whether the requester's token is among them."""
+        return requester.user_id == self.user_id and self.token_id in (None, requester.token_id)
+
+
+class Authentication:
+    """Gives out, recognises and ends access tokens."""
+
+    def __init__(self, database: Database, bus: Bus, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: TTLCache[bytes, Requester] = TTLCache(MOST_REMEMBERED, REMEMBERED_SECONDS, timer=clock.monotonic)
+        bus.subscribe(TokensEnded, self._forget)
+
+    async def authenticate(self, token: str) -> Requester:
+        """Whose access token it is.
+
+        :raises UnknownToken: nobody's.
+        """
+        token_hash = hash_token(token)
+        known = self._known.get(token_hash)
+        if known is not None:
+            return known
+        owner = await self._database.read("authenticate", accounts.token_owner, token_hash)
+        if owner is None:
+            raise UnknownToken("This access token is not valid (any more). Please log in again.")
+        requester = Requester(owner.user_id, owner.token_id, owner.is_admin)
+        self._known[token_hash] = requester
+        return requester
+
+    def issue(self, txn: Transaction, user_id: str) -> str:
+        """Give a user a new access token."""
+        token = secrets.token_urlsafe(32)
+        accounts.add_token(txn, user_id, hash_token(token), now_ms=self._clock.now_ms())
+        return token
+
+    async def log_out(self, requester: Requester) -> None:
+        """End the requester's token (LOGIN-10)."""
+        await self._database.write("log-out", self._end, requester.user_id, requester.token_id)
+
+    async def log_out_everywhere(self, requester: Requester) -> None:
+        """End all tokens of the requester's user (LOGIN-10)."""
+        await self._database.write("log-out-everywhere", self._end, requester.user_id, None)
+
+    def _end(self, txn: Transaction, user_id: str, token_id: int | None) -> None:
+        if token_id is None:
+            accounts.delete_tokens(txn, user_id)
+        else:
+            accounts.delete_token(txn, token_id)
+        txn.announce(TokensEnded(user_id, token_id))
+
+    def forget_all(self) -> None:
+        """Recognise every token anew: a command may have ended some."""
+        self._known.clear()
+
+    def _forget(self, news: TokensEnded) -> None:
+        for token_hash, requester in list(self._known.items()):
+            if news.covers(requester):
+                self._known.pop(token_hash, None)
+
+
+def hash_token(token: str) -> bytes:
+    """What a token is stored as. Tokens are random, so a plain hash is enough."""
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()

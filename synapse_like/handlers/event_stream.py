@@ -1,0 +1,163 @@
+"""The event stream: what is new for a user, at once or as soon as there is something (EVS-1, EVS-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from synapse_like.clock import Clock
+from synapse_like.handlers.authentication import Requester, TokensEnded
+from synapse_like.handlers.notifier import Notifier, visible_from_memory
+from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.errors import UnknownToken
+from synapse_like.storage import accounts, events, membership
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.membership import MembershipChange
+
+#: Events in one answer at the most.
+MOST_EVENTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChunk:
+    """A piece of the stream: the events after `start` up to `end` that the user may see."""
+
+    start: StreamToken
+    end: StreamToken
+    events: Sequence[StoredEvent]
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A poll that waits, and why it was ended if it was."""
+
+    requester: Requester
+    timed_out: bool = False
+    token_ended: bool = False
+
+
+class EventStream:
+    """Long polls."""
+
+    def __init__(self, database: Database, notifier: Notifier, bus: Bus, clock: Clock) -> None:
+        self._database = database
+        self._notifier = notifier
+        self._clock = clock
+        self._waiting: dict[Deferred[None], _Wait] = {}
+        self._closing = False
+        bus.subscribe(TokensEnded, self._on_tokens_ended)
+
+    async def next_chunk(self, requester: Requester, since: str | None, timeout_ms: int) -> StreamChunk:
+        """The user's news after a token, waiting for some for a while.
+
+        :param since: a token; None for the present.
+        :param timeout_ms: how long to wait if there is nothing.
+        :raises BadPagination: the token is not one of ours.
+        :raises UnknownToken: the access token was ended while the poll waited.
+        """
+        newest = self._notifier.position
+        start = StreamToken(newest) if since is None else StreamToken.parse(since, newest=newest)
+        after = start.events
+        deadline = self._clock.monotonic() + timeout_ms / 1000
+        watcher = await self._notifier.watch(requester.user_id)
+        while True:
+            position = self._notifier.position
+            if after < watcher.since or after < watcher.newest:
+                found = visible_from_memory(watcher, after, self._notifier.recent)
+                reached = position
+                if found is None or len(found) > MOST_EVENTS:
+                    found, reached = await self._database.read(
+                        "event-stream", visible_since, requester.user_id, after, position, MOST_EVENTS
+                    )
+                after = reached
+                if found:
+                    return StreamChunk(start, StreamToken(after), found)
+                if after < position:
+                    continue
+            after = max(after, position)
+            if after < self._notifier.position:
+                continue
+            left = deadline - self._clock.monotonic()
+            if left <= 0 or self._closing:
+                return StreamChunk(start, StreamToken(after), ())
+            await self._wait(requester, watcher.wait(), left)
+
+    async def _wait(self, requester: Requester, news: Deferred[None], seconds: float) -> None:
+        """Wait for news, at most some seconds."""
+        wait = self._waiting[news] = _Wait(requester)
+
+        def time_out() -> None:
+            wait.timed_out = True
+            news.cancel()
+
+        timer = self._clock.call_later(seconds, time_out)
+        try:
+            await news
+        except CancelledError:
+            if wait.token_ended:
+                raise UnknownToken("This access token has been ended. Please log in again.") from None
+            if not wait.timed_out:
+                raise
+        finally:
+            del self._waiting[news]
+            if timer.active():
+                timer.cancel()
+
+    def _on_tokens_ended(self, news: TokensEnded) -> None:
+        self._end(news.covers)
+
+    async def end_revoked(self) -> None:
+        """End the polls whose access tokens were ended by somebody else than this process."""
+        token_ids = {wait.requester.token_id for wait in self._waiting.values()}
+        if token_ids:
+            valid = await self._database.read("valid-tokens", accounts.valid_tokens, token_ids)
+            self._end(lambda requester: requester.token_id in token_ids - valid)
+
+    def _end(self, is_ended: Callable[[Requester], bool]) -> None:
+        for waiting, wait in list(self._waiting.items()):
+            if is_ended(wait.requester):
+                wait.token_ended = True
+                waiting.cancel()
+
+    def close(self) -> None:
+        """Answer all waiting polls; from now on none waits."""
+        self._closing = True
+        self._notifier.wake_all()
+
+
+def visible_since(txn: Transaction, user_id: str, after: int, up_to: int, limit: int) -> tuple[list[StoredEvent], int]:
+    """What a user is to see of the events with after < position <= up_to, and how far that goes.
+
+    In a room whose membership has not changed since, a joined user sees everything. In the others an event is seen if
+    the user was joined just before it, or if it is about their own membership.
+    """
+    joined = {room.room_nid for room in membership.of_user(txn, user_id)}
+    # Also the changes after `up_to`: a room joined later is joined now, but was not then.
+    changed: dict[int, list[MembershipChange]] = {}
+    for change in membership.changes(txn, user_id, after=after, up_to=2**62):
+        changed.setdefault(change.room_nid, []).append(change)
+    rows = events.since(txn, joined | changed.keys(), after=after, up_to=up_to, limit=limit)
+    histories = {room_nid: membership.changes_in_room(txn, user_id, room_nid) for room_nid in changed}
+    seen = [
+        event_nid
+        for position, room_nid, event_nid in rows
+        if room_nid not in changed or sees(histories[room_nid], position)
+    ]
+    reached = rows[-1][0] if len(rows) == limit else up_to
+    return events.load(txn, seen), reached
+
+
+def sees(history: Sequence[MembershipChange], position: int) -> bool:
+    """Whether a user with these changes of membership of a room was to see the event at a position of it."""
+    before = None
+    for change in history:
+        if change.position == position:
+            return True
+        if change.position > position:
+            break
+        before = change.membership
+    return before == "join"

@@ -1,0 +1,159 @@
+"""Looking into rooms: pages of their history, their state, single events (EVS-3, EVS-6, EVS-7).
+
+Who is joined to a room sees its shared history, also from before they came. Who is not sees no room from inside; single
+events they can still fetch if they were there when those happened, or if it is their own membership.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.event_stream import sees
+from synapse_like.handlers.notifier import Notifier
+from synapse_like.handlers.room_access import room_to_read
+from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.errors import NotFound
+from synapse_like.protocol.identifiers import parse_room_id
+from synapse_like.storage import events, membership, state
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.state import MEMBER
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a room's history.
+
+    :ivar events: newest first if it was read backwards, oldest first otherwise.
+    :ivar end: where the next page in the same direction starts.
+    """
+
+    start: StreamToken
+    end: StreamToken
+    events: Sequence[StoredEvent]
+
+
+class History:
+    """Reads what has happened."""
+
+    def __init__(self, database: Database, notifier: Notifier) -> None:
+        self._database = database
+        self._notifier = notifier
+
+    async def page(
+        self,
+        requester: Requester,
+        room_id: str,
+        *,
+        start: str | None,
+        end: str | None,
+        backwards: bool,
+        limit: int,
+    ) -> Page:
+        """A page of a room's history.
+
+        :param start: the token to read from; None for the newest (backwards) or the oldest event.
+        :param end: the token to stop at, if any.
+        :raises BadPagination: a token is not one of ours.
+        :raises Forbidden: the requester is not in the room.
+        """
+        newest = self._notifier.position
+        first = (
+            StreamToken.parse(start, newest=newest) if start is not None else StreamToken(newest if backwards else 0)
+        )
+        default_last = StreamToken(0 if backwards else newest)
+        last = StreamToken.parse(end, newest=newest) if end is not None else default_last
+        read = page_back if backwards else page_forward
+        return await self._database.read(
+            "page", self._page, requester.user_id, parse_room_id(room_id), read, first, last, limit
+        )
+
+    def _page(
+        self,
+        txn: Transaction,
+        user_id: str,
+        room_id: str,
+        read: Any,
+        first: StreamToken,
+        last: StreamToken,
+        limit: int,
+    ) -> Page:
+        room = room_to_read(txn, room_id, user_id)
+        page: Page = read(txn, room.room_nid, first, last, limit)
+        return page
+
+    async def state(self, requester: Requester, room_id: str) -> list[StoredEvent]:
+        """The whole current state of a room."""
+        return await self._database.read("state", self._state, requester.user_id, parse_room_id(room_id))
+
+    def _state(self, txn: Transaction, user_id: str, room_id: str) -> list[StoredEvent]:
+        room = room_to_read(txn, room_id, user_id)
+        return events.load(txn, state.current(txn, room.room_nid))
+
+    async def state_content(
+        self, requester: Requester, room_id: str, event_type: str, state_key: str
+    ) -> Mapping[str, Any]:
+        """The content of one current state event.
+
+        :raises NotFound: there is none.
+        """
+        return await self._database.read(
+            "state-content",
+            self._state_content,
+            requester.user_id,
+            parse_room_id(room_id),
+            (event_type, state_key),
+        )
+
+    def _state_content(self, txn: Transaction, user_id: str, room_id: str, slot: tuple[str, str]) -> Mapping[str, Any]:
+        room = room_to_read(txn, room_id, user_id)
+        found = state.current_in_slots(txn, [room.room_nid], [slot])
+        if not found:
+            raise NotFound("The room has no such state.")
+        return events.load(txn, list(found.values()))[0].event.content
+
+    async def members(self, requester: Requester, room_id: str) -> Page:
+        """The m.room.member events of a room."""
+        return await self._database.read("members", self._members, requester.user_id, parse_room_id(room_id))
+
+    def _members(self, txn: Transaction, user_id: str, room_id: str) -> Page:
+        room = room_to_read(txn, room_id, user_id)
+        found = events.load(txn, state.current_of_type(txn, room.room_nid, MEMBER))
+        return Page(StreamToken(0), StreamToken(self._notifier.position), found)
+
+    async def event(self, requester: Requester, event_id: str) -> StoredEvent:
+        """One event.
+
+        :raises NotFound: there is none, or the requester may not see it.
+        """
+        return await self._database.read("event", self._event, requester.user_id, event_id)
+
+    def _event(self, txn: Transaction, user_id: str, event_id: str) -> StoredEvent:
+        stored = events.find(txn, event_id)
+        if stored is None or stored.position is None or not _may_see(txn, user_id, stored):
+            raise NotFound("There is no such event, or you may not see it.")
+        return stored
+
+
+def _may_see(txn: Transaction, user_id: str, stored: StoredEvent) -> bool:
+    if membership.in_room(txn, stored.room_nid, user_id) == "join":
+        return True
+    assert stored.position is not None
+    return sees(membership.changes_in_room(txn, user_id, stored.room_nid), stored.position)
+
+
+def page_back(txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int) -> Page:
+    """A page of a room, newest first, from a token down to another."""
+    rows = events.page_back(txn, room_nid, before_or_at=first.events, after=last.events, limit=limit)
+    end = rows[-1][0] - 1 if rows else min(first.events, last.events)
+    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows]))
+
+
+def page_forward(txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int) -> Page:
+    """A page of a room, oldest first, from a token up to another."""
+    rows = events.page_forward(txn, room_nid, after=first.events, before_or_at=last.events, limit=limit)
+    end = rows[-1][0] if len(rows) == limit else max(first.events, last.events)
+    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows]))

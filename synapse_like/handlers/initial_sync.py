@@ -1,0 +1,102 @@
+"""Where a client begins: its rooms as they are now, and the token from which the event stream goes on (EVS-4,
+EVS-5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from synapse_like.handlers import history
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.history import Page
+from synapse_like.handlers.notifier import Notifier
+from synapse_like.handlers.room_access import room_to_read
+from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.identifiers import parse_room_id
+from synapse_like.storage import events, membership, rooms, state
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.rooms import Room
+
+OLDEST = StreamToken(0)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedRoom:
+    """A room that the user is in.
+
+    :ivar messages: its newest events, oldest first; `start` pages further back, `end` is where the stream goes on.
+    """
+
+    room_id: str
+    is_public: bool
+    messages: Page
+    state: Sequence[StoredEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class InvitedRoom:
+    """A room that the user is invited to: who by, and no more."""
+
+    room_id: str
+    inviter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All rooms of a user, as of `end`."""
+
+    end: StreamToken
+    joined: Sequence[JoinedRoom]
+    invited: Sequence[InvitedRoom]
+
+
+class InitialSync:
+    """Takes snapshots for clients that begin."""
+
+    def __init__(self, database: Database, notifier: Notifier) -> None:
+        self._database = database
+        self._notifier = notifier
+
+    async def all_rooms(self, requester: Requester, limit: int) -> Snapshot:
+        """Every room of the requester, with at most `limit` of the newest events of each."""
+        snapshot = await self._database.read("initial-sync", self._all_rooms, requester.user_id, limit)
+        await self._notifier.catch_up(snapshot.end.events)
+        return snapshot
+
+    def _all_rooms(self, txn: Transaction, user_id: str, limit: int) -> Snapshot:
+        now = _now(txn)
+        mine = membership.of_user(txn, user_id, ("join", "invite"))
+        joined = [room for room in mine if room.membership == "join"]
+        found = rooms.by_nids(txn, [room.room_nid for room in joined])
+        invites = events.load(txn, [room.event_nid for room in mine if room.membership == "invite"])
+        return Snapshot(
+            now,
+            [_joined_room(txn, found[room.room_nid], now, limit) for room in joined],
+            [InvitedRoom(invite.event.room_id, invite.event.sender) for invite in invites],
+        )
+
+    async def one_room(self, requester: Requester, room_id: str, limit: int) -> JoinedRoom:
+        """One room.
+
+        :raises Forbidden: the requester is not in it.
+        """
+        room = await self._database.read(
+            "room-initial-sync", self._one_room, requester.user_id, parse_room_id(room_id), limit
+        )
+        await self._notifier.catch_up(room.messages.end.events)
+        return room
+
+    def _one_room(self, txn: Transaction, user_id: str, room_id: str, limit: int) -> JoinedRoom:
+        return _joined_room(txn, room_to_read(txn, room_id, user_id), _now(txn), limit)
+
+
+def _now(txn: Transaction) -> StreamToken:
+    """The present of this transaction's snapshot: what it reads is all that happened up to this position."""
+    return StreamToken(events.current_position(txn))
+
+
+def _joined_room(txn: Transaction, room: Room, now: StreamToken, limit: int) -> JoinedRoom:
+    newest_first = history.page_back(txn, room.room_nid, now, OLDEST, limit)
+    messages = Page(newest_first.end, now, newest_first.events[::-1])
+    return JoinedRoom(room.room_id, room.is_public, messages, events.load(txn, state.current(txn, room.room_nid)))

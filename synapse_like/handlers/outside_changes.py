@@ -1,0 +1,32 @@
+"""Noticing what commands do beside the running server (`reset-password`, `purge-room`).
+
+A command counts its changes in the database. Who writes looks at that count anyhow; this task looks at it every few
+seconds, so that a token which a command has ended does not live on in memory or in a waiting long poll.
+"""
+
+from __future__ import annotations
+
+from synapse_like.handlers.authentication import Authentication
+from synapse_like.handlers.event_stream import EventStream
+from synapse_like.storage import positions
+from synapse_like.storage.database import Database
+
+LOOK_EVERY_SECONDS = 2
+
+
+class OutsideChanges:
+    """Looks for them."""
+
+    def __init__(self, database: Database, authentication: Authentication, event_stream: EventStream) -> None:
+        self._database = database
+        self._authentication = authentication
+        self._event_stream = event_stream
+        self._seen: int | None = None
+
+    async def look(self) -> None:
+        """If a command has changed something since the last look, forget what may be wrong now."""
+        changes = await self._database.read("outside-changes", positions.current, positions.OUTSIDE)
+        seen, self._seen = self._seen, changes
+        if seen not in (None, changes):
+            self._authentication.forget_all()
+            await self._event_stream.end_revoked()

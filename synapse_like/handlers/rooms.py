@@ -1,0 +1,236 @@
+"""Rooms as a whole: making them, listing the public ones, purging the abandoned ones (ROOM-1, ROOM-2, ROOM-5,
+ROOM-8)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.directory import Directory
+from synapse_like.handlers.event_creation import ID_BYTES, EventCreation
+from synapse_like.handlers.membership import Membership
+from synapse_like.protocol.errors import BadPagination, Forbidden, NotFound, RoomInUse
+from synapse_like.protocol.events import EventDraft
+from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id
+from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
+from synapse_like.storage import directory, events, membership, rooms, state
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.retransmissions import Once, Outcome, once
+from synapse_like.storage.rooms import Room, RoomHead
+
+Content = Mapping[str, Any]
+
+NAME = ("m.room.name", "")
+TOPIC = ("m.room.topic", "")
+
+
+@dataclass(frozen=True, slots=True)
+class RoomWish:
+    """What somebody wants a new room to be.
+
+    :ivar alias_localpart: the local part of its first alias.
+    :ivar invite: user IDs.
+    """
+
+    is_public: bool = False
+    alias_localpart: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewRoom:
+    """A room just made."""
+
+    room_id: str
+    alias: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicRoom:
+    """An entry of the list of public rooms."""
+
+    room_id: str
+    aliases: list[str]
+    name: str | None
+    topic: str | None
+    num_joined_members: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublicRooms:
+    """A page of the list of public rooms; `end` is None on the last."""
+
+    start: str
+    end: str | None
+    rooms: list[PublicRoom]
+
+
+class Rooms:
+    """Makes and lists rooms."""
+
+    def __init__(
+        self,
+        database: Database,
+        creation: EventCreation,
+        directory: Directory,
+        membership: Membership,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._creation = creation
+        self._directory = directory
+        self._membership = membership
+        self._server_name = server_name
+
+    async def create(self, requester: Requester, wish: RoomWish, request: Once | None) -> NewRoom:
+        """Make a room. It is made whole, in one transaction, or not at all.
+
+        :raises RoomInUse: the alias is taken.
+        """
+        alias = None
+        if wish.alias_localpart is not None:
+            alias = canonical_alias(f"#{alias_localpart(wish.alias_localpart)}:{self._server_name}")
+        invitees = list(dict.fromkeys(canonical_user_id(user_id) for user_id in wish.invite))
+        outcome = await self._database.write(
+            "create-room", once, request, self._create, requester.user_id, wish, alias, invitees
+        )
+        return NewRoom(outcome["room_id"], outcome["alias"])
+
+    def _create(
+        self, txn: Transaction, creator: str, wish: RoomWish, alias: str | None, invitees: Sequence[str]
+    ) -> Outcome:
+        if alias is not None and directory.find(txn, alias) is not None:
+            raise RoomInUse(f"The room alias {alias} is taken.")
+        room_id = f"!{secrets.token_urlsafe(ID_BYTES)}:{self._server_name}"
+        room = rooms.create(txn, room_id, rules_for(DEFAULT_VERSION), is_public=wish.is_public)
+        for draft in _first_events(room_id, creator, is_public=wish.is_public):
+            self._creation.say(txn, room, draft)
+        if alias is not None:
+            self._directory.claim(txn, room, alias, creator=creator)
+            self._directory.tell(txn, room, creator)
+        self._describe(txn, room, creator, wish)
+        for invitee in invitees:
+            self._membership.change(txn, room, creator, invitee, {"membership": "invite"})
+        return {"room_id": room_id, "alias": alias}
+
+    def _describe(self, txn: Transaction, room: RoomHead, creator: str, wish: RoomWish) -> None:
+        for (event_type, state_key), key, value in ((NAME, "name", wish.name), (TOPIC, "topic", wish.topic)):
+            if value is not None:
+                draft = EventDraft(
+                    room_id=room.room_id,
+                    type=event_type,
+                    sender=creator,
+                    content={key: value},
+                    state_key=state_key,
+                    required_power_level=50,
+                )
+                self._creation.say(txn, room, draft)
+
+    async def public(self, start: str | None, limit: int) -> PublicRooms:
+        """A page of the public rooms that somebody is in.
+
+        :param start: the `end` of the page before; None for the first.
+        :raises BadPagination: it is not one.
+        """
+        after = _parse_list_token(start)
+        return await self._database.read("public-rooms", self._public, after, limit)
+
+    def _public(self, txn: Transaction, after: int, limit: int) -> PublicRooms:
+        # One more than asked for tells whether there is another page.
+        found = rooms.public(txn, after=after, limit=limit + 1)
+        page, rest = found[:limit], found[limit:]
+        described = _describe_rooms(txn, page)
+        end = _list_token(page[-1].room_nid) if rest else None
+        return PublicRooms(_list_token(after), end, described)
+
+
+def _first_events(room_id: str, creator: str, *, is_public: bool) -> list[EventDraft]:
+    """What every room begins with, in this order (ROOM-2)."""
+
+    def state(
+        event_type: str, content: Content, state_key: str = "", required_power_level: int | None = None
+    ) -> EventDraft:
+        return EventDraft(
+            room_id=room_id,
+            type=event_type,
+            sender=creator,
+            content=content,
+            state_key=state_key,
+            required_power_level=required_power_level,
+        )
+
+    rules: list[tuple[str, Content]] = [
+        ("m.room.power_levels", {creator: 100, "default": 0}),
+        ("m.room.join_rules", {"join_rule": "public" if is_public else "invite"}),
+        ("m.room.add_state_level", {"level": 100}),
+        ("m.room.send_event_level", {"level": 0}),
+        ("m.room.ops_levels", {"ban_level": 50, "kick_level": 50, "redact_level": 50}),
+    ]
+    return [
+        state("m.room.create", {"creator": creator}),
+        state("m.room.member", {"membership": "join"}, creator),
+        *(state(event_type, content, required_power_level=100) for event_type, content in rules),
+    ]
+
+
+def _describe_rooms(txn: Transaction, page: Sequence[Room]) -> list[PublicRoom]:
+    numbers = [room.room_nid for room in page]
+    joined = membership.count_joined(txn, numbers)
+    found = state.current_in_slots(txn, numbers, (NAME, TOPIC))
+    contents = {stored.event_nid: stored.event.content for stored in events.load(txn, list(found.values()))}
+
+    def text(room: Room, slot: tuple[str, str], key: str) -> str | None:
+        event_nid = found.get((room.room_nid, slot))
+        value = contents[event_nid].get(key) if event_nid is not None else None
+        return value if isinstance(value, str) else None
+
+    return [
+        PublicRoom(
+            room.room_id,
+            directory.of_room(txn, room.room_nid),
+            text(room, NAME, "name"),
+            text(room, TOPIC, "topic"),
+            joined[room.room_nid],
+        )
+        for room in page
+    ]
+
+
+def _list_token(room_nid: int) -> str:
+    return f"p{room_nid}"
+
+
+def _parse_list_token(text: str | None) -> int:
+    if text is None:
+        return 0
+    number = text.removeprefix("p")
+    if not text.startswith("p") or not (number.isascii() and number.isdigit()) or len(number) > 18:
+        raise BadPagination("This token was not given out by this server.")
+    return int(number)
+
+
+def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> int:
+    """Delete a room with everything in it (ROOM-8); the number of its events.
+
+    :param force: also if users of this server are still in it.
+    :raises NotFound: this server does not know the room.
+    :raises Forbidden: somebody is still in it.
+    """
+    room = rooms.find(txn, room_id)
+    if room is None:
+        raise NotFound(f"This server does not know the room {room_id}.")
+    suffix = f":{server_name}"
+    still_in = [user for user in membership.users_in_room(txn, room.room_nid) if user.endswith(suffix)]
+    if still_in and not force:
+        raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, e.g. {min(still_in)}.")
+    directory.delete_room(txn, room.room_nid)
+    membership.delete_room(txn, room.room_nid)
+    state.delete_room(txn, room.room_nid)
+    deleted = events.delete_room(txn, room.room_nid)
+    rooms.delete(txn, room)
+    return deleted

@@ -1,0 +1,90 @@
+"""API v1, as a table: `/_matrix/client/api/v1` (API-1).
+
+Every POST that changes something stands a second time as a PUT with a transaction ID (API-4, API-5); `_both` writes the
+two rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from synapse_like.handlers.authentication import Requester
+from synapse_like.http.client.accounts import AccountEndpoints
+from synapse_like.http.client.history import HistoryEndpoints
+from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
+from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
+from synapse_like.http.requests import Body, Call
+from synapse_like.http.routing import Auth, Mount, Route
+
+PREFIX = "/_matrix/client/api/v1"
+
+Endpoint = Callable[[Call[Requester]], Awaitable[object]]
+
+#: What a client finds as long as there are no push rules (EVS-10).
+NO_PUSH_RULES: dict[str, dict[str, list[object]]] = {
+    "global": {"override": [], "content": [], "room": [], "sender": [], "underride": []}
+}
+
+
+async def push_rules(call: Call[Requester]) -> object:
+    """The push rules of the user: none."""
+    return NO_PUSH_RULES
+
+
+def mount_v1(
+    accounts: AccountEndpoints,
+    rooms: RoomEndpoints,
+    membership: MembershipEndpoints,
+    messages: MessageEndpoints,
+    history: HistoryEndpoints,
+) -> Mount[Requester]:
+    """The whole dialect."""
+    routes: list[Route[Requester]] = [
+        Route("GET", "/register", accounts.register_flows, auth=Auth.NONE, rate="read"),
+        Route("POST", "/register", accounts.register, auth=Auth.NONE, rate="registration", body=Body.OBJECT),
+        Route("GET", "/login", accounts.login_flows, auth=Auth.NONE, rate="read"),
+        Route("POST", "/login", accounts.login, auth=Auth.NONE, rate="login", body=Body.OBJECT),
+        *_both("/logout", accounts.log_out),
+        *_both("/logout/all", accounts.log_out_everywhere),
+        *_both("/createRoom", rooms.create, CreateRoomBody),
+        Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
+        Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),
+        Route("PUT", "/directory/room/{alias}", rooms.add_alias, rate="send", body=AliasBody),
+        Route("DELETE", "/directory/room/{alias}", rooms.delete_alias, rate="send"),
+        *_both("/join/{room}", membership.join),
+        *_both("/rooms/{room}/join", membership.join),
+        *_both("/rooms/{room}/leave", membership.leave),
+        *_both("/rooms/{room}/invite", membership.invite, TargetBody),
+        *_both("/rooms/{room}/kick", membership.kick, TargetBody),
+        *_both("/rooms/{room}/ban", membership.ban, TargetBody),
+        *_both("/rooms/{room}/unban", membership.unban, TargetBody),
+        *_both("/rooms/{room}/send/{type}", messages.send),
+        *_both("/rooms/{room}/redact/{event_id}", messages.redact),
+        Route("PUT", "/rooms/{room}/state/{type}", messages.set_state, rate="send", body=Body.OBJECT),
+        Route("PUT", "/rooms/{room}/state/{type}/{state_key}", messages.set_state, rate="send", body=Body.OBJECT),
+        Route("GET", "/rooms/{room}/state", history.state, rate="read"),
+        Route("GET", "/rooms/{room}/state/{type}", history.state_content, rate="read"),
+        Route("GET", "/rooms/{room}/state/{type}/{state_key}", history.state_content, rate="read"),
+        Route("GET", "/rooms/{room}/members", history.members, rate="read"),
+        Route("GET", "/rooms/{room}/messages", history.messages, rate="read"),
+        Route("GET", "/rooms/{room}/initialSync", history.room_initial_sync, rate="read"),
+        Route("GET", "/initialSync", history.initial_sync, rate="read"),
+        Route("GET", "/events", history.events, rate="read", cancellable=True),
+        Route("GET", "/events/{event_id}", history.event, rate="read"),
+        Route("GET", "/pushrules/", push_rules, rate="read"),
+    ]
+    return Mount(PREFIX, routes, cors=True)
+
+
+def _both(
+    path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT, **options: Any
+) -> tuple[Route[Requester], Route[Requester]]:
+    """A POST, and the same as an idempotent PUT with a transaction ID."""
+    return (
+        Route("POST", path, endpoint, rate="send", body=body, **options),
+        Route("PUT", f"{path}/{{txn_id}}", endpoint, rate="send", body=body, idempotent=True, **options),
+    )

@@ -1,0 +1,63 @@
+"""How often somebody may ask (RATE-1): token buckets, in memory, a bounded number of them.
+
+Each (class of requests, user or address) has a bucket that holds up to `burst` tokens and gains `per_second` of them;
+a request takes one. A bucket is kept as a single number: the moment at which it will be full again. Taking a token
+moves that moment on by `1 / per_second`; if it would then lie more than the time of `burst` tokens ahead, there is
+none left, and the distance says exactly how long to wait. A bucket whose moment has passed is full, so that it may be
+forgotten; when there are too many, the ones that were used longest ago are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from synapse_like.protocol.errors import LimitExceeded
+
+#: Seconds; forgives the arithmetic, so that who waits as long as told is let in.
+_ROUNDING = 1e-6
+
+
+class Limiter:
+    """Counts requests in the memory of this process.
+
+    :param rates: per class how many are let in: per second in the long run, and at once after a pause.
+    :param monotonic: seconds since some moment.
+    :param enabled: False lets everything through.
+    :param max_buckets: how many pairs of class and key are remembered.
+    """
+
+    def __init__(
+        self,
+        rates: Mapping[str, tuple[float, int]],
+        monotonic: Callable[[], float],
+        *,
+        enabled: bool = True,
+        max_buckets: int = 100_000,
+    ) -> None:
+        self._rates = rates
+        self._monotonic = monotonic
+        self._enabled = enabled
+        self._max_buckets = max_buckets
+        self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def check(self, rate_class: str, key: str) -> None:
+        """Count a request of a user or from an address.
+
+        :raises LimitExceeded: it is one too many; says how many milliseconds to wait.
+        :raises KeyError: nobody set up this class.
+        """
+        per_second, burst = self._rates[rate_class]
+        if not self._enabled:
+            return
+        now = self._monotonic()
+        bucket = (rate_class, key)
+        full_at = max(self._full_at.get(bucket, now), now) + 1 / per_second
+        wait = full_at - now - burst / per_second
+        if wait > _ROUNDING:
+            raise LimitExceeded("Too many requests. Try again later.", math.ceil(wait * 1000))
+        self._full_at[bucket] = full_at
+        self._full_at.move_to_end(bucket)
+        if len(self._full_at) > self._max_buckets:
+            self._full_at.popitem(last=False)

@@ -1,0 +1,228 @@
+"""What an endpoint is handed: a `Call`, with everything read, decoded and checked that does not need a database.
+
+Bodies are JSON whatever their Content-Type says (EVS-9), and an absent body or `null` is an empty object (EVS-10).
+How deeply a body nests is measured on its bytes before it is parsed, because a parser may be hurt by depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Generic, TypeVar, overload
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from synapse_like.protocol.errors import BadJson, BadParam, MatrixError, NotJson
+
+R = TypeVar("R")
+
+_INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_CURLY_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_MOST_FAULTS_NAMED = 20
+#: Characters of the name of a faulty field; such a name may be the client's invention.
+_LONGEST_PLACE = 100
+
+
+class Body(Enum):
+    """What a route wants of a request's body, where it is not the fields of a pydantic model."""
+
+    NONE = "none"
+    """Nothing: a body is read and thrown away."""
+    OBJECT = "object"
+    """Any JSON object, as a dict."""
+    RAW = "raw"
+    """Any bytes, as a binary file that stands at its beginning."""
+
+
+class Query:
+    """The query parameters of a request. Unknown ones are nobody's concern (EVS-9); of a repeated one the first counts.
+
+    `error` always is the class of the complaint about a value that will not do, BadPagination for instance.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, query: bytes) -> None:
+        self._values: dict[bytes, bytes] = {}
+        for pair in query.split(b"&") if query else ():
+            name, _, value = pair.partition(b"=")
+            self._values.setdefault(unquote_to_bytes(name), value)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a parameter is given, be it empty."""
+        return name.encode() in self._values
+
+    @overload
+    def text(self, name: str, default: None = None, *, error: Callable[[str], MatrixError] = ...) -> str | None: ...
+
+    @overload
+    def text(self, name: str, default: str, *, error: Callable[[str], MatrixError] = ...) -> str: ...
+
+    def text(
+        self, name: str, default: str | None = None, *, error: Callable[[str], MatrixError] = BadParam
+    ) -> str | None:
+        """Give a parameter's text, or `default` if it is not there. Raises `error` if it is not UTF-8."""
+        value = self._values.get(name.encode())
+        if value is None:
+            return default
+        try:
+            return unquote_to_bytes(value.replace(b"+", b" ")).decode("utf-8")
+        except UnicodeDecodeError:
+            raise error(f"The parameter {name} is not valid UTF-8.") from None
+
+    @overload
+    def integer(
+        self, name: str, default: None, minimum: int, maximum: int, *, error: Callable[[str], MatrixError] = ...
+    ) -> int | None: ...
+
+    @overload
+    def integer(
+        self, name: str, default: int, minimum: int, maximum: int, *, error: Callable[[str], MatrixError] = ...
+    ) -> int: ...
+
+    def integer(
+        self,
+        name: str,
+        default: int | None,
+        minimum: int,
+        maximum: int,
+        *,
+        error: Callable[[str], MatrixError] = BadParam,
+    ) -> int | None:
+        """Give a parameter as a whole number, or `default` if it is not there.
+
+        Raises `error` if it is no number or lies outside `minimum` to `maximum`, both of which are allowed.
+        """
+        text = self.text(name, error=error)
+        if text is None:
+            return default
+        if not _INTEGER.fullmatch(text) or not minimum <= int(text) <= maximum:
+            raise error(f"The parameter {name} must be a whole number from {minimum} to {maximum}.")
+        return int(text)
+
+
+class Call(Generic[R]):
+    """One request, ready to be answered.
+
+    :ivar params: the path's parameters by name, percent-decoded.
+    :ivar query: the query parameters.
+    :ivar body: the pydantic model, the dict or the file that the route asked for; None if it asked for nothing.
+    :ivar content_type: what the client says that the body is; None if it says nothing.
+    :ivar client_address: the IP address of the client, seen through trusted proxies.
+    :ivar retransmit_key: for an idempotent route what makes a repetition one: method, path template and parameters
+        (API-4). Whose it is has to be added by who keeps the answers. None for all other routes.
+    """
+
+    __slots__ = (
+        "_is_closed",
+        "_requester",
+        "body",
+        "client_address",
+        "content_type",
+        "params",
+        "query",
+        "retransmit_key",
+    )
+
+    def __init__(
+        self,
+        *,
+        params: Mapping[str, str],
+        query: Query,
+        body: Any,
+        requester: R | None,
+        client_address: str,
+        content_type: str | None,
+        retransmit_key: str | None,
+        is_closed: Callable[[], bool],
+    ) -> None:
+        self.params = params
+        self.query = query
+        self.body = body
+        self.client_address = client_address
+        self.content_type = content_type
+        self.retransmit_key = retransmit_key
+        self._requester = requester
+        self._is_closed = is_closed
+
+    @property
+    def requester(self) -> R:
+        """Who asks. For routes of Auth.USER; elsewhere it is a programmer's error to ask."""
+        if self._requester is None:
+            raise RuntimeError("the requester of an unauthenticated call was asked for")
+        return self._requester
+
+    @property
+    def requester_if_any(self) -> R | None:
+        """Who asks, or None if nobody said. For routes of Auth.OPTIONAL."""
+        return self._requester
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client has gone away, so that no answer will be read."""
+        return self._is_closed()
+
+
+def read_json(content: bytes, kind: type[BaseModel] | None, max_depth: int) -> Any:
+    """Read a body that has to be a JSON object.
+
+    :param kind: the model its fields have to fit, or None for any object.
+    :param max_depth: how many objects and lists may lie within each other.
+    :raises NotJson: it is not JSON in UTF-8.
+    :raises BadJson: it is not such an object; says all that is wrong in one sentence.
+    """
+    if nests_deeper(content, max_depth):
+        raise BadJson(f"The body is nested more than {max_depth} levels deep.")
+    try:
+        value = orjson.loads(content) if content.strip() else None
+    except orjson.JSONDecodeError:
+        raise NotJson("The body is not valid JSON in UTF-8.") from None
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise BadJson("The body must be a JSON object.")
+    if kind is None:
+        return value
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise BadJson(_sentence(error)) from None
+
+
+def nests_deeper(content: bytes, max_depth: int) -> bool:
+    """Tell whether JSON nests more than `max_depth` levels deep, in time that its depth cannot drive up.
+
+    What is no JSON may get either answer.
+    """
+    if content.count(b"{") + content.count(b"[") <= max_depth:
+        return False
+    # Strip the strings, whose brackets mean nothing, then all that is not a bracket. Of what is left, each round takes
+    # away the innermost pairs: what is still there after `max_depth` rounds lies deeper.
+    unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(unescaped.split(b'"')[::2]).translate(_CURLY_TO_SQUARE, _NO_BRACKETS)
+    for _ in range(max_depth):
+        inner = brackets
+        brackets = inner.replace(b"[]", b"")
+        if len(brackets) == len(inner):
+            return False
+    return bool(brackets)
+
+
+def _sentence(error: ValidationError) -> str:
+    """Name every fault that pydantic found: "user_id: field required; reason: must be a valid string"."""
+    faults = [
+        f"{'.'.join(map(str, fault['loc']))[:_LONGEST_PLACE] or 'body'}: {_plain(fault['msg'])}"
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    if len(faults) > _MOST_FAULTS_NAMED:
+        faults[_MOST_FAULTS_NAMED:] = [f"and {len(faults) - _MOST_FAULTS_NAMED} more"]
+    return "; ".join(faults)
+
+
+def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,102 @@
+"""What goes back: the forms an answer may take, and the bytes of its head.
+
+An endpoint returns something that JSON can say, or JSON that is encoded already (`Encoded`), or a whole answer with
+headers of its own (`Response`). What all answers have in common is encoded once, when the module is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+from twisted.web.http import NO_BODY_CODES, RESPONSES
+
+from synapse_like.protocol.errors import LimitExceeded, MatrixError
+
+
+class Encoded(bytes):
+    """JSON in UTF-8, answered as it stands, with status 200."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer that is not plain JSON with status 200.
+
+    :ivar headers: take the place of the usual ones of the same name, which are Content-Type: application/json,
+        Cache-Control: no-store and X-Content-Type-Options: nosniff.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+_USUAL = {
+    "Content-Type": "application/json",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Origin, X-Requested-With, Content-Type, Accept, Authorization",
+}
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """Encode headers. Raises ValueError if one holds a line break, which would begin another."""
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError("a header with a line break")
+    return text.encode("latin-1")
+
+
+_STATUS = {status: b"HTTP/1.1 %d %s\r\n" % (status, phrase) for status, phrase in RESPONSES.items()}
+_USUAL_LINES = {False: _lines(_USUAL), True: _lines(_USUAL | _CORS)}
+_USUAL_OK = {cors: _STATUS[200] + lines for cors, lines in _USUAL_LINES.items()}
+
+#: What there is to say to a browser that asks with OPTIONS whether it may (API-1).
+NOTHING_MORE = Response(200, {}, b"{}")
+
+
+def render(result: object, *, cors: bool) -> tuple[int, bytes, bytes]:
+    """Turn what an endpoint returned into status, head and body.
+
+    The head ends before the empty line, so that the connection may add what concerns it alone.
+
+    :param cors: whether pages of other origins may read it.
+    :raises TypeError: JSON cannot say it.
+    """
+    if isinstance(result, Response):
+        status, body = result.status, result.body
+        if result.headers:
+            own = {name.lower() for name in result.headers}
+            kept = {name: value for name, value in _USUAL.items() if name.lower() not in own}
+            head = _status_line(status) + _lines({**kept, **(_CORS if cors else {}), **result.headers})
+        else:
+            head = _status_line(status) + _USUAL_LINES[cors]
+    else:
+        status, body = 200, result if isinstance(result, Encoded) else orjson.dumps(result)
+        head = _USUAL_OK[cors]
+    if status in NO_BODY_CODES:
+        return status, head, b""
+    return status, b"%bContent-Length: %d\r\n" % (head, len(body)), body
+
+
+def _status_line(status: int) -> bytes:
+    return _STATUS.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status
+
+
+def refusal(error: MatrixError, headers: Mapping[str, str] | None = None) -> Response:
+    """Turn an error into an answer (API-3). Only its public part goes into it.
+
+    :param headers: more of them.
+    """
+    own = dict(headers or {})
+    if isinstance(error, LimitExceeded):
+        own["Retry-After"] = str(math.ceil(error.extra["retry_after_ms"] / 1000))
+    return Response(error.status, own, orjson.dumps(error.body()))

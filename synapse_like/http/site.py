@@ -1,0 +1,375 @@
+"""The site: what listens on a port, and what every request goes through.
+
+The headers are there: the route is found, and with it how large a body may be. The whole request is there: who asks
+(`authenticate`), how often (`limiter`), with what body (`requests`); then the endpoint is called. What it returns or
+raises becomes an answer here and nowhere else, with one line in the log, which names the route and never the path.
+
+The site is a Twisted factory for its own connections (`channel`), not a `twisted.web` resource behind a
+`twisted.web.server.Site`: that one parses queries, forms and cookies, asks the socket for its addresses and formats a
+line of access log for every request, before anything of ours has run, and `http.Request.finish` cannot wait for its
+turn. `bench/http_floor.py` measures both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from email.utils import formatdate
+from itertools import count
+from tempfile import SpooledTemporaryFile
+from typing import IO, Generic, TypeVar
+
+from pydantic import BaseModel
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import ServerFactory
+
+from synapse_like.clock import Clock
+from synapse_like.http.channel import Exchange, PipelinedChannel, too_large
+from synapse_like.http.limits import Limiter
+from synapse_like.http.proxies import TrustedProxies
+from synapse_like.http.requests import Body, Call, Query, read_json
+from synapse_like.http.responses import NOTHING_MORE, Response, refusal, render
+from synapse_like.http.routing import Auth, Match, Mount, Router, split_path
+from synapse_like.logs import bind, get_logger
+from synapse_like.protocol.errors import MatrixError, MethodNotAllowed, MissingToken, UnknownToken, Unrecognized
+
+R = TypeVar("R")
+
+_log = get_logger(__name__)
+
+#: Seconds between two looks at how long the clients have been taking.
+_ROUND_SECONDS = 5
+#: A raw body of more bytes is kept on disk.
+_SPOOLED = 1024 * 1024
+_INTERNAL = MatrixError(500, "M_UNKNOWN", "Internal server error")
+
+
+def make_site(
+    mounts: Iterable[Mount[R]],
+    *,
+    authenticate: Callable[[str], Awaitable[R]],
+    name_of: Callable[[R], str],
+    limiter: Limiter,
+    clock: Clock,
+    max_body: int = 1024 * 1024,
+    max_json_depth: int = 100,
+    max_pipelined: int = 8,
+    trusted_proxies: Iterable[str] = (),
+) -> Site[R]:
+    """Make a site of tables of routes.
+
+    :param authenticate: tells who a token belongs to, or raises UnknownToken.
+    :param name_of: what to call them in the log, and to count their requests under.
+    :param max_body: bytes that a body may have where its route does not say.
+    :param max_json_depth: how deeply a body may nest.
+    :param max_pipelined: how many requests of one connection are worked on at the same time.
+    :param trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
+    :raises ValueError: a route or a proxy is malformed.
+    """
+    return Site(
+        Router(mounts),
+        authenticate=authenticate,
+        name_of=name_of,
+        limiter=limiter,
+        clock=clock,
+        max_body=max_body,
+        max_json_depth=max_json_depth,
+        max_pipelined=max_pipelined,
+        trusted_proxies=TrustedProxies(trusted_proxies),
+    )
+
+
+class Site(ServerFactory[PipelinedChannel], Generic[R]):
+    """What listens on a port. See `make_site`.
+
+    :ivar in_flight: how many requests are being worked on.
+    :ivar is_draining: whether connections are closed with the next answer.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        router: Router[R],
+        *,
+        authenticate: Callable[[str], Awaitable[R]],
+        name_of: Callable[[R], str],
+        limiter: Limiter,
+        clock: Clock,
+        max_body: int,
+        max_json_depth: int,
+        max_pipelined: int,
+        trusted_proxies: TrustedProxies,
+    ) -> None:
+        self.router = router
+        self.authenticate = authenticate
+        self.name_of = name_of
+        self.limiter = limiter
+        self.clock = clock
+        self.max_body = max_body
+        self.max_json_depth = max_json_depth
+        self.max_pipelined = max_pipelined
+        self.trusted_proxies = trusted_proxies
+        self.in_flight = 0
+        self.is_draining = False
+        self.numbers = count(1)
+        self._connections: set[PipelinedChannel] = set()
+        self._second, self._date = 0, b""
+        self._next_round: IDelayedCall | None = None
+        self._drained: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> PipelinedChannel:  # noqa: N802 - Twisted's name
+        return PipelinedChannel(self)
+
+    def new_exchange(self, channel: PipelinedChannel) -> Exchange:
+        return _Visit(self, channel)
+
+    def date(self) -> bytes:
+        """Give the header that tells the time, which HTTP wants in every answer."""
+        second = self.clock.now_ms() // 1000
+        if second != self._second:
+            self._second, self._date = second, b"Date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        return self._date
+
+    def connected(self, channel: PipelinedChannel) -> None:
+        self._connections.add(channel)
+        if self._next_round is None:
+            self._next_round = self.clock.call_later(_ROUND_SECONDS, self._go_round)
+
+    def disconnected(self, channel: PipelinedChannel) -> None:
+        self._connections.discard(channel)
+        if not self._connections and self._next_round is not None:
+            self._next_round.cancel()
+            self._next_round = None
+        self.look_whether_drained()
+
+    def _go_round(self) -> None:
+        self._next_round = self.clock.call_later(_ROUND_SECONDS, self._go_round)
+        for channel in list(self._connections):
+            channel.look_at_the_clock()
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is in flight come to its end, close every connection behind its last answer, and return then.
+
+        For after the port is closed. Connections nothing is happening on are closed at once.
+
+        :param seconds: how long to wait; whoever is not done by then is cut off.
+        """
+        self.is_draining = True
+        self._drained = Deferred()
+        cut_off = self.clock.call_later(seconds, self._cut_off)
+        for channel in list(self._connections):
+            if not channel.requests and not channel.is_ending:
+                channel.end()
+        self.look_whether_drained()
+        await self._drained
+        if cut_off.active():
+            cut_off.cancel()
+
+    def _cut_off(self) -> None:
+        _log.warning("not everything came to its end in time", requests=self.in_flight)
+        for channel in list(self._connections):
+            channel.abort()
+        if self._drained is not None and not self._drained.called:
+            self._drained.callback(None)
+
+    def look_whether_drained(self) -> None:
+        """Have `drain` return if nothing is in flight and nobody connected."""
+        if self._drained is not None and not self._drained.called and not self.in_flight and not self._connections:
+            self._drained.callback(None)
+
+
+class _Visit(Exchange, Generic[R]):
+    """One request on its way through the site."""
+
+    def __init__(self, site: Site[R], channel: PipelinedChannel) -> None:
+        super().__init__(channel)
+        self._site = site
+        self._number = next(site.numbers)
+        self._found: Match[R] | Response = NOTHING_MORE
+        self._query = b""
+        self._chunks: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        self._user: str | None = None
+        self._started = 0.0
+        self._running: Deferred[None] | None = None
+        self._is_over = False
+        self._is_settled = False
+
+    # While the request is being received
+
+    def begin(self) -> None:
+        path, _, self._query = self.target.partition(b"?")
+        if not path.startswith(b"/"):
+            # The whole URL, as one writes to a proxy.
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+        self._found = self._find(self.method.decode("ascii"), path)
+        self.max_body = self._site.max_body
+        if isinstance(self._found, Match):
+            route = self._found.route
+            if route.max_body is not None:
+                self.max_body = route.max_body
+            if route.body is Body.RAW:
+                self._file = SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 - closed by `_let_go`
+
+    def _find(self, method: str, path: bytes) -> Match[R] | Response:
+        """Find the route, or what to say where there is none: to a browser that it may ask, to others that they err."""
+        router = self._site.router
+        if method == "OPTIONS" and router.has_cors:
+            return NOTHING_MORE
+        try:
+            segments = split_path(path)
+        except MatrixError as error:
+            return refusal(error)
+        match = router.match(method, segments)
+        if match is not None:
+            return match
+        methods = router.methods(segments)
+        if not methods:
+            return refusal(Unrecognized("This server has nothing at this path."))
+        return refusal(MethodNotAllowed(f"There is no {method} at this path."), {"Allow": ", ".join(methods)})
+
+    def keep(self, data: bytes) -> None:
+        if self._file is not None:
+            self._file.write(data)
+        elif isinstance(self._found, Match) and self._found.route.body is not Body.NONE:
+            self._chunks.append(data)
+
+    def fail(self, error: MatrixError) -> None:
+        self._begin_work()
+        with bind(request=self._number):
+            self._respond(refusal(error))
+        self._end_work()
+
+    # When it is there
+
+    def serve(self) -> None:
+        self._begin_work()
+        self._running = Deferred.fromCoroutine(self._run())
+
+    async def _run(self) -> None:
+        try:
+            with bind(request=self._number):
+                try:
+                    self._respond(await self._result())
+                except MatrixError as error:
+                    self._respond(refusal(error), errcode=error.errcode, reason=error.reason)
+                except Exception as error:
+                    # Who is gone is not answered; that a poll was called off for it is no news.
+                    if not (self.is_lost and isinstance(error, CancelledError)):
+                        _log.exception("the endpoint failed", route=self._route)
+                        self._respond(refusal(_INTERNAL))
+        finally:
+            self._end_work()
+
+    async def _result(self) -> object:
+        """Go through everything that has to hold before the endpoint is called, then call it."""
+        if isinstance(self._found, Response):
+            return self._found
+        site, route = self._site, self._found.route
+        if self.is_too_large:
+            raise too_large(self.max_body)
+        query = Query(self._query)
+        requester = None if route.auth is Auth.NONE else await self._authenticate(query, route.auth)
+        address = self._client_address()
+        if route.rate is not None:
+            site.limiter.check(route.rate, self._user or address)
+        call = Call(
+            params=self._found.params,
+            query=query,
+            body=self._body(route.body),
+            requester=requester,
+            client_address=address,
+            content_type=self._content_type(),
+            retransmit_key=self._found.key() if route.idempotent else None,
+            is_closed=lambda: self.is_lost,
+        )
+        if self._user is None:
+            return await route.endpoint(call)
+        with bind(user=self._user):
+            return await route.endpoint(call)
+
+    async def _authenticate(self, query: Query, auth: Auth) -> R | None:
+        """Find out who asks; the header counts for more than the query (API-2), an empty token for none (EVS-10)."""
+        scheme, _, token = self.headers.get(b"Authorization", b"").partition(b" ")
+        given = token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+        given = given or query.text("access_token", "", error=UnknownToken)
+        if given:
+            requester = await self._site.authenticate(given)
+            self._user = self._site.name_of(requester)
+            return requester
+        if auth is Auth.OPTIONAL:
+            return None
+        raise MissingToken("An access token is needed for this. Please log in.")
+
+    def _client_address(self) -> str:
+        forwarded_for = self.headers.get(b"X-Forwarded-For")
+        if forwarded_for is None:
+            return self.channel.peer
+        return self._site.trusted_proxies.client_address(self.channel.peer, forwarded_for.decode("latin-1"))
+
+    def _body(self, kind: Body | type[BaseModel]) -> object:
+        if kind is Body.NONE:
+            return None
+        if self._file is not None:
+            self._file.seek(0)
+            return self._file
+        content = b"".join(self._chunks)
+        self._chunks.clear()
+        return read_json(content, kind if isinstance(kind, type) else None, self._site.max_json_depth)
+
+    # When it is answered
+
+    @property
+    def _route(self) -> str:
+        """The path as the tables have it, for the log: a path itself may hold what is nobody's business."""
+        return self._found.template if isinstance(self._found, Match) else "none"
+
+    def _respond(self, result: object, **causes: str | None) -> None:
+        """Send an answer, and tell the log.
+
+        :param causes: for the log, why it is not what was asked for.
+        """
+        site = self._site
+        cors = self._found.cors if isinstance(self._found, Match) else site.router.has_cors
+        status, head, body = render(result, cors=cors)
+        _log.info(
+            "answered",
+            method=self.method.decode("ascii"),
+            route=self._route,
+            status=status,
+            ms=round((site.clock.monotonic() - self._started) * 1000),
+            bytes=len(body),
+            user=self._user,
+            **{name: cause for name, cause in causes.items() if cause is not None},
+        )
+        self.give(head + site.date(), body)
+
+    def _content_type(self) -> str | None:
+        given = self.headers.get(b"Content-Type")
+        return None if given is None else given.decode("latin-1")
+
+    def _begin_work(self) -> None:
+        self._started = self._site.clock.monotonic()
+        self._site.in_flight += 1
+
+    def _end_work(self) -> None:
+        self._is_over = True
+        self._let_go()
+
+    def settled(self) -> None:
+        self._is_settled = True
+        running = self._running
+        if self.is_lost and running is not None and isinstance(self._found, Match) and self._found.route.cancellable:
+            running.cancel()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Free everything, once the endpoint has ended and the answer is on its way, in whatever order."""
+        if not self._is_settled or (self.is_received and not self._is_over):
+            return
+        if self._file is not None:
+            self._file.close()
+        if self._is_over:
+            self._site.in_flight -= 1
+            self._site.look_whether_drained()

@@ -1,0 +1,82 @@
+"""The one way to write a value as bytes, so that every server hashes and signs the same ones.
+
+Canonical JSON has no space between its tokens, its keys in the order of their code points, and its text in UTF-8.
+It knows neither floats nor integers that a double cannot hold, since languages do not agree on how to write them.
+"""
+
+from collections.abc import Iterable
+
+import orjson
+
+from synapse_like.protocol.errors import CanonicalJsonError
+
+LARGEST_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact; the smallest is its negative."""
+
+MAX_DEPTH = 100
+"""How deep objects and lists may be nested in the content of an event. An empty object has the depth 1."""
+
+
+def encode(value: object) -> bytes:
+    """The canonical JSON of a value.
+
+    What only `check` refuses (a float, say) is written somehow, for rooms whose rules are not strict.
+
+    :raises CanonicalJsonError: there is no JSON for it.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise CanonicalJsonError("This value cannot be written as JSON.", reason=str(error)) from error
+
+
+def check(value: object, *, max_depth: int = MAX_DEPTH) -> None:
+    """See that a value has a canonical JSON.
+
+    It walks level by level, not by recursion: the depth of a stranger's JSON must not be the depth of our stack.
+
+    :param max_depth: how many objects and lists may lie within each other.
+    :raises CanonicalJsonError: it has a float, an integer beyond +-(2^53 - 1), a key that is not a string, text
+        with half a surrogate pair, something that is not JSON, or too much depth.
+    """
+    level: list[Iterable[object]] = [(value,)]
+    for _ in range(max_depth + 1):
+        deeper: list[Iterable[object]] = []
+        for items in level:
+            _check_items(items, deeper)
+        if not deeper:
+            return
+        level = deeper
+    raise CanonicalJsonError(f"Objects and lists may not be nested more than {max_depth} deep.")
+
+
+def _check_items(items: Iterable[object], deeper: list[Iterable[object]]) -> None:
+    """Check what lies side by side, and put aside what lies within it."""
+    for item in items:
+        if isinstance(item, str):
+            _check_text(item)
+        elif isinstance(item, dict):
+            for key in item:
+                if not isinstance(key, str):
+                    raise CanonicalJsonError("The keys of an object must be strings.")
+                _check_text(key)
+            deeper.append(item.values())
+        elif isinstance(item, list):
+            deeper.append(item)
+        elif isinstance(item, int):
+            # True and False are integers to Python, and pass as the small ones that they are.
+            if not -LARGEST_INTEGER <= item <= LARGEST_INTEGER:
+                raise CanonicalJsonError("Integers must lie between -(2^53 - 1) and 2^53 - 1.")
+        elif isinstance(item, float):
+            raise CanonicalJsonError("Numbers must be integers: events hold no fractions.")
+        elif item is not None:
+            raise CanonicalJsonError(f"A value of the type {type(item).__name__} is not JSON.")
+
+
+def _check_text(text: str) -> None:
+    # Python knows without looking whether a string is all ASCII, and most are.
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CanonicalJsonError("A string holds half a surrogate pair.", reason=str(error)) from error

@@ -1,0 +1,125 @@
+"""The neutral event: the waist of the program.
+
+Below it are the formats in which servers exchange events, above it the dialects that clients speak.
+Everything between knows an event only as it is here. An event never changes: a redacted one, say, is another
+value. The dictionaries inside are shared and must be treated as frozen, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from synapse_like.protocol.identifiers import domain_of
+
+StateSlot = tuple[str, str]
+"""What a state event replaces: the event of the same type and state key."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventDraft:
+    """What somebody wants to say, before it has a place in a room's graph.
+
+    :ivar state_key: None for an event that is not state.
+    :ivar redacts: the ID of the event that a redaction strips.
+    :ivar required_power_level: what replacing this state event is to need (PERM-3); None if nothing was asked.
+    """
+
+    room_id: str
+    type: str
+    sender: str
+    content: Mapping[str, Any]
+    state_key: str | None = None
+    redacts: str | None = None
+    required_power_level: int | None = None
+
+    @property
+    def is_state(self) -> bool:
+        """Does this replace what was said before under the same type and state key?"""
+        return self.state_key is not None
+
+    @property
+    def state_slot(self) -> StateSlot:
+        """The type and state key of a state event.
+
+        :raises ValueError: it is not state.
+        """
+        return _state_slot(self.type, self.state_key)
+
+    def with_required_power_level(self, level: int | None) -> EventDraft:
+        """The same draft, with the power level that replacing it is to need."""
+        return replace(self, required_power_level=level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that was said in a room.
+
+    :ivar origin_server_ts: milliseconds since 1970 by the clock of the server that made it.
+    :ivar depth: one more than the greatest depth among `prev_events`.
+    :ivar prev_events: IDs of the latest events that its server knew.
+    :ivar auth_events: IDs of the events that allow this one.
+    :ivar state_key: None for an event that is not state.
+    :ivar redacts: the ID of the event that this one strips.
+    :ivar required_power_level: what replacing this state event needs (PERM-3); None if nothing was asked.
+    :ivar power_level: what the sender of this state event had, by their own account.
+    :ivar replaces_state: the ID of the state event that this one replaced.
+    :ivar unsigned: what servers add in passing; neither hashed nor signed.
+    :ivar extra: keys of the PDU that we do not know, kept because the hash covers them.
+    """
+
+    event_id: str
+    room_id: str
+    type: str
+    sender: str
+    content: Mapping[str, Any]
+    origin_server_ts: int
+    depth: int
+    prev_events: tuple[str, ...]
+    auth_events: tuple[str, ...]
+    state_key: str | None = None
+    redacts: str | None = None
+    required_power_level: int | None = None
+    power_level: int | None = None
+    replaces_state: str | None = None
+    hashes: Mapping[str, Any] = field(default_factory=dict)
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    unsigned: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.event_id)
+
+    @property
+    def is_state(self) -> bool:
+        """Does this replace what was said before under the same type and state key?"""
+        return self.state_key is not None
+
+    @property
+    def state_slot(self) -> StateSlot:
+        """The type and state key of a state event.
+
+        :raises ValueError: it is not state.
+        """
+        return _state_slot(self.type, self.state_key)
+
+    @property
+    def domain(self) -> str:
+        """The server of the sender."""
+        return domain_of(self.sender)
+
+    @property
+    def origin(self) -> str:
+        """The server that made the event."""
+        return domain_of(self.event_id)
+
+
+StateMap = Mapping[StateSlot, Event]
+"""A room's state: for every type and state key the event that holds."""
+
+
+def _state_slot(event_type: str, state_key: str | None) -> StateSlot:
+    if state_key is None:
+        raise ValueError(f"an event of type {event_type} without a state key holds no place in the state")
+    return event_type, state_key

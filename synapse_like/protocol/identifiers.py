@@ -1,0 +1,214 @@
+"""Names of people, rooms, events and servers: read, checked, and brought to the one form we compare.
+
+Every identifier is a sigil, a local part, a colon and the name of a server: `@alice:example.com`,
+`#pub:example.com`, `!opaque:example.com`, `$opaque:example.com`. The first colon divides, since a server name
+may hold another one before its port. User IDs, aliases and server names are compared without regard to case,
+so their canonical form is in lower case; room IDs and event IDs are compared as they are (API-7).
+
+Whatever is wrong with a text, every function here raises `BadJson`, with a sentence that names the kind of
+value and its fault.
+"""
+
+import re
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+from typing import NamedTuple, NoReturn
+
+from synapse_like.protocol.errors import BadJson
+
+MAX_ID_BYTES = 255
+"""The longest identifier, in bytes of UTF-8."""
+
+_QUOTED_CHARACTERS = 64
+
+# Space of any kind, control characters and lone surrogates have no place in an identifier.
+_UNFIT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# People choose aliases by hand, so there the plain space passes.
+_UNFIT_IN_ALIAS = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+_IPV4_PART = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_IPV4_PART}(?:\.{_IPV4_PART}){{3}}")
+_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?[0-9]+")
+_BRACKETED = re.compile(r"\[([0-9a-f:.]{2,45})\]")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", re.DOTALL)
+_LAST_PORT = 65535
+
+_REGISTRABLE = re.compile(r"[a-z0-9._=/+-]+")
+
+
+class UserId(NamedTuple):
+    """`@localpart:domain`."""
+
+    localpart: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"@{self.localpart}:{self.domain}"
+
+
+class RoomAlias(NamedTuple):
+    """`#localpart:domain`."""
+
+    localpart: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"#{self.localpart}:{self.domain}"
+
+
+def parse_user_id(text: str) -> UserId:
+    """The parts of a user ID, with their case kept."""
+    return UserId(*_split(text, "user ID", "@", _UNFIT))
+
+
+@lru_cache(maxsize=4096)
+def canonical_user_id(text: str) -> str:
+    """The form of a user ID that we store and compare: ASCII letters in lower case (API-7)."""
+    parse_user_id(text)
+    return _ascii_lower(text)
+
+
+def parse_alias(text: str) -> RoomAlias:
+    """The parts of a room alias, with their case kept."""
+    return RoomAlias(*_split(text, "room alias", "#", _UNFIT_IN_ALIAS))
+
+
+def canonical_alias(text: str) -> str:
+    """The form of a room alias that we store and compare: lower case, in every script (API-7)."""
+    alias = str(parse_alias(text)).lower()
+    # A letter may need more bytes in lower case than it did before.
+    _check_length(alias, "room alias")
+    return alias
+
+
+def parse_room_id(text: str) -> str:
+    """The room ID itself, if it is one."""
+    _split(text, "room ID", "!", _UNFIT)
+    return text
+
+
+def parse_event_id(text: str) -> str:
+    """The event ID itself, if it is one."""
+    _split(text, "event ID", "$", _UNFIT)
+    return text
+
+
+@lru_cache(maxsize=4096)
+def parse_server_name(text: str) -> str:
+    """A server's name in lower case.
+
+    It is a DNS name, an IPv4 address or an IPv6 address in brackets, with or without a port.
+    """
+    kind = "server name"
+    _check_length(text, kind)
+    name = _ascii_lower(text)
+    match = _HOST_AND_PORT.fullmatch(name)
+    if match is None:
+        _refuse(kind, text, "has an unclosed bracket")
+    host, port = match.groups()
+    if not _is_host(host):
+        _refuse(kind, text, "is neither a DNS name nor an IP address")
+    if port is not None and (not _PORT.fullmatch(port) or int(port) > _LAST_PORT):
+        _refuse(kind, text, f"has a port that is not a number from 1 to {_LAST_PORT}")
+    return name
+
+
+def domain_of(identifier: str) -> str:
+    """The server that a well-formed identifier names: what follows its first colon."""
+    _, colon, domain = identifier.partition(":")
+    if not colon:
+        _refuse("identifier", identifier, "names no server")
+    return domain
+
+
+def local_part_for_registration(text: str, server_name: str) -> str:
+    """The local part that a new user of this server gets.
+
+    :param text: a bare local part or the full user ID, in any case.
+    :param server_name: the name of this server.
+    :raises BadJson: it is a user ID of another server, it holds anything but `a-z 0-9 . _ = / + -`, or the
+        user ID would be longer than 255 bytes.
+    """
+    kind = "user name"
+    local_part = _ascii_lower(text)
+    if text.startswith("@"):
+        local_part, domain = parse_user_id(local_part)
+        if domain != parse_server_name(server_name):
+            _refuse("user ID", text, f"does not belong to {server_name}")
+    if not _REGISTRABLE.fullmatch(local_part):
+        _refuse(kind, text, "may hold only letters a-z, digits and the characters . _ = / + -")
+    _check_length(str(UserId(local_part, server_name)), "user ID")
+    return local_part
+
+
+def alias_localpart(text: str) -> str:
+    """The local part of a room alias that a client wishes for, in lower case (ROOM-1, `room_alias_name`).
+
+    Whether it fits together with the server's name is for `canonical_alias` to say.
+    """
+    kind = "room alias name"
+    if not text:
+        _refuse(kind, text, "is empty")
+    if ":" in text or "#" in text:
+        _refuse(kind, text, "must be the part between '#' and ':'")
+    _check_characters(text, kind, _UNFIT_IN_ALIAS)
+    lowered = text.lower()
+    _check_length(lowered, kind)
+    return lowered
+
+
+def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str]) -> tuple[str, str]:
+    """The two parts of an identifier, after every check that identifiers have in common."""
+    if not text.startswith(sigil):
+        _refuse(kind, text, f"does not start with '{sigil}'")
+    _check_characters(text, kind, unfit)
+    _check_length(text, kind)
+    local_part, colon, domain = text[1:].partition(":")
+    if not colon:
+        _refuse(kind, text, "names no server: there is no ':' in it")
+    if not local_part:
+        _refuse(kind, text, f"has nothing between '{sigil}' and ':'")
+    parse_server_name(domain)
+    return local_part, domain
+
+
+def _is_host(host: str) -> bool:
+    bracketed = _BRACKETED.fullmatch(host)
+    if bracketed is not None:
+        try:
+            IPv6Address(bracketed[1])
+        except AddressValueError:
+            return False
+        return True
+    # What ends in a number can only be an address: "1.2.3" and "1.2.3.400" are not DNS names.
+    if _ENDS_IN_NUMBER.fullmatch(host):
+        return _IPV4.fullmatch(host) is not None
+    return _DNS_NAME.fullmatch(host) is not None
+
+
+def _check_characters(text: str, kind: str, unfit: re.Pattern[str]) -> None:
+    found = unfit.search(text)
+    if found is not None:
+        _refuse(kind, text, f"may not contain the character {found[0]!r}")
+
+
+def _check_length(text: str, kind: str) -> None:
+    # A lone surrogate cannot be encoded; counted like this it is refused by what is checked next.
+    if len(text.encode(errors="surrogatepass")) > MAX_ID_BYTES:
+        _refuse(kind, text, f"is longer than {MAX_ID_BYTES} bytes")
+
+
+def _ascii_lower(text: str) -> str:
+    return text.lower() if text.isascii() else text.translate(_ASCII_LOWER)
+
+
+_ASCII_LOWER = {ord(letter): letter.lower() for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+def _refuse(kind: str, text: str, fault: str) -> NoReturn:
+    # repr() escapes what could not be sent in an answer or would spoil a line of the log.
+    quoted = repr(text[:_QUOTED_CHARACTERS]) + ("…" if len(text) > _QUOTED_CHARACTERS else "")
+    raise BadJson(f"The {kind} {quoted} {fault}.")

@@ -1,0 +1,91 @@
+"""Users of this server and their access tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.engines import placeholders
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this server.
+
+    :ivar password_hash: None if the user cannot log in by password.
+    """
+
+    user_id: str
+    password_hash: str | None
+    is_admin: bool
+
+
+def create(txn: Transaction, user_id: str, *, password_hash: str | None, is_admin: bool = False, now_ms: int) -> bool:
+    """Make an account; False if the name is taken."""
+    return (
+        txn.execute(
+            "INSERT INTO users (user_id, password_hash, is_admin, created_at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (user_id) DO NOTHING",
+            (user_id, password_hash, int(is_admin), now_ms),
+        ).rowcount
+        == 1
+    )
+
+
+def find(txn: Transaction, user_id: str) -> Account | None:
+    """An account, or None."""
+    row = txn.one("SELECT user_id, password_hash, is_admin FROM users WHERE user_id = ?", (user_id,))
+    return Account(row[0], row[1], bool(row[2])) if row is not None else None
+
+
+def set_password(txn: Transaction, user_id: str, password_hash: str) -> bool:
+    """Give a user another password; False if there is no such user."""
+    changed = txn.execute("UPDATE users SET password_hash = ? WHERE user_id = ?", (password_hash, user_id))
+    return changed.rowcount == 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOwner:
+    """Whose access token it is."""
+
+    token_id: int
+    user_id: str
+    is_admin: bool
+
+
+def add_token(txn: Transaction, user_id: str, token_hash: bytes, *, now_ms: int) -> int:
+    """Store a new access token by its hash; its number."""
+    token_id: int = txn.insert(
+        "INSERT INTO access_tokens (token_hash, user_id, created_at) VALUES (?, ?, ?) RETURNING token_id",
+        (token_hash, user_id, now_ms),
+    )
+    return token_id
+
+
+def token_owner(txn: Transaction, token_hash: bytes) -> TokenOwner | None:
+    """The owner of an access token, or None if it is not valid (any more)."""
+    row = txn.one(
+        "SELECT t.token_id, t.user_id, u.is_admin FROM access_tokens t JOIN users u ON u.user_id = t.user_id"
+        " WHERE t.token_hash = ?",
+        (token_hash,),
+    )
+    return TokenOwner(row[0], row[1], bool(row[2])) if row is not None else None
+
+
+def valid_tokens(txn: Transaction, token_ids: Collection[int]) -> set[int]:
+    """Which of some access tokens are still valid."""
+    rows = txn.all(
+        f"SELECT token_id FROM access_tokens WHERE token_id IN ({placeholders(list(token_ids))})", list(token_ids)
+    )
+    return {row[0] for row in rows}
+
+
+def delete_token(txn: Transaction, token_id: int) -> None:
+    """End one access token."""
+    txn.execute("DELETE FROM access_tokens WHERE token_id = ?", (token_id,))
+
+
+def delete_tokens(txn: Transaction, user_id: str) -> None:
+    """End all access tokens of a user."""
+    txn.execute("DELETE FROM access_tokens WHERE user_id = ?", (user_id,))

@@ -1,0 +1,476 @@
+"""Transactions: the one way to the tables.
+
+A *storage function* is a plain function that takes a `Transaction` first. `Database.read` runs one in a reading
+transaction on one of a few threads; `Database.write` runs one on the single writing thread. Both give a Deferred.
+
+**Group commit.** Every commit costs a sync of the disk (or a round trip), so what waits while the writer is busy goes
+into the next transaction together: the jobs run one after another in one transaction, which is committed once. A job
+that raises before it has written anything (a refused event, a wrong password) fails alone. If a job fails after it has
+written, the whole transaction is rolled back and each job is run again in a transaction of its own, so that only the
+culprit fails. A storage function may therefore run more than once and must change nothing but the tables, directly.
+
+**Order.** Results and news of a transaction reach the reactor's thread together, after the commit, in the order of the
+commits: who learns of a stream position knows that everything up to it can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+from synapse_like.logs import get_logger
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.caches import Cache, Caches
+from synapse_like.storage.engines import DatabaseUnavailable, Engine, RawConnection, RawCursor, Row
+
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+#: How many waiting jobs share a commit at the most; bounds how long the first of them waits.
+MOST_JOBS_PER_COMMIT = 64
+
+#: The stream in which commands that run beside a server count their changes.
+OUTSIDE = "outside"
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What the database was asked for, counted since the start (for the measuring programs and the metrics)."""
+
+    statements: int = 0
+    commits: int = 0
+    jobs: int = 0
+    reads: int = 0
+    rollbacks: int = 0
+
+
+class Transaction:
+    """One open transaction, as the storage functions see it."""
+
+    __slots__ = (
+        "_adapt",
+        "_before_commit",
+        "_connection",
+        "_generations",
+        "_news",
+        "_on_commit",
+        "_on_rollback",
+        "caches",
+        "for_update",
+        "positions",
+        "statements",
+        "writable",
+        "writes",
+    )
+
+    def __init__(self, connection: RawConnection, engine: Engine, caches: Caches, *, writable: bool) -> None:
+        self._connection = connection
+        self._adapt = engine.adapt
+        self._generations = (caches.events.generation, caches.slots.generation)
+        self._before_commit: dict[object, Callable[[], None]] = {}
+        self._on_commit: list[Callable[[], None]] = []
+        self._on_rollback: list[Callable[[], None]] = []
+        self._news: list[object] = []
+        self.caches = caches
+        self.for_update = engine.for_update
+        self.writable = writable
+        #: Stream positions handed out by this transaction (`positions.py`).
+        self.positions: dict[str, int] = {}
+        self.statements = 0
+        self.writes = 0
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> RawCursor:
+        """Run a statement that changes something."""
+        self.statements += 1
+        self.writes += 1
+        return self._connection.execute(self._adapt(sql), parameters)
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> Row | None:
+        """The first row of a query, or None."""
+        self.statements += 1
+        row: Row | None = self._connection.execute(self._adapt(sql), parameters).fetchone()
+        return row
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Every row of a query."""
+        self.statements += 1
+        return self._connection.execute(self._adapt(sql), parameters).fetchall()
+
+    def insert(self, sql: str, parameters: Sequence[object] = ()) -> Any:
+        """Run an ``INSERT … RETURNING`` and give the first column of what it returned."""
+        row = self.execute(sql, parameters).fetchone()
+        assert row is not None, "the statement has a RETURNING clause"
+        return row[0]
+
+    def before_commit(self, key: object, write: Callable[[], None]) -> None:
+        """Have `write` called once at the end of the transaction, however often it was asked for under this key."""
+        self.writes += 1
+        self._before_commit.setdefault(key, write)
+
+    def when_committed(self, change: Callable[[], None]) -> None:
+        """Have `change` called on this thread right after the commit; never, if there is none."""
+        self._on_commit.append(change)
+
+    def when_rolled_back(self, undo: Callable[[], None]) -> None:
+        """Have `undo` called if the transaction is rolled back."""
+        self._on_rollback.append(undo)
+
+    def announce(self, news: object) -> None:
+        """Have `news` published on the bus after the commit."""
+        self._news.append(news)
+
+    def began_at(self, cache: Cache[Any, Any]) -> int:
+        """The generation a cache was at when this transaction began."""
+        return self._generations[0] if cache is self.caches.events else self._generations[1]
+
+    # For the database alone.
+
+    def _marks(self) -> tuple[int, int, int]:
+        return self.writes, len(self._on_commit), len(self._news)
+
+    def _forget_since(self, marks: tuple[int, int, int]) -> None:
+        del self._on_commit[marks[1] :]
+        del self._news[marks[2] :]
+
+
+StorageFunction = Callable[Concatenate[Transaction, P], Result]
+
+
+@dataclass(slots=True)
+class _Job(Generic[Result]):
+    name: str
+    function: Callable[[Transaction], Result]
+    deferred: Deferred[Result] = field(default_factory=Deferred)
+
+
+_Outcome = tuple[_Job[Any], bool, Any]
+
+
+def _caught() -> Failure:
+    """The exception being handled, as a Deferred takes it."""
+    return Failure()  # type: ignore[no-untyped-call]  # Twisted leaves its constructor untyped
+
+
+class Connection:
+    """One connection, used by one thread at a time; the blocking face for commands, migrations and tests.
+
+    :param outside: this connection belongs to a command that runs beside the server: every transaction of it tells the
+        server that its copies may be wrong.
+    """
+
+    def __init__(
+        self, engine: Engine, caches: Caches | None = None, *, exclusive: bool = False, outside: bool = False
+    ) -> None:
+        self.engine = engine
+        self.caches = caches if caches is not None else Caches()
+        self.statistics = Statistics()
+        self._exclusive = exclusive
+        self._outside = outside
+        self._outside_changes: int | None = None
+        self.raw: RawConnection = engine.connect(exclusive=exclusive)
+
+    def begin(self, *, writable: bool) -> Transaction:
+        """Start a transaction; it must be ended by `commit` or `roll_back`."""
+        txn = Transaction(self.raw, self.engine, self.caches, writable=writable)
+        self.raw.execute(self.engine.begin_write if writable else self.engine.begin_read)
+        return txn
+
+    def check_outside_changes(self, txn: Transaction) -> None:
+        """Forget all copies if a command has changed the tables since the last look."""
+        row = txn.one("SELECT position FROM stream_positions WHERE stream = ?", (OUTSIDE,))
+        changes = row[0] if row is not None else 0
+        if changes != self._outside_changes:
+            if self._outside_changes is not None:
+                self.caches.clear()
+            self._outside_changes = changes
+
+    def commit(self, txn: Transaction) -> list[object]:
+        """Commit, and give the news to be published."""
+        if self._outside and txn.writes:
+            txn.execute(
+                "INSERT INTO stream_positions (stream, position) VALUES (?, 1)"
+                " ON CONFLICT (stream) DO UPDATE SET position = stream_positions.position + 1",
+                (OUTSIDE,),
+            )
+        for write in txn._before_commit.values():
+            write()
+        self.raw.execute("COMMIT")
+        self.statistics.statements += txn.statements
+        if txn.writes:
+            self.statistics.commits += 1
+        for change in txn._on_commit:
+            try:
+                change()
+            except Exception:
+                # The commit stands; a job must not be run again for what comes after it.
+                _log.exception("something to be done after a commit failed")
+        return txn._news
+
+    def roll_back(self, txn: Transaction) -> None:
+        """Undo everything the transaction did."""
+        self.statistics.rollbacks += 1
+        for undo in txn._on_rollback:
+            undo()
+        # A connection that is gone has rolled back by itself.
+        with contextlib.suppress(*self.engine.database_errors):
+            self.raw.execute("ROLLBACK")
+
+    def transact(
+        self, function: Callable[Concatenate[Transaction, P], Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        """Run a storage function in a writing transaction of its own, in this thread. Its news is not published."""
+        txn = self.begin(writable=True)
+        try:
+            result = function(txn, *args, **kwargs)
+            self.commit(txn)
+        except BaseException:
+            self.roll_back(txn)
+            raise
+        return result
+
+    def reconnect(self) -> None:
+        """Open the connection anew after it was lost.
+
+        :raises DatabaseUnavailable: that did not work either.
+        """
+        with contextlib.suppress(*self.engine.database_errors):
+            self.raw.close()
+        self.caches.clear()
+        self.raw = self.engine.connect(exclusive=self._exclusive)
+
+    def close(self) -> None:
+        """Close the connection and give up the claim on the database, if it was exclusive."""
+        self.raw.close()
+        if self._exclusive:
+            self.engine.release()
+
+
+class Database:
+    """The server's database: one writing thread, a few reading ones.
+
+    :param engine: which database.
+    :param reactor: results are delivered on its thread.
+    :param bus: where the news of committed transactions goes.
+    :param readers: number of reading threads, each with a connection.
+    :raises DatabaseInUse: another server runs on it.
+    :raises DatabaseUnavailable: it cannot be opened.
+    """
+
+    def __init__(self, engine: Engine, reactor: IReactorFromThreads, bus: Bus, *, readers: int = 2) -> None:
+        self._reactor = reactor
+        self._bus = bus
+        self.engine = engine
+        self.caches = Caches()
+        self._writer = Connection(engine, self.caches, exclusive=True)
+        self._readers = [Connection(engine, self.caches) for _ in range(readers)]
+        self._writes: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._reads: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._run_writer, name="database-writer", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._run_reader, args=(reader,), name=f"database-reader-{n}", daemon=True)
+            for n, reader in enumerate(self._readers)
+        ]
+        self._stopped = False
+
+    @property
+    def statistics(self) -> Statistics:
+        """The writer's and the readers' counts together."""
+        total = Statistics()
+        for connection in [self._writer, *self._readers]:
+            total.statements += connection.statistics.statements
+            total.commits += connection.statistics.commits
+            total.jobs += connection.statistics.jobs
+            total.reads += connection.statistics.reads
+            total.rollbacks += connection.statistics.rollbacks
+        return total
+
+    def start(self) -> None:
+        """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`)."""
+        for thread in self._threads:
+            thread.start()
+
+    def prepare(self, function: Callable[[Connection], Result]) -> Result:
+        """Use the writing connection, blocking, before the threads are started."""
+        return function(self._writer)
+
+    def stop(self) -> None:
+        """Finish what is waiting, then end the threads and close the connections. Blocks."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._writes.put(None)
+        for _ in self._readers:
+            self._reads.put(None)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        for connection in [*self._readers, self._writer]:
+            connection.close()
+
+    def write(
+        self,
+        name: str,
+        function: Callable[Concatenate[Transaction, P], Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Deferred[Result]:
+        """Run a storage function that may change something; the Deferred fires once that is committed.
+
+        :param name: what it is, for the log.
+        """
+        return self._submit(self._writes, _Job(name, lambda txn: function(txn, *args, **kwargs)))
+
+    def read(
+        self,
+        name: str,
+        function: Callable[Concatenate[Transaction, P], Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Deferred[Result]:
+        """Run a storage function that only reads: one consistent snapshot of everything committed so far.
+
+        :param name: what it is, for the log.
+        """
+        return self._submit(self._reads, _Job(name, lambda txn: function(txn, *args, **kwargs)))
+
+    def forget_deleted(self) -> Deferred[None]:
+        """Make sure that deleted data is no longer in the files either; it may take a moment."""
+
+        def outside_of_transactions(txn: Transaction) -> None:
+            txn.when_committed(lambda: self.engine.forget_deleted(self._writer.raw))
+
+        return self.write("forget-deleted", outside_of_transactions)
+
+    def _submit(self, queue: SimpleQueue[_Job[Any] | None], job: _Job[Result]) -> Deferred[Result]:
+        if self._stopped:
+            raise DatabaseUnavailable("the database has been stopped")
+        queue.put(job)
+        return job.deferred
+
+    # The writing thread.
+
+    def _run_writer(self) -> None:
+        while True:
+            job = self._writes.get()
+            if job is None:
+                return
+            jobs = [job]
+            stop = False
+            with contextlib.suppress(Empty):
+                while len(jobs) < MOST_JOBS_PER_COMMIT:
+                    job = self._writes.get_nowait()
+                    if job is None:
+                        stop = True
+                        break
+                    jobs.append(job)
+            self._write_together(jobs)
+            if stop:
+                return
+
+    def _write_together(self, jobs: list[_Job[Any]]) -> None:
+        """Run the jobs in one transaction; if that fails, each in its own."""
+        try:
+            news, outcomes = self._write_once(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                self._log_unexpected(jobs[0], error)
+                self._deliver([], [(jobs[0], False, _caught())])
+                return
+            for job in jobs:
+                self._write_together([job])
+        else:
+            self._deliver(news, outcomes)
+
+    def _write_once(self, jobs: list[_Job[Any]]) -> tuple[list[object], list[_Outcome]]:
+        writer = self._writer
+        txn = self._begin_writing()
+        outcomes: list[_Outcome] = []
+        try:
+            for job in jobs:
+                marks = txn._marks()
+                try:
+                    outcomes.append((job, True, job.function(txn)))
+                except writer.engine.database_errors:
+                    raise
+                except Exception:
+                    if txn.writes != marks[0]:
+                        raise
+                    txn._forget_since(marks)
+                    outcomes.append((job, False, _caught()))
+            news = writer.commit(txn)
+        except BaseException:
+            writer.roll_back(txn)
+            raise
+        writer.statistics.jobs += len(jobs)
+        return news, outcomes
+
+    def _begin_writing(self) -> Transaction:
+        """Begin; on a lost connection once more with a new one. Nothing was asked of it yet, so that is safe."""
+        try:
+            txn = self._writer.begin(writable=True)
+            self._writer.check_outside_changes(txn)
+        except self.engine.connection_errors as error:
+            _log.warning("the connection to the database was lost, connecting again", reason=str(error).strip())
+            self._writer.reconnect()
+            txn = self._writer.begin(writable=True)
+            self._writer.check_outside_changes(txn)
+        return txn
+
+    # The reading threads.
+
+    def _run_reader(self, connection: Connection) -> None:
+        while True:
+            job = self._reads.get()
+            if job is None:
+                return
+            try:
+                outcome = (job, True, self._read_once(connection, job))
+            except Exception as error:
+                self._log_unexpected(job, error)
+                outcome = (job, False, _caught())
+            self._deliver([], [outcome])
+
+    def _read_once(self, connection: Connection, job: _Job[Any]) -> Any:
+        try:
+            txn = connection.begin(writable=False)
+        except self.engine.connection_errors:
+            connection.reconnect()
+            txn = connection.begin(writable=False)
+        try:
+            result = job.function(txn)
+            connection.statistics.reads += 1
+            connection.statistics.statements += txn.statements
+            return result
+        finally:
+            with contextlib.suppress(*self.engine.database_errors):
+                connection.raw.execute("ROLLBACK")
+
+    # Back on the reactor's thread.
+
+    def _log_unexpected(self, job: _Job[Any], error: Exception) -> None:
+        if isinstance(error, self.engine.database_errors):
+            _log.error("a database job failed", job=job.name, reason=f"{type(error).__name__}: {error}")
+
+    def _deliver(self, news: Iterable[object], outcomes: list[_Outcome]) -> None:
+        self._reactor.callFromThread(self._deliver_here, news, outcomes)
+
+    def _deliver_here(self, news: Iterable[object], outcomes: list[_Outcome]) -> None:
+        for item in news:
+            self._bus.publish(item)
+        for job, succeeded, result in outcomes:
+            if job.deferred.called:
+                continue  # cancelled while it ran: the work is done all the same, nobody waits for it
+            if succeeded:
+                job.deferred.callback(result)
+            else:
+                job.deferred.errback(result)

@@ -1,0 +1,194 @@
+"""Events as rows: putting them in, reading them with what belongs to them, taking redacted data out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from synapse_like.protocol.events import Event
+from synapse_like.protocol.room_versions import rules_for
+from synapse_like.protocol.wire_formats import read_pdu
+from synapse_like.storage import positions
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.engines import placeholders
+
+STREAM = "events"
+
+
+@dataclass(slots=True, eq=False)
+class StoredEvent:
+    """An event with what a reader is shown beside it.
+
+    :ivar position: its place in the stream of events; None if it is not shown to clients.
+    :ivar replaced: the state event that this one replaced.
+    :ivar redacted_because: the redaction that stripped this event.
+    :ivar renderings: what a client dialect has made of it, by dialect, so that it is encoded once for all who read it.
+    """
+
+    event_nid: int
+    room_nid: int
+    position: int | None
+    event: Event
+    replaced: Event | None = None
+    redacted_because: StoredEvent | None = None
+    renderings: dict[str, bytes] = field(default_factory=dict)
+
+
+def insert(
+    txn: Transaction,
+    room_nid: int,
+    event: Event,
+    pdu: bytes,
+    *,
+    snapshot_before: int,
+    snapshot_after: int,
+    replaced: Event | None,
+) -> StoredEvent:
+    """Add an event at the end of the stream.
+
+    :param pdu: its wire form.
+    :param snapshot_before: the state that it saw; 0 for the first event of a room.
+    :param snapshot_after: the state with it; the same for an event that is not state.
+    """
+    position = positions.take(txn, STREAM)
+    event_nid = txn.insert(
+        "INSERT INTO events (event_id, room_nid, position, snapshot_before, snapshot_after, pdu)"
+        " VALUES (?, ?, ?, ?, ?, ?) RETURNING event_nid",
+        (event.event_id, room_nid, position, snapshot_before, snapshot_after, pdu),
+    )
+    stored = StoredEvent(event_nid, room_nid, position, event, replaced)
+    txn.caches.events.put(txn, event_nid, stored)
+    return stored
+
+
+def set_snapshot_after(txn: Transaction, stored: StoredEvent, snapshot_id: int) -> None:
+    """Say which snapshot is the state with a state event."""
+    txn.execute("UPDATE events SET snapshot_after = ? WHERE event_nid = ?", (snapshot_id, stored.event_nid))
+
+
+def load(txn: Transaction, event_nids: Sequence[int]) -> list[StoredEvent]:
+    """Events by their numbers, in the order asked for; a number without an event is left out."""
+    cache = txn.caches.events
+    found = {nid: stored for nid in event_nids if (stored := cache.get(nid)) is not None}
+    missing = [nid for nid in event_nids if nid not in found]
+    if missing:
+        loaded = _load_rows(txn, missing)
+        for stored in loaded:
+            cache.put(txn, stored.event_nid, stored)
+            found[stored.event_nid] = stored
+    return [found[nid] for nid in event_nids if nid in found]
+
+
+def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEvent]:
+    rows = txn.all(
+        "SELECT e.event_nid, e.room_nid, e.position, e.redacted_by, e.pdu, r.version"
+        " FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+        f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
+        list(event_nids),
+    )
+    loaded = [
+        StoredEvent(nid, room_nid, position, _decode(pdu, version)) for nid, room_nid, position, _, pdu, version in rows
+    ]
+    redactions = [row[3] for row in rows if row[3] is not None]
+    if redactions:
+        because = {stored.event_nid: stored for stored in load(txn, redactions)}
+        for stored, row in zip(loaded, rows, strict=True):
+            stored.redacted_because = because.get(row[3])
+    replaced = _by_ids(txn, {s.event.replaces_state for s in loaded if s.event.replaces_state is not None})
+    for stored in loaded:
+        if stored.event.replaces_state is not None:
+            stored.replaced = replaced.get(stored.event.replaces_state)
+    return loaded
+
+
+def _by_ids(txn: Transaction, event_ids: Collection[str]) -> dict[str, Event]:
+    if not event_ids:
+        return {}
+    rows = txn.all(
+        "SELECT e.pdu, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+        f" WHERE e.event_id IN ({placeholders(list(event_ids))})",
+        list(event_ids),
+    )
+    decoded = (_decode(pdu, version) for pdu, version in rows)
+    return {event.event_id: event for event in decoded}
+
+
+def _decode(pdu: bytes, version: str) -> Event:
+    return read_pdu(rules_for(version), orjson.loads(pdu))
+
+
+def find(txn: Transaction, event_id: str) -> StoredEvent | None:
+    """An event by its ID, or None."""
+    row = txn.one("SELECT event_nid FROM events WHERE event_id = ?", (event_id,))
+    if row is None:
+        return None
+    found = load(txn, [row[0]])
+    return found[0] if found else None
+
+
+def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, because: StoredEvent) -> None:
+    """Replace an event by its stripped form, for good."""
+    txn.execute(
+        "UPDATE events SET pdu = ?, redacted_by = ? WHERE event_nid = ?",
+        (stripped_pdu, because.event_nid, target.event_nid),
+    )
+    # Not only its own copy: the event that replaced it shows its content, too.
+    txn.caches.events.drop_all(txn)
+
+
+def since(
+    txn: Transaction, room_nids: Collection[int], *, after: int, up_to: int, limit: int
+) -> list[tuple[int, int, int]]:
+    """What is new in some rooms: (position, room_nid, event_nid) with after < position <= up_to, oldest first."""
+    if not room_nids or after >= up_to:
+        return []
+    rows = txn.all(
+        "SELECT position, room_nid, event_nid FROM events"
+        f" WHERE room_nid IN ({placeholders(list(room_nids))}) AND position > ? AND position <= ?"
+        " ORDER BY position LIMIT ?",
+        (*room_nids, after, up_to, limit),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def page_back(txn: Transaction, room_nid: int, *, before_or_at: int, after: int, limit: int) -> list[tuple[int, int]]:
+    """(position, event_nid) of a room, newest first: after < position <= before_or_at."""
+    rows = txn.all(
+        "SELECT position, event_nid FROM events WHERE room_nid = ? AND position <= ? AND position > ?"
+        " ORDER BY position DESC LIMIT ?",
+        (room_nid, before_or_at, after, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def page_forward(
+    txn: Transaction, room_nid: int, *, after: int, before_or_at: int, limit: int
+) -> list[tuple[int, int]]:
+    """(position, event_nid) of a room, oldest first: after < position <= before_or_at."""
+    rows = txn.all(
+        "SELECT position, event_nid FROM events WHERE room_nid = ? AND position > ? AND position <= ?"
+        " ORDER BY position LIMIT ?",
+        (room_nid, after, before_or_at, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def current_position(txn: Transaction) -> int:
+    """The newest position of the stream, as this transaction sees it."""
+    return positions.current(txn, STREAM)
+
+
+def snapshot_at(txn: Transaction, event_nid: int) -> int:
+    """The snapshot of the state after an event."""
+    row = txn.one("SELECT snapshot_after FROM events WHERE event_nid = ?", (event_nid,))
+    assert row is not None
+    snapshot: int = row[0]
+    return snapshot
+
+
+def delete_room(txn: Transaction, room_nid: int) -> int:
+    """Take every event of a room out; the number of them."""
+    txn.caches.events.drop_all(txn)
+    return txn.execute("DELETE FROM events WHERE room_nid = ?", (room_nid,)).rowcount

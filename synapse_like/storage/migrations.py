@@ -1,0 +1,71 @@
+"""The tables, made and changed step by step.
+
+`schema/NNNN_name.sql` are applied in the order of their numbers, each once and in a transaction of its own. A step that
+has been released is never edited; the next change is another file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+
+from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.engines import DatabaseUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One migration: its number, its name, and its statements."""
+
+    number: int
+    name: str
+    statements: tuple[str, ...]
+
+
+def steps() -> list[Step]:
+    """Every migration this code knows, in order."""
+    found = []
+    for file in files("synapse_like.storage").joinpath("schema").iterdir():
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            text = re.sub(r"--[^\n]*", "", file.read_text(encoding="utf-8"))
+            statements = tuple(part.strip() for part in text.split(";") if part.strip())
+            found.append(Step(int(match[1]), match[2], statements))
+    return sorted(found, key=lambda step: step.number)
+
+
+def migrate(connection: Connection) -> list[Step]:
+    """Bring the tables up to date.
+
+    :returns: the steps that were applied; none if there was nothing to do.
+    :raises DatabaseUnavailable: the database was made by a newer version of this program.
+    """
+    connection.transact(_make_record)
+    applied = connection.transact(_applied)
+    known = steps()
+    newest = known[-1].number
+    if applied and max(applied) > newest:
+        raise DatabaseUnavailable(
+            f"the database is at schema {max(applied)}, made by a newer version of this program,"
+            f" which knows schemas up to {newest}: run the newer version"
+        )
+    missing = [step for step in known if step.number not in applied]
+    for step in missing:
+        connection.transact(_apply, step)
+    return missing
+
+
+def _make_record(txn: Transaction) -> None:
+    txn.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL)")
+    txn.execute("CREATE TABLE IF NOT EXISTS stream_positions (stream TEXT PRIMARY KEY, position BIGINT NOT NULL)")
+
+
+def _applied(txn: Transaction) -> set[int]:
+    return {row[0] for row in txn.all("SELECT number FROM schema_migrations")}
+
+
+def _apply(txn: Transaction, step: Step) -> None:
+    for statement in step.statements:
+        txn.execute(statement)
+    txn.execute("INSERT INTO schema_migrations (number, name) VALUES (?, ?)", (step.number, step.name))

@@ -1,0 +1,37 @@
+"""Positions: where in its stream a piece of news stands.
+
+Each kind of news (events, later presence, typing …) is a stream of rows with positions that only grow. The row of a
+stream in `stream_positions` is locked from the first position a transaction takes until its commit, so a position never
+becomes visible after a later one has.
+"""
+
+from __future__ import annotations
+
+from synapse_like.storage.database import OUTSIDE as OUTSIDE
+from synapse_like.storage.database import Transaction
+
+
+def take(txn: Transaction, stream: str) -> int:
+    """The next position of the stream."""
+    last = txn.positions.get(stream)
+    if last is None:
+        position: int = txn.insert(
+            "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position",
+            (stream,),
+        )
+    else:
+        position = last + 1
+        # Only the first position of a transaction is taken in the table; the last one is written at its end.
+        txn.before_commit(("position", stream), lambda: _write_last(txn, stream))
+    txn.positions[stream] = position
+    return position
+
+
+def _write_last(txn: Transaction, stream: str) -> None:
+    txn.execute("UPDATE stream_positions SET position = ? WHERE stream = ?", (txn.positions[stream], stream))
+
+
+def current(txn: Transaction, stream: str) -> int:
+    """The last position handed out and committed, as this transaction sees it."""
+    row = txn.one("SELECT position FROM stream_positions WHERE stream = ?", (stream,))
+    return row[0] if row is not None else 0

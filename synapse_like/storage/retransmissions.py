@@ -1,0 +1,72 @@
+"""The first answer to each idempotent request (API-4).
+
+The answer is recorded in the transaction that does what was asked, so there is never the one without the other: not
+after a crash, and not while a retransmit overtakes its original, since both go through the one writing thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Concatenate, ParamSpec
+
+import orjson
+
+from synapse_like.storage.database import Transaction
+
+P = ParamSpec("P")
+Outcome = dict[str, Any]
+
+#: How long answers are kept at the least.
+KEPT_MS = 24 * 60 * 60 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Which request is to be done once.
+
+    :ivar token_id: the access token that it came with.
+    :ivar request: what it asks for and its transaction ID, unambiguously.
+    :ivar now_ms: when it came.
+    """
+
+    token_id: int
+    request: str
+    now_ms: int
+
+    @property
+    def request_hash(self) -> bytes:
+        """What the request is stored under."""
+        return blake2b(self.request.encode(), digest_size=16).digest()
+
+
+def once(
+    txn: Transaction,
+    request: Once | None,
+    function: Callable[Concatenate[Transaction, P], Outcome],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Outcome:
+    """Run a storage function and record its outcome, or give the outcome of the first time.
+
+    :param request: None if the request is not idempotent: then it is simply done.
+    """
+    if request is None:
+        return function(txn, *args, **kwargs)
+    key = request.request_hash
+    row = txn.one("SELECT result FROM retransmissions WHERE token_id = ? AND request_hash = ?", (request.token_id, key))
+    if row is not None:
+        first: Outcome = orjson.loads(row[0])
+        return first
+    outcome = function(txn, *args, **kwargs)
+    txn.execute(
+        "INSERT INTO retransmissions (token_id, request_hash, result, created_at) VALUES (?, ?, ?, ?)",
+        (request.token_id, key, orjson.dumps(outcome).decode(), request.now_ms),
+    )
+    return outcome
+
+
+def delete_old(txn: Transaction, *, now_ms: int) -> int:
+    """Forget answers that are older than a day; the number of them."""
+    return txn.execute("DELETE FROM retransmissions WHERE created_at < ?", (now_ms - KEPT_MS,)).rowcount

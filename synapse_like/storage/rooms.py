@@ -1,0 +1,193 @@
+"""Rooms, and where each of them stands.
+
+A `RoomHead` is what the next event of a room builds on: the newest events (the forward extremities), the snapshot of
+the state after them, and such state events as were needed lately. It belongs to the writing transactions, which change
+it in place; `caches.heads` keeps it from one to the next, and a rolled back transaction throws it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from synapse_like.protocol.events import Event, StateSlot
+from synapse_like.protocol.room_versions import RoomRules, rules_for
+from synapse_like.storage import events
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.engines import placeholders
+
+#: How many state events a head keeps; members of large rooms come and go, the few rule events stay in use.
+MOST_STATE_KEPT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Extremity:
+    """A newest event of a room."""
+
+    event_nid: int
+    event_id: str
+    depth: int
+
+
+@dataclass(slots=True)
+class RoomHead:
+    """Where a room stands: see the head of this file.
+
+    :ivar snapshot_id: the state after the extremities; 0 in a room without events.
+    :ivar snapshot_height: the height of that snapshot (`state.py`).
+    :ivar known_state: current state events by slot; None where it is known that there is none.
+    """
+
+    room_nid: int
+    room_id: str
+    rules: RoomRules
+    extremities: tuple[Extremity, ...] = ()
+    snapshot_id: int = 0
+    snapshot_height: int = -1
+    known_state: dict[StateSlot, Event | None] = field(default_factory=dict)
+
+
+def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool) -> RoomHead:
+    """Make a room without events; its first event follows in the same transaction."""
+    room_nid = txn.insert(
+        "INSERT INTO rooms (room_id, version, is_public) VALUES (?, ?, ?) RETURNING room_nid",
+        (room_id, rules.name, int(is_public)),
+    )
+    txn.execute("INSERT INTO room_heads (room_nid, extremities, snapshot_id) VALUES (?, '[]', 0)", (room_nid,))
+    return _keep(txn, RoomHead(room_nid, room_id, rules))
+
+
+def head(txn: Transaction, room_id: str) -> RoomHead | None:
+    """The head of a room, for a writing transaction; None if this server does not know the room."""
+    kept = txn.caches.heads.get(room_id)
+    if kept is not None:
+        _discard_if_rolled_back(txn, room_id)
+        return kept
+    row = txn.one(
+        "SELECT r.room_nid, r.version, h.extremities, h.snapshot_id, s.height"
+        " FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid"
+        " JOIN state_snapshots s ON s.snapshot_id = h.snapshot_id WHERE r.room_id = ?",
+        (room_id,),
+    )
+    if row is None:
+        return None
+    room_nid, version, extremities, snapshot_id, height = row
+    newest = events.load(txn, orjson.loads(extremities))
+    return _keep(
+        txn,
+        RoomHead(
+            room_nid,
+            room_id,
+            rules_for(version),
+            tuple(Extremity(e.event_nid, e.event.event_id, e.event.depth) for e in newest),
+            snapshot_id,
+            height,
+        ),
+    )
+
+
+def _keep(txn: Transaction, room: RoomHead) -> RoomHead:
+    txn.caches.heads[room.room_id] = room
+    _discard_if_rolled_back(txn, room.room_id)
+    return room
+
+
+def _discard_if_rolled_back(txn: Transaction, room_id: str) -> None:
+    txn.when_rolled_back(lambda: txn.caches.forget_head(room_id))
+
+
+def advance(
+    txn: Transaction,
+    room: RoomHead,
+    extremities: tuple[Extremity, ...],
+    snapshot_id: int,
+    snapshot_height: int,
+) -> None:
+    """Move the head; the row is written once, at the end of the transaction."""
+    room.extremities = extremities
+    room.snapshot_id = snapshot_id
+    room.snapshot_height = snapshot_height
+    txn.before_commit(("head", room.room_id), lambda: _write_head(txn, room))
+
+
+def _write_head(txn: Transaction, room: RoomHead) -> None:
+    newest = orjson.dumps([extremity.event_nid for extremity in room.extremities]).decode()
+    txn.execute(
+        "UPDATE room_heads SET extremities = ?, snapshot_id = ? WHERE room_nid = ?",
+        (newest, room.snapshot_id, room.room_nid),
+    )
+
+
+def state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) -> dict[StateSlot, Event]:
+    """The current state events in some slots; a slot without one is left out."""
+    wanted = list(slots)
+    unknown = [slot for slot in wanted if slot not in room.known_state]
+    if unknown:
+        if len(room.known_state) + len(unknown) > MOST_STATE_KEPT:
+            room.known_state.clear()
+            unknown = wanted
+        room.known_state.update(dict.fromkeys(unknown))
+        either = " OR ".join(["(s.type = ? AND s.state_key = ?)"] * len(unknown))
+        rows = txn.all(
+            "SELECT c.event_nid FROM state_slots s JOIN current_state c ON c.slot_id = s.slot_id AND c.room_nid = ?"
+            f" WHERE {either}",
+            (room.room_nid, *(part for slot in unknown for part in slot)),
+        )
+        for stored in events.load(txn, [row[0] for row in rows]):
+            room.known_state[stored.event.state_slot] = stored.event
+    return {slot: event for slot in wanted if (event := room.known_state[slot]) is not None}
+
+
+def remember_state(room: RoomHead, event: Event) -> None:
+    """A state event has become the current one of its slot."""
+    room.known_state[event.state_slot] = event
+
+
+def forget_redacted(room: RoomHead, stripped: Event) -> None:
+    """An event has been redacted: if it is current state, keep the stripped form of it."""
+    if stripped.is_state:
+        known = room.known_state.get(stripped.state_slot)
+        if known is not None and known.event_id == stripped.event_id:
+            room.known_state[stripped.state_slot] = stripped
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room as readers need it."""
+
+    room_nid: int
+    room_id: str
+    is_public: bool
+
+
+def find(txn: Transaction, room_id: str) -> Room | None:
+    """A room by its ID, or None."""
+    row = txn.one("SELECT room_nid, is_public FROM rooms WHERE room_id = ?", (room_id,))
+    return Room(row[0], room_id, bool(row[1])) if row is not None else None
+
+
+def by_nids(txn: Transaction, room_nids: Iterable[int]) -> dict[int, Room]:
+    """Rooms by their numbers."""
+    wanted = list(room_nids)
+    rows = txn.all(f"SELECT room_nid, room_id, is_public FROM rooms WHERE room_nid IN ({placeholders(wanted)})", wanted)
+    return {row[0]: Room(row[0], row[1], bool(row[2])) for row in rows}
+
+
+def public(txn: Transaction, *, after: int, limit: int) -> list[Room]:
+    """Public rooms that somebody is in, in the order of their making, from the one after the number `after`."""
+    rows = txn.all(
+        "SELECT room_nid, room_id FROM rooms r WHERE is_public = 1 AND room_nid > ? AND EXISTS"
+        " (SELECT 1 FROM current_state c WHERE c.room_nid = r.room_nid AND c.membership = 'join')"
+        " ORDER BY room_nid LIMIT ?",
+        (after, limit),
+    )
+    return [Room(row[0], row[1], True) for row in rows]
+
+
+def delete(txn: Transaction, room: Room) -> None:
+    """Take a room out, after everything that belongs to it."""
+    txn.when_committed(lambda: txn.caches.forget_head(room.room_id))
+    txn.execute("DELETE FROM room_heads WHERE room_nid = ?", (room.room_nid,))
+    txn.execute("DELETE FROM rooms WHERE room_nid = ?", (room.room_nid,))

@@ -1,0 +1,127 @@
+"""Users, their tokens, sessions under way, and answers kept for retransmits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from synapse_like.storage import accounts, login_sessions, retransmissions
+from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.retransmissions import KEPT_MS, Once, once
+
+ALICE = "@alice:here"
+
+
+@pytest.fixture
+def alice(connection: Connection) -> str:
+    assert connection.transact(accounts.create, ALICE, password_hash="hash", now_ms=1)
+    return ALICE
+
+
+def test_a_name_is_given_once(connection: Connection, alice: str) -> None:
+    assert not connection.transact(accounts.create, alice, password_hash="other", now_ms=2)
+    account = connection.transact(accounts.find, alice)
+    assert account is not None
+    assert account.password_hash == "hash"
+
+
+def test_a_password_can_be_changed_only_for_someone_who_exists(connection: Connection, alice: str) -> None:
+    assert connection.transact(accounts.set_password, alice, "new")
+    assert not connection.transact(accounts.set_password, "@nobody:here", "new")
+    account = connection.transact(accounts.find, alice)
+    assert account is not None
+    assert account.password_hash == "new"
+
+
+def test_a_token_knows_its_owner_until_it_is_ended(connection: Connection, alice: str) -> None:
+    first = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    connection.transact(accounts.add_token, alice, b"2", now_ms=1)
+    owner = connection.transact(accounts.token_owner, b"1")
+    assert owner is not None
+    assert (owner.token_id, owner.user_id, owner.is_admin) == (first, alice, False)
+    connection.transact(accounts.delete_token, first)
+    assert connection.transact(accounts.token_owner, b"1") is None
+    assert connection.transact(accounts.token_owner, b"2") is not None
+    connection.transact(accounts.delete_tokens, alice)
+    assert connection.transact(accounts.token_owner, b"2") is None
+
+
+def begin_session(connection: Connection, expires_at: int = 1000) -> login_sessions.LoginSession:
+    connection.transact(
+        login_sessions.create,
+        b"s",
+        purpose="login",
+        completed=("one",),
+        facts={"user_id": ALICE},
+        expires_at=expires_at,
+    )
+    session = connection.transact(login_sessions.find, b"s", purpose="login", now_ms=1)
+    assert session is not None
+    return session
+
+
+def test_of_two_steps_at_the_same_time_one_happens(connection: Connection) -> None:
+    seen = begin_session(connection)
+    step: dict[str, Any] = {"completed": ("one", "two"), "facts": {}}
+    assert connection.transact(login_sessions.advance, seen, **step)
+    assert not connection.transact(login_sessions.advance, seen, **step)
+    assert not connection.transact(login_sessions.finish, seen)
+
+
+def test_a_session_ends_once(connection: Connection) -> None:
+    seen = begin_session(connection)
+    assert connection.transact(login_sessions.finish, seen)
+    assert not connection.transact(login_sessions.finish, seen)
+
+
+def test_a_session_is_for_one_purpose_and_for_a_time(connection: Connection) -> None:
+    begin_session(connection, expires_at=500)
+    assert connection.transact(login_sessions.find, b"s", purpose="register", now_ms=1) is None
+    assert connection.transact(login_sessions.find, b"s", purpose="login", now_ms=500) is None
+    assert connection.transact(login_sessions.delete_expired, now_ms=499) == 0
+    assert connection.transact(login_sessions.delete_expired, now_ms=500) == 1
+
+
+class Counter:
+    """Something that must be done once."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __call__(self, txn: Transaction) -> dict[str, Any]:
+        self.done += 1
+        return {"time": self.done}
+
+
+def test_a_retransmit_gets_the_first_answer(connection: Connection, alice: str) -> None:
+    token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    other = connection.transact(accounts.add_token, alice, b"2", now_ms=1)
+    work = Counter()
+    assert connection.transact(once, Once(token_id, "PUT /a/1", 1), work) == {"time": 1}
+    assert connection.transact(once, Once(token_id, "PUT /a/1", 2), work) == {"time": 1}
+    assert connection.transact(once, Once(token_id, "PUT /a/2", 3), work) == {"time": 2}
+    assert connection.transact(once, Once(other, "PUT /a/1", 3), work) == {"time": 3}
+    assert connection.transact(once, None, work) == {"time": 4}
+
+
+def test_answers_are_kept_for_a_day_and_no_longer_than_their_token(connection: Connection, alice: str) -> None:
+    token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    work = Counter()
+    connection.transact(once, Once(token_id, "PUT /a/1", 1000), work)
+    assert connection.transact(retransmissions.delete_old, now_ms=1000 + KEPT_MS) == 0
+    assert connection.transact(retransmissions.delete_old, now_ms=1001 + KEPT_MS) == 1
+    connection.transact(once, Once(token_id, "PUT /a/1", 1000), work)
+    connection.transact(accounts.delete_token, token_id)
+    assert connection.transact(lambda txn: txn.one("SELECT COUNT(*) FROM retransmissions")) == (0,)
+
+
+def test_what_fails_is_not_recorded_as_done(connection: Connection, alice: str) -> None:
+    token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+
+    def fail(txn: Transaction) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        connection.transact(once, Once(token_id, "PUT /a/1", 1), fail)
+    assert connection.transact(once, Once(token_id, "PUT /a/1", 1), Counter()) == {"time": 1}

@@ -1,0 +1,236 @@
+"""Transactions: group commit, refusals, order of news, snapshots."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from tests.storage.conftest import ThreadBridge
+from twisted.internet.defer import Deferred
+
+from synapse_like.protocol.errors import Forbidden
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Connection, Database, Transaction
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+
+
+def add(txn: Transaction, stream: str) -> str:
+    txn.execute("INSERT INTO stream_positions (stream, position) VALUES (?, 0)", (stream,))
+    return stream
+
+
+def streams(txn: Transaction) -> set[str]:
+    return {row[0] for row in txn.all("SELECT stream FROM stream_positions")} - {"events"}
+
+
+def refuse(txn: Transaction) -> None:
+    raise Forbidden("no")
+
+
+def write_then_fail(txn: Transaction) -> None:
+    add(txn, "spoilt")
+    raise ZeroDivisionError
+
+
+class Results:
+    """Collects what Deferreds give."""
+
+    def __init__(self, bridge: ThreadBridge) -> None:
+        self._bridge = bridge
+        self.values: dict[str, Any] = {}
+
+    def watch(self, name: str, deferred: Deferred[Any]) -> None:
+        deferred.addCallbacks(
+            lambda value: self.values.__setitem__(name, value),
+            lambda failure: self.values.__setitem__(name, failure.value),
+        )
+
+    def of(self, name: str, deferred: Deferred[Any]) -> Any:
+        self.watch(name, deferred)
+        self.wait(name)
+        return self.values[name]
+
+    def wait(self, *names: str) -> None:
+        self._bridge.pump(lambda: all(name in self.values for name in names))
+
+
+@pytest.fixture
+def results(bridge: ThreadBridge) -> Results:
+    return Results(bridge)
+
+
+class Gate:
+    """A job that keeps the writer busy until it is opened, so that other jobs pile up behind it."""
+
+    def __init__(self, database: Database, results: Results) -> None:
+        self._open = threading.Event()
+        entered = threading.Event()
+
+        def job(txn: Transaction) -> None:
+            entered.set()
+            assert self._open.wait(10)
+
+        results.watch("gate", database.write("gate", job))
+        assert entered.wait(10)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_jobs_that_wait_share_one_commit(database: Database, results: Results) -> None:
+    gate = Gate(database, results)
+    names = [f"job{n}" for n in range(10)]
+    for name in names:
+        results.watch(name, database.write(name, add, name))
+    before = database.statistics.commits
+    gate.open()
+    results.wait(*names)
+    assert database.statistics.commits - before == 1
+    assert results.of("all", database.read("all", streams)) == set(names)
+
+
+def test_a_refused_job_fails_alone_and_the_others_share_their_commit(database: Database, results: Results) -> None:
+    gate = Gate(database, results)
+    results.watch("a", database.write("a", add, "a"))
+    results.watch("refused", database.write("refused", refuse))
+    results.watch("b", database.write("b", add, "b"))
+    before = database.statistics.commits
+    gate.open()
+    results.wait("a", "b", "refused")
+    assert isinstance(results.values["refused"], Forbidden)
+    assert database.statistics.commits - before == 1
+    assert results.of("all", database.read("all", streams)) == {"a", "b"}
+
+
+def test_a_job_that_fails_after_writing_leaves_nothing_and_spoils_nobody(
+    database: Database, results: Results
+) -> None:
+    gate = Gate(database, results)
+    results.watch("a", database.write("a", add, "a"))
+    results.watch("spoilt", database.write("spoilt", write_then_fail))
+    results.watch("b", database.write("b", add, "b"))
+    gate.open()
+    results.wait("a", "b", "spoilt")
+    assert isinstance(results.values["spoilt"], ZeroDivisionError)
+    assert (results.values["a"], results.values["b"]) == ("a", "b")
+    assert results.of("all", database.read("all", streams)) == {"a", "b"}
+
+
+def test_a_statement_that_the_database_refuses_spoils_nobody(database: Database, results: Results) -> None:
+    gate = Gate(database, results)
+    results.watch("a", database.write("a", add, "same"))
+    results.watch("again", database.write("again", add, "same"))
+    results.watch("b", database.write("b", add, "other"))
+    gate.open()
+    results.wait("a", "again", "b")
+    assert isinstance(results.values["again"], database.engine.database_errors)
+    assert results.of("all", database.read("all", streams)) == {"same", "other"}
+
+
+def test_news_comes_after_the_commit_in_order_and_never_from_a_job_that_failed(
+    database: Database, results: Results, bus: Bus
+) -> None:
+    heard: list[str] = []
+    bus.subscribe(str, heard.append)
+
+    def announcing(name: str, *, fail: bool = False) -> Any:
+        def job(txn: Transaction) -> None:
+            txn.announce(name)
+            if fail:
+                raise Forbidden("no")
+            add(txn, name)
+            txn.announce(f"{name} again")
+
+        return job
+
+    gate = Gate(database, results)
+    for name in ("one", "two", "three"):
+        results.watch(name, database.write(name, announcing(name, fail=name == "two")))
+    gate.open()
+    results.wait("one", "two", "three")
+    assert heard == ["one", "one again", "three", "three again"]
+
+
+def test_news_is_published_before_the_result_is_known(database: Database, results: Results, bus: Bus) -> None:
+    heard: list[str] = []
+    bus.subscribe(str, heard.append)
+
+    def job(txn: Transaction) -> None:
+        txn.announce("news")
+
+    heard_at_result: list[list[str]] = []
+    deferred = database.write("job", job)
+    deferred.addCallback(lambda _: heard_at_result.append(list(heard)))
+    results.of("job", deferred)
+    assert heard_at_result == [["news"]]
+
+
+def test_a_reading_job_sees_one_snapshot(database: Database, results: Results) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def look_twice(txn: Transaction) -> tuple[set[str], set[str]]:
+        first = streams(txn)
+        inside.set()
+        assert go_on.wait(10)
+        return first, streams(txn)
+
+    results.watch("look", database.read("look", look_twice))
+    assert inside.wait(10)
+    results.of("write", database.write("write", add, "later"))
+    go_on.set()
+    results.wait("look")
+    assert results.values["look"] == (set(), set())
+    assert results.of("all", database.read("all", streams)) == {"later"}
+
+
+def test_stopping_finishes_what_waits(engine: Engine, database: Database, results: Results) -> None:
+    gate = Gate(database, results)
+    for n in range(5):
+        results.watch(f"job{n}", database.write("job", add, f"job{n}"))
+    gate.open()
+    database.stop()
+    connection = Connection(engine)
+    try:
+        assert connection.transact(streams) == {f"job{n}" for n in range(5)}
+    finally:
+        connection.close()
+    with pytest.raises(DatabaseUnavailable):
+        database.write("too late", add, "x")
+
+
+def test_a_second_server_on_the_same_database_is_refused(engine: Engine, database: Database) -> None:
+    with pytest.raises(DatabaseInUse):
+        Connection(engine, exclusive=True)
+
+
+def test_a_database_can_be_claimed_again_after_the_first_server_has_gone(engine: Engine) -> None:
+    Connection(engine, exclusive=True).close()
+    Connection(engine, exclusive=True).close()
+
+
+def test_what_a_command_changes_makes_the_server_forget_its_copies(
+    engine: Engine, database: Database, results: Results
+) -> None:
+    results.of("first", database.write("first", add, "first"))
+    results.of("keep", database.write("keep", lambda txn: txn.caches.slots.put(txn, ("a", "b"), 1)))
+    assert database.caches.slots.get(("a", "b")) == 1
+    beside = Connection(engine, outside=True)
+    beside.transact(add, "from a command")
+    beside.close()
+    results.of("next", database.write("next", streams))
+    assert database.caches.slots.get(("a", "b")) is None
+
+
+def test_copies_made_by_a_rolled_back_transaction_are_never_seen(connection: Connection) -> None:
+    txn = connection.begin(writable=True)
+    txn.caches.slots.put(txn, ("a", "b"), 1)
+    connection.roll_back(txn)
+    assert connection.caches.slots.get(("a", "b")) is None
+
+
+def test_a_copy_read_before_something_was_dropped_is_not_kept(connection: Connection) -> None:
+    reader = Transaction(connection.raw, connection.engine, connection.caches, writable=False)
+    connection.caches.slots.clear()
+    reader.caches.slots.put(reader, ("a", "b"), 1)
+    assert connection.caches.slots.get(("a", "b")) is None

@@ -1,0 +1,98 @@
+"""Snapshots of the state: right at every point, and small."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from synapse_like.protocol.room_versions import SPEC_2014
+from synapse_like.storage import rooms, state
+from synapse_like.storage.database import Connection, Transaction
+
+Changes = list[tuple[int, int | None]]
+
+
+def write_history(txn: Transaction, room_nid: int, changes: Changes) -> tuple[list[int], list[dict[int, int]]]:
+    """Make a snapshot per change; what each should hold, by simply doing it."""
+    snapshot, height = 0, -1
+    snapshots, models = [], []
+    model: dict[int, int] = {}
+    for slot, event_nid in changes:
+        snapshot, height = state.add_snapshot(
+            txn, room_nid, parent_id=snapshot, parent_height=height, changes={slot: event_nid}
+        )
+        model = {key: value for key, value in {**model, slot: event_nid}.items() if value is not None}
+        snapshots.append(snapshot)
+        models.append(model)
+    return snapshots, models
+
+
+def make_room(connection: Connection, name: str = "!room:here") -> int:
+    return connection.transact(rooms.create, name, SPEC_2014, is_public=False).room_nid
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(1, 10**6)), min_size=1, max_size=300),
+)
+def test_every_snapshot_is_the_state_at_its_point(connection: Connection, changes: Changes) -> None:
+    txn = connection.begin(writable=True)
+    try:
+        room_nid = rooms.create(txn, "!room:here", SPEC_2014, is_public=False).room_nid
+        snapshots, models = write_history(txn, room_nid, changes)
+        for snapshot, model in zip(snapshots, models, strict=True):
+            assert state.at_snapshot(txn, snapshot) == model
+            some = {slot: nid for slot, nid in model.items() if slot < 5}
+            assert state.in_slots_at_snapshot(txn, snapshot, range(5)) == some
+    finally:
+        connection.roll_back(txn)
+
+
+def test_ten_thousand_joins_take_a_few_rows_each(connection: Connection) -> None:
+    """A copy of the state per change would be fifty million rows."""
+    room_nid = make_room(connection)
+    changes: Changes = [(slot, slot + 1) for slot in range(10_000)]
+    snapshots, _ = connection.transact(write_history, room_nid, changes)
+
+    def look(txn: Transaction) -> tuple[int, dict[int, int]]:
+        (rows,) = txn.one("SELECT COUNT(*) FROM state_deltas") or (0,)
+        return rows, state.at_snapshot(txn, snapshots[-1])
+
+    rows, newest = connection.transact(look)
+    assert len(newest) == 10_000
+    assert rows <= 5 * 10_000
+
+
+def test_no_chain_is_longer_than_fifteen_steps_for_each_power_of_sixteen() -> None:
+    for height in (1, 15, 16, 255, 256, 4095, 4096, 65535, 10**6 - 1):
+        steps, at = 0, height
+        while at > 0:
+            at -= state.reach(at)
+            steps += 1
+        powers = len(f"{height:x}")
+        assert at == 0
+        assert steps <= 15 * powers
+
+
+def test_snapshots_can_fork(connection: Connection) -> None:
+    room_nid = make_room(connection)
+
+    def fork(txn: Transaction) -> tuple[dict[int, int], dict[int, int]]:
+        base = state.add_snapshot(txn, room_nid, parent_id=0, parent_height=-1, changes={1: 1})
+        left, _ = state.add_snapshot(txn, room_nid, parent_id=base[0], parent_height=base[1], changes={1: 2})
+        right, _ = state.add_snapshot(txn, room_nid, parent_id=base[0], parent_height=base[1], changes={2: 3})
+        return state.at_snapshot(txn, left), state.at_snapshot(txn, right)
+
+    assert connection.transact(fork) == ({1: 2}, {1: 1, 2: 3})
+
+
+def test_deleting_a_room_leaves_no_state_behind(connection: Connection) -> None:
+    room_nid, other = make_room(connection), make_room(connection, "!other:here")
+    connection.transact(write_history, room_nid, [(n, n + 1) for n in range(40)])
+    connection.transact(write_history, other, [(n, n + 1) for n in range(7)])
+    connection.transact(state.delete_room, room_nid)
+    counts = [
+        connection.transact(lambda txn, table=table: txn.one(f"SELECT COUNT(*) FROM {table}"))
+        for table in ("state_snapshots", "state_deltas")
+    ]
+    assert counts == [(7,), (7,)]
