@@ -154,7 +154,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    outside_changes = OutsideChanges(database, authentication, event_stream)
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream)
 
     async def drop_idle_watchers() -> None:
         notifier.drop_idle()

@@ -27,6 +27,7 @@ from synapse_like.storage.content import Content as Content  # what the endpoint
 from synapse_like.storage.database import Database
 
 UNKNOWN_TYPE = "application/octet-stream"
+_CONTENT_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _MIMETYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
 
 
@@ -84,7 +85,9 @@ class ContentStore:
 
         :raises NotFound: there is no such file.
         """
-        found = await self._database.read("content", content.find, content_id)
+        found = None
+        if _CONTENT_ID.fullmatch(content_id):
+            found = await self._database.read("content", content.find, content_id)
         if found is None:
             raise NotFound("There is no such content.")
         data = await deferToThreadPool(self._reactor, self._threads, self._path(found.sha256).read_bytes)

@@ -15,8 +15,9 @@ from synapse_like.handlers.event_stream import sees
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.room_access import room_to_read
 from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import NotFound
-from synapse_like.protocol.identifiers import parse_room_id
+from synapse_like.protocol.identifiers import parse_event_id, parse_room_id
 from synapse_like.storage import events, membership, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
@@ -100,6 +101,8 @@ class History:
 
         :raises NotFound: there is none.
         """
+        check_event_type(event_type)
+        check_state_key(state_key)
         return await self._database.read(
             "state-content",
             self._state_content,
@@ -129,7 +132,7 @@ class History:
 
         :raises NotFound: there is none, or the requester may not see it.
         """
-        return await self._database.read("event", self._event, requester.user_id, event_id)
+        return await self._database.read("event", self._event, requester.user_id, parse_event_id(event_id))
 
     def _event(self, txn: Transaction, user_id: str, event_id: str) -> StoredEvent:
         stored = events.find(txn, event_id)

@@ -215,6 +215,10 @@ class Notifier:
 
     def _on_redaction(self, news: EventRedacted) -> None:
         # An event in memory may still have, or show as replaced, what the redaction took away.
+        self.forget_recent()
+
+    def forget_recent(self) -> None:
+        """Drop the events in memory: they may no longer be what the database has."""
         self.recent.forget(self.position)
 
     def drop_idle(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from synapse_like.handlers.authentication import Authentication
 from synapse_like.handlers.event_stream import EventStream
+from synapse_like.handlers.notifier import Notifier
 from synapse_like.storage import positions
 from synapse_like.storage.database import Database
 
@@ -17,8 +18,11 @@ LOOK_EVERY_SECONDS = 2
 class OutsideChanges:
     """Looks for them."""
 
-    def __init__(self, database: Database, authentication: Authentication, event_stream: EventStream) -> None:
+    def __init__(
+        self, database: Database, notifier: Notifier, authentication: Authentication, event_stream: EventStream
+    ) -> None:
         self._database = database
+        self._notifier = notifier
         self._authentication = authentication
         self._event_stream = event_stream
         self._seen: int | None = None
@@ -28,5 +32,6 @@ class OutsideChanges:
         changes = await self._database.read("outside-changes", positions.current, positions.OUTSIDE)
         seen, self._seen = self._seen, changes
         if seen not in (None, changes):
+            self._notifier.forget_recent()
             self._authentication.forget_all()
             await self._event_stream.end_revoked()

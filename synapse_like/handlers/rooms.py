@@ -95,9 +95,11 @@ class Rooms:
         alias = None
         if wish.alias_localpart is not None:
             alias = canonical_alias(f"#{alias_localpart(wish.alias_localpart)}:{self._server_name}")
-        invitees = list(dict.fromkeys(canonical_user_id(user_id) for user_id in wish.invite))
+        invitees = dict.fromkeys(canonical_user_id(user_id) for user_id in wish.invite)
+        # Who makes a room is in it anyhow.
+        invitees.pop(requester.user_id, None)
         outcome = await self._database.write(
-            "create-room", once, request, self._create, requester.user_id, wish, alias, invitees
+            "create-room", once, request, self._create, requester.user_id, wish, alias, list(invitees)
         )
         return NewRoom(outcome["room_id"], outcome["alias"])
 

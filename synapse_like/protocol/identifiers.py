@@ -31,9 +31,7 @@ _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _IPV4_PART = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_IPV4_PART}(?:\.{_IPV4_PART}){{3}}")
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?[0-9]+")
-_BRACKETED = re.compile(r"\[([0-9a-f:.]{2,45})\]")
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
-_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", re.DOTALL)
+_SERVER_NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
 _LAST_PORT = 65535
 
 _REGISTRABLE = re.compile(r"[a-z0-9._=/+-]+")
@@ -105,14 +103,11 @@ def parse_server_name(text: str) -> str:
     kind = "server name"
     _check_length(text, kind)
     name = _ascii_lower(text)
-    match = _HOST_AND_PORT.fullmatch(name)
-    if match is None:
-        _refuse(kind, text, "has an unclosed bracket")
-    host, port = match.groups()
-    if not _is_host(host):
-        _refuse(kind, text, "is neither a DNS name nor an IP address")
-    if port is not None and (not _PORT.fullmatch(port) or int(port) > _LAST_PORT):
-        _refuse(kind, text, f"has a port that is not a number from 1 to {_LAST_PORT}")
+    match = _SERVER_NAME.fullmatch(name)
+    if match is None or not _is_host(match[1]):
+        _refuse(kind, text, "is neither a DNS name nor an IP address, with or without a port")
+    if match[2] is not None and int(match[2]) > _LAST_PORT:
+        _refuse(kind, text, f"has a port above {_LAST_PORT}")
     return name
 
 
@@ -176,10 +171,9 @@ def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str]) -> tuple[st
 
 
 def _is_host(host: str) -> bool:
-    bracketed = _BRACKETED.fullmatch(host)
-    if bracketed is not None:
+    if host.startswith("["):
         try:
-            IPv6Address(bracketed[1])
+            IPv6Address(host[1:-1])
         except AddressValueError:
             return False
         return True

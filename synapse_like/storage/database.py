@@ -54,6 +54,10 @@ class Statistics:
     rollbacks: int = 0
 
 
+class CommitFailed(Exception):
+    """The database failed at the very commit: nobody can tell whether it happened, so nothing may be done again."""
+
+
 class Transaction:
     """One open transaction, as the storage functions see it."""
 
@@ -195,7 +199,10 @@ class Connection:
             self._outside_changes = changes
 
     def commit(self, txn: Transaction) -> list[object]:
-        """Commit, and give the news to be published."""
+        """Commit, and give the news to be published.
+
+        :raises CommitFailed: perhaps committed, perhaps not.
+        """
         if self._outside and txn.writes:
             txn.execute(
                 "INSERT INTO stream_positions (stream, position) VALUES (?, 1)"
@@ -204,7 +211,11 @@ class Connection:
             )
         for write in txn._before_commit.values():
             write()
-        self.raw.execute("COMMIT")
+        try:
+            self.raw.execute("COMMIT")
+        except self.engine.database_errors as error:
+            self.caches.clear()
+            raise CommitFailed(f"{type(error).__name__}: {error}") from error
         self.statistics.statements += txn.statements
         if txn.writes:
             self.statistics.commits += 1
@@ -381,6 +392,9 @@ class Database:
         """Run the jobs in one transaction; if that fails, each in its own."""
         try:
             news, outcomes = self._write_once(jobs)
+        except CommitFailed as error:
+            _log.error("a commit failed", jobs=len(jobs), reason=str(error))
+            self._deliver([], [(job, False, _caught()) for job in jobs])
         except Exception as error:
             if len(jobs) == 1:
                 self._log_unexpected(jobs[0], error)
