@@ -5,6 +5,7 @@ Nothing else makes a database, a handler or a site; everything is handed what it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,13 +239,15 @@ class HomeServerService(Service):
     """A home server as a Twisted service.
 
     :param reactor: Twisted's reactor.
+    :param tell: is told, in a sentence, where the server listens once it does.
     """
 
     name = "synapse_like"
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(self, config: Config, reactor: Any, tell: Callable[[str], object]) -> None:
         self._config = config
         self._reactor = reactor
+        self._tell = tell
         self._server: HomeServer | None = None
         self._ports: list[IListeningPort] = []
 
@@ -266,9 +269,9 @@ class HomeServerService(Service):
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        where = " and ".join(_url(address, self._config.client.port) for address in self._config.client.bind)
+        self._tell(f"{self._config.server_name} listens for clients at {where}")
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
-        where = ", ".join(_url(address, self._config.client.port) for address in self._config.client.bind)
-        _log.info("ready for clients", server=self._config.server_name, at=where)
 
     def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
         """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
@@ -303,23 +306,34 @@ def _url(address: str, port: int) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
+class _TwistdService(HomeServerService):
+    """The same under `twistd`, which would go on without a service that cannot start."""
+
+    def startService(self) -> None:  # noqa: N802 - Twisted's name
+        try:
+            super().startService()
+        except StartError as error:
+            raise SystemExit(f"Error: {error}") from error
+
+
 def make_service(config: Config) -> HomeServerService:
     """The service for `twistd`, whose log is Twisted's."""
     from twisted.internet import reactor
 
     logs.configure(config.log.format, config.log.level, adopt_twisted=False)
-    return HomeServerService(config, reactor)
+    return _TwistdService(config, reactor, _log.info)
 
 
-def run(config: Config) -> int:
+def run(config: Config, tell: Callable[[str], object]) -> int:
     """Run a server until it is told to stop; the exit code.
 
+    :param tell: is told, in a sentence, where the server listens.
     :raises StartError: it cannot start.
     """
     from twisted.internet import reactor
 
     logs.configure(config.log.format, config.log.level)
-    service = HomeServerService(config, reactor)
+    service = HomeServerService(config, reactor, tell)
     service.startService()
     loop: Any = reactor
     loop.addSystemEventTrigger("before", "shutdown", service.stopService)

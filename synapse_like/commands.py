@@ -102,7 +102,7 @@ def init(
     }
     for assignment in more:
         _set(settings, assignment)
-    path = data_dir / CONFIG_FILE
+    path = data_dir.absolute() / CONFIG_FILE
     try:
         config = _keep_or_write_config(path, settings)
         _keep_or_write(config.signing_key_file, _new_signing_key)
@@ -114,11 +114,12 @@ def init(
 def _keep_or_write_config(path: Path, settings: dict[str, Any]) -> Config:
     if path.exists():
         config = load(path, os.environ)
-        if config.server_name != parse_server_name(settings["server_name"]):
+        if config.server_name != parse_server_name(str(settings["server_name"])):
             raise click.ClickException(f"{path} is for another server, {config.server_name}")
     else:
-        if settings["registration"].get("mode") == "token":
-            settings["registration"].setdefault("tokens", [secrets.token_urlsafe(12)])
+        registration = settings["registration"]
+        if isinstance(registration, dict) and registration.get("mode") == "token":
+            registration.setdefault("tokens", [secrets.token_urlsafe(12)])
         config = parse(settings, source="init", folder=path.parent, environ={})
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _keep_or_write(path, lambda: sample(config))
@@ -185,7 +186,7 @@ def check_config(config: Config) -> None:
 @_needs_config
 def run(config: Config) -> None:
     """Run the server until SIGINT or SIGTERM."""
-    sys.exit(app.run(config))
+    sys.exit(app.run(config, click.echo))
 
 
 @main.command()

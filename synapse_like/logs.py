@@ -245,7 +245,8 @@ def _adopt_twisted() -> None:
 
 @provider(ILogObserver)
 def observe_twisted(event: LogEvent) -> None:
-    logger = get_logger(event.get("log_namespace", "twisted"))
+    namespace = event.get("log_namespace", "log_legacy")
+    logger = get_logger("twisted" if namespace == "log_legacy" else namespace)
     say: Callable[..., object] = getattr(logger, _TWISTED_LEVELS.get(event["log_level"].name, "error"))
     failure = event.get("log_failure")
     if isinstance(failure, Failure):

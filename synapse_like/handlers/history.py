@@ -17,7 +17,7 @@ from synapse_like.handlers.room_access import room_to_read
 from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import NotFound
-from synapse_like.protocol.identifiers import parse_event_id, parse_room_id
+from synapse_like.protocol.identifiers import canonical_state_key, parse_event_id, parse_room_id
 from synapse_like.storage import events, membership, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
@@ -103,12 +103,13 @@ class History:
         """
         check_event_type(event_type)
         check_state_key(state_key)
+        slot = (event_type, canonical_state_key(state_key))
         return await self._database.read(
             "state-content",
             self._state_content,
             requester.user_id,
             parse_room_id(room_id),
-            (event_type, state_key),
+            slot,
         )
 
     def _state_content(self, txn: Transaction, user_id: str, room_id: str, slot: tuple[str, str]) -> Mapping[str, Any]:

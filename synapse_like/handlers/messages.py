@@ -12,7 +12,7 @@ from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.room_access import room_to_act_in, room_to_read
 from synapse_like.protocol.errors import BadJson, Forbidden, NotFound
 from synapse_like.protocol.events import EventDraft
-from synapse_like.protocol.identifiers import canonical_user_id, parse_event_id, parse_room_id
+from synapse_like.protocol.identifiers import canonical_state_key, canonical_user_id, parse_event_id, parse_room_id
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.storage import events, rooms
 from synapse_like.storage.database import Database, Transaction
@@ -68,8 +68,7 @@ class Messages:
         """
         if event_type == REDACTION:
             raise BadJson("A redaction is not state.")
-        if state_key.startswith("@"):
-            state_key = canonical_user_id(state_key)
+        state_key = canonical_state_key(state_key)
         if event_type == POWER_LEVELS:
             content = _with_canonical_users(content)
         draft = EventDraft(

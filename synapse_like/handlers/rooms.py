@@ -63,10 +63,10 @@ class PublicRoom:
 
 @dataclass(frozen=True, slots=True)
 class PublicRooms:
-    """A page of the list of public rooms; `end` is None on the last."""
+    """A page of the list of public rooms; behind the last one comes an empty one."""
 
     start: str
-    end: str | None
+    end: str
     rooms: list[PublicRoom]
 
 
@@ -143,12 +143,9 @@ class Rooms:
         return await self._database.read("public-rooms", self._public, after, limit)
 
     def _public(self, txn: Transaction, after: int, limit: int) -> PublicRooms:
-        # One more than asked for tells whether there is another page.
-        found = rooms.public(txn, after=after, limit=limit + 1)
-        page, rest = found[:limit], found[limit:]
-        described = _describe_rooms(txn, page)
-        end = _list_token(page[-1].room_nid) if rest else None
-        return PublicRooms(_list_token(after), end, described)
+        page = rooms.public(txn, after=after, limit=limit)
+        end = page[-1].room_nid if page else after
+        return PublicRooms(_list_token(after), _list_token(end), _describe_rooms(txn, page))
 
 
 def _first_events(room_id: str, creator: str, *, is_public: bool) -> list[EventDraft]:

@@ -193,8 +193,9 @@ def split_path(path: bytes) -> list[str]:
     :raises BadJson: a segment is not UTF-8.
     """
     try:
+        segments = path.decode("utf-8").split("/")[1:]
         if b"%" not in path:
-            return path.decode("utf-8").split("/")[1:]
-        return [unquote_to_bytes(segment).decode("utf-8") for segment in path.split(b"/")[1:]]
+            return segments
+        return [unquote_to_bytes(segment).decode("utf-8") if "%" in segment else segment for segment in segments]
     except UnicodeDecodeError:
         raise BadJson("The path is not valid UTF-8 once its percent-encoding is undone.") from None

@@ -82,7 +82,8 @@ def make_site(
 class Site(ServerFactory[PipelinedChannel], Generic[R]):
     """What listens on a port. See `make_site`.
 
-    :ivar in_flight: how many requests are being worked on.
+    :ivar connections: all that are open.
+    :ivar in_flight: how many requests are being worked on, or answered and not yet sent.
     :ivar is_draining: whether connections are closed with the next answer.
     """
 
@@ -113,7 +114,7 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         self.in_flight = 0
         self.is_draining = False
         self.numbers = count(1)
-        self._connections: set[PipelinedChannel] = set()
+        self.connections: set[PipelinedChannel] = set()
         self._second, self._date = 0, b""
         self._next_round: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
@@ -132,20 +133,20 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         return self._date
 
     def connected(self, channel: PipelinedChannel) -> None:
-        self._connections.add(channel)
+        self.connections.add(channel)
         if self._next_round is None:
             self._next_round = self.clock.call_later(_ROUND_SECONDS, self._go_round)
 
     def disconnected(self, channel: PipelinedChannel) -> None:
-        self._connections.discard(channel)
-        if not self._connections and self._next_round is not None:
+        self.connections.discard(channel)
+        if not self.connections and self._next_round is not None:
             self._next_round.cancel()
             self._next_round = None
         self.look_whether_drained()
 
     def _go_round(self) -> None:
         self._next_round = self.clock.call_later(_ROUND_SECONDS, self._go_round)
-        for channel in list(self._connections):
+        for channel in list(self.connections):
             channel.look_at_the_clock()
 
     async def drain(self, seconds: float) -> None:
@@ -158,7 +159,7 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         self.is_draining = True
         self._drained = Deferred()
         cut_off = self.clock.call_later(seconds, self._cut_off)
-        for channel in list(self._connections):
+        for channel in list(self.connections):
             if not channel.requests and not channel.is_ending:
                 channel.end()
         self.look_whether_drained()
@@ -168,14 +169,14 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
 
     def _cut_off(self) -> None:
         _log.warning("not everything came to its end in time", requests=self.in_flight)
-        for channel in list(self._connections):
+        for channel in list(self.connections):
             channel.abort()
         if self._drained is not None and not self._drained.called:
             self._drained.callback(None)
 
     def look_whether_drained(self) -> None:
         """Have `drain` return if nothing is in flight and nobody connected."""
-        if self._drained is not None and not self._drained.called and not self.in_flight and not self._connections:
+        if self._drained is not None and not self._drained.called and not self.in_flight and not self.connections:
             self._drained.callback(None)
 
 

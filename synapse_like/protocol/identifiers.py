@@ -74,6 +74,11 @@ def parse_alias(text: str) -> RoomAlias:
     return RoomAlias(*_split(text, "room alias", "#", _UNFIT_IN_ALIAS))
 
 
+def canonical_state_key(text: str) -> str:
+    """A state key in its one spelling: one that begins with "@" is a user ID, any other stays as it is (API-7)."""
+    return canonical_user_id(text) if text.startswith("@") else text
+
+
 def canonical_alias(text: str) -> str:
     """The form of a room alias that we store and compare: lower case, in every script (API-7)."""
     alias = str(parse_alias(text)).lower()

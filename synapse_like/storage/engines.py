@@ -111,9 +111,11 @@ class SqliteEngine:
         self._lock_file: int | None = None
 
     def connect(self, *, exclusive: bool) -> RawConnection:
-        if exclusive:
-            self._claim()
         try:
+            if exclusive:
+                self._claim()
+            # SQLite would let everybody read what it makes; the files beside it get the same mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = sqlite3.connect(
                 self._path, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=512
             )
@@ -125,7 +127,7 @@ class SqliteEngine:
             # Redacted and purged data must leave the file, not only the tables.
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA journal_size_limit = 16777216")
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             self.release()
             raise DatabaseUnavailable(f"cannot open the SQLite database {self._path}: {error}") from error
         return connection

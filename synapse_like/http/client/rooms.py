@@ -64,11 +64,7 @@ class RoomEndpoints:
         """A page of the public rooms."""
         limit = call.query.integer("limit", MOST_PUBLIC_ROOMS, 1, MOST_PUBLIC_ROOMS, error=BadPagination)
         page = await self._rooms.public(call.query.text("from"), limit)
-        return {
-            "start": page.start,
-            **({"end": page.end} if page.end is not None else {}),
-            "chunk": [asdict(room) for room in page.rooms],
-        }
+        return {"start": page.start, "end": page.end, "chunk": [asdict(room) for room in page.rooms]}
 
     async def resolve_alias(self, call: Call[Requester]) -> object:
         """Where an alias leads."""

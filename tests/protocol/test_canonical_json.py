@@ -1,0 +1,94 @@
+"""Canonical JSON: the same bytes as everybody else's, and nothing that others might write differently."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from canonicaljson import encode_canonical_json
+from hypothesis import assume, given
+
+from synapse_like.protocol.canonical_json import LARGEST_INTEGER, MAX_DEPTH, check, encode
+from synapse_like.protocol.errors import CanonicalJsonError
+from tests.protocol.refusals import refusal_of
+from tests.protocol.strategies import any_values, canonical_values
+
+EXAMPLES = json.loads((Path(__file__).parent.parent / "vectors" / "canonical_json.json").read_text())["examples"]
+
+
+@pytest.mark.parametrize(("text", "canonical"), EXAMPLES)
+def test_examples_of_the_specification(text: str, canonical: str) -> None:
+    assert encode(json.loads(text)) == canonical.encode()
+
+
+@given(canonical_values)
+def test_bytes_are_those_of_the_reference_library(value: object) -> None:
+    check(value)
+    assert encode(value) == encode_canonical_json(value)
+
+
+def test_control_characters_and_keys_beyond_the_basic_plane_are_written_as_the_reference_library_does() -> None:
+    value = {"\uffff": 1, "\U00010000": 2, "": "".join(map(chr, range(0x100)))}
+    assert encode(value) == encode_canonical_json(value)
+
+
+@given(any_values)
+def test_what_passes_the_check_comes_back_from_its_bytes_unchanged(value: object) -> None:
+    assume(refusal_of(check, value) is None)
+    assert json.loads(encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.0, 0.5, float("nan"), float("inf"), LARGEST_INTEGER + 1, -LARGEST_INTEGER - 1, 2**70, "\ud800", b"x", (1,), {1}],
+)
+def test_value_without_a_canonical_form_is_refused_wherever_it_is(value: Any) -> None:
+    for whole in (value, [value], {"key": value}, {"a": [{"b": value}]}):
+        with pytest.raises(CanonicalJsonError):
+            check(whole)
+
+
+@pytest.mark.parametrize("key", [1, None, "half \udfff"])
+def test_key_that_is_no_text_is_refused(key: object) -> None:
+    with pytest.raises(CanonicalJsonError):
+        check([{key: 1}])
+
+
+@pytest.mark.parametrize("value", [LARGEST_INTEGER, -LARGEST_INTEGER, 0, True, False, None, "", "ü\0", [], {}])
+def test_value_at_the_edge_passes(value: object) -> None:
+    check([value])
+
+
+def nested(depth: int, innermost: object, *, as_lists: bool) -> object:
+    value = innermost
+    for _ in range(depth):
+        value = [value] if as_lists else {"": value}
+    return value
+
+
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_depth_is_bounded(as_lists: bool) -> None:
+    check(nested(MAX_DEPTH, "innermost", as_lists=as_lists))
+    check(nested(MAX_DEPTH - 1, {}, as_lists=as_lists))
+    containers: list[object] = [{}, [], [1]]
+    for innermost in containers:
+        with pytest.raises(CanonicalJsonError, match="100 deep"):
+            check(nested(MAX_DEPTH, innermost, as_lists=as_lists))
+
+
+def test_depth_bound_can_be_chosen() -> None:
+    check([[1]], max_depth=2)
+    check(1, max_depth=0)
+    with pytest.raises(CanonicalJsonError, match="1 deep"):
+        check([[1]], max_depth=1)
+
+
+def test_depth_that_would_break_a_recursion_is_refused_like_any_other() -> None:
+    with pytest.raises(CanonicalJsonError):
+        check(nested(100_000, 1, as_lists=True))
+
+
+@pytest.mark.parametrize("value", [object(), "\ud800", 2**70, nested(300, 1, as_lists=True)])
+def test_encoding_fails_by_a_matrix_error_only(value: object) -> None:
+    with pytest.raises(CanonicalJsonError):
+        encode(value)

@@ -1,0 +1,181 @@
+"""Background tasks: they fail alone and audibly; repeated ones never overlap, and stop when told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as HandMovedClock
+
+from synapse_like import logs
+from synapse_like.background import Repeating, every, run_in_background
+from synapse_like.clock import ReactorClock
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def output(capsys: Output) -> Iterator[Output]:
+    """What is logged, on standard error."""
+    before = structlog.get_config()
+    logs.configure(adopt_twisted=False)
+    yield capsys
+    structlog.configure(**before)
+
+
+class Work:
+    """A task whose turns last until they are let go."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self._wait: Deferred[None] = Deferred()
+
+    async def __call__(self) -> None:
+        self.begun += 1
+        await self._wait
+        self.ended += 1
+
+    def let_go(self) -> None:
+        wait, self._wait = self._wait, Deferred()
+        wait.callback(None)
+
+
+# Single tasks.
+
+
+def test_task_begins_at_once_and_fires_when_it_is_over() -> None:
+    work = Work()
+    over = run_in_background("work", work)
+    assert (work.begun, over.called) == (1, False)
+    work.let_go()
+    assert (work.ended, over.called) == (1, True)
+
+
+def test_task_gets_its_arguments() -> None:
+    got: list[tuple[int, str]] = []
+
+    async def take(number: int, *, word: str) -> None:
+        got.append((number, word))
+
+    run_in_background("take", take, 3, word="three")
+    assert got == [(3, "three")]
+
+
+def test_failure_is_logged_with_the_name_of_the_task_and_goes_no_further(output: Output) -> None:
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    over = run_in_background("send-mail", fail)
+    results: list[object] = []
+    over.addBoth(results.append)
+    assert results == [None]
+    text = output.readouterr().err
+    assert "the background task failed" in text
+    assert "send-mail" in text
+    assert "ValueError: broken" in text
+
+
+def test_lines_of_a_task_carry_its_name(output: Output) -> None:
+    log = logs.get_logger("synapse_like.tests")
+
+    async def say() -> None:
+        log.info("said")
+
+    run_in_background("speaker", say)
+    log.info("afterwards")
+    said, afterwards = output.readouterr().err.splitlines()
+    assert said.endswith("said task=speaker")
+    assert afterwards.endswith("afterwards")
+
+
+def test_cancelled_task_ends_without_a_failure(output: Output) -> None:
+    work = Work()
+    over = run_in_background("work", work)
+    results: list[object] = []
+    over.addBoth(results.append)
+    over.cancel()
+    assert results == [None]
+    assert work.ended == 0
+    assert "failed" not in output.readouterr().err
+
+
+# Repeated tasks.
+
+
+def repeating(work: Work) -> tuple[HandMovedClock, Repeating]:
+    reactor = HandMovedClock()
+    return reactor, every(ReactorClock(reactor), "work", 10, work)
+
+
+def test_nothing_happens_before_the_start() -> None:
+    work = Work()
+    reactor, _ = repeating(work)
+    reactor.advance(100)
+    assert work.begun == 0
+
+
+def test_turns_come_after_the_pause_and_never_overlap() -> None:
+    work = Work()
+    reactor, task = repeating(work)
+    task.start()
+    reactor.advance(9)
+    assert work.begun == 0
+    reactor.advance(1)
+    assert work.begun == 1
+    reactor.advance(100)
+    assert work.begun == 1
+    work.let_go()
+    reactor.advance(9)
+    assert work.begun == 1
+    reactor.advance(1)
+    assert work.begun == 2
+
+
+def test_turn_that_fails_is_followed_by_the_next(output: Output) -> None:
+    turns: list[int] = []
+
+    async def fail() -> None:
+        turns.append(1)
+        raise ValueError("broken")
+
+    reactor = HandMovedClock()
+    every(ReactorClock(reactor), "failing", 10, fail).start()
+    reactor.pump([10, 10, 10])
+    assert len(turns) == 3
+    assert output.readouterr().err.count("ValueError: broken") == 3
+
+
+def test_stop_between_turns_leaves_no_timer_behind() -> None:
+    work = Work()
+    reactor, task = repeating(work)
+    task.start()
+    stopped = Deferred.fromCoroutine(task.stop())
+    assert stopped.called
+    assert reactor.getDelayedCalls() == []
+
+
+def test_stop_waits_for_the_turn_under_way_and_has_no_more() -> None:
+    work = Work()
+    reactor, task = repeating(work)
+    task.start()
+    reactor.advance(10)
+    stopped: list[None] = []
+    Deferred.fromCoroutine(task.stop()).addCallback(stopped.append)
+    assert not stopped
+    work.let_go()
+    assert stopped
+    assert work.ended == 1
+    assert reactor.getDelayedCalls() == []
+
+
+def test_stopped_task_can_be_started_again() -> None:
+    work = Work()
+    reactor, task = repeating(work)
+    task.start()
+    Deferred.fromCoroutine(task.stop())
+    task.start()
+    reactor.advance(10)
+    assert work.begun == 1

@@ -1,0 +1,321 @@
+"""The operator's command line: what each command does, says, and refuses (LOGIN-11, ROOM-8)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+from signedjson.key import read_signing_keys
+
+from synapse_like import __version__
+from synapse_like.commands import main
+from synapse_like.config import Config, load
+from tests.support.processes import dying_with_us, free_port, wait_until
+
+CHECKOUT = Path(__file__).parent.parent
+TWISTD = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="]
+#: Seconds in which a server must start, or stop.
+DEADLINE = 30
+
+
+@pytest.fixture(autouse=True)
+def log_settings_stay() -> Iterator[None]:
+    """The commands set up the log of their process, which here is that of the tests."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config_file(data_dir: Path) -> Path:
+    """The settings of a new server."""
+    assert init(data_dir).exit_code == 0
+    return data_dir / "homeserver.yaml"
+
+
+def command(*arguments: str | Path, typed: str = "") -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=typed)
+
+
+def init(data_dir: Path, *options: str, server_name: str = "localhost:8448") -> Result:
+    return command("init", "--data-dir", data_dir, "--server-name", server_name, *options)
+
+
+def settings(data_dir: Path) -> Config:
+    return load(data_dir / "homeserver.yaml", {})
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def assert_refused(result: Result, sentence: str) -> None:
+    """It said why on standard error, and that was all."""
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# init
+
+
+def test_init_writes_settings_that_only_the_owner_can_read(data_dir: Path) -> None:
+    result = init(data_dir, "--client-port", "9001", "--federation-port", "9002", "--bind", "::1")
+    assert result.exit_code == 0
+    assert permissions(data_dir) == 0o700
+    assert permissions(data_dir / "homeserver.yaml") == 0o600
+    written = settings(data_dir)
+    assert written.server_name == "localhost:8448"
+    assert written.client.port == 9001
+    assert written.federation.port == 9002
+    assert written.client.bind == ("::1",)
+    assert written.database.url == "sqlite"
+
+
+def test_init_writes_a_signing_key_that_only_the_owner_can_read(data_dir: Path) -> None:
+    init(data_dir)
+    path = data_dir / "signing.key"
+    assert permissions(path) == 0o600
+    with path.open() as file:
+        (key,) = read_signing_keys(file)
+    assert key.alg == "ed25519"
+    assert key.version.startswith("a_")
+
+
+def test_every_server_gets_its_own_key(tmp_path: Path) -> None:
+    init(tmp_path / "a")
+    init(tmp_path / "b")
+    assert (tmp_path / "a" / "signing.key").read_text() != (tmp_path / "b" / "signing.key").read_text()
+
+
+def test_init_again_keeps_what_is_there_and_says_so(data_dir: Path) -> None:
+    init(data_dir, server_name="Example.org")
+    before = {path.name: path.read_bytes() for path in data_dir.iterdir()}
+    result = init(data_dir, "--client-port", "9001", server_name="EXAMPLE.ORG")
+    assert result.exit_code == 0
+    assert f"Kept {data_dir / 'homeserver.yaml'}" in result.output
+    assert f"Kept {data_dir / 'signing.key'}" in result.output
+    assert {path.name: path.read_bytes() for path in data_dir.iterdir()} == before
+
+
+def test_init_does_what_an_interrupted_one_left_undone(data_dir: Path) -> None:
+    init(data_dir)
+    (data_dir / "signing.key").unlink()
+    (data_dir / ".signing.key.unfinished").write_text("ed255")
+    result = init(data_dir)
+    assert f"Wrote {data_dir / 'signing.key'}" in result.output
+    assert sorted(path.name for path in data_dir.iterdir()) == ["homeserver.yaml", "signing.key"]
+
+
+def test_init_for_another_server_is_refused(data_dir: Path) -> None:
+    init(data_dir)
+    assert_refused(init(data_dir, server_name="example.org"), "is for another server, localhost:8448")
+
+
+@pytest.mark.parametrize(
+    ("bind", "mode"), [("127.0.0.1", "open"), ("::1", "open"), ("0.0.0.0", "closed"), ("::", "closed")]
+)
+def test_registration_is_open_only_where_nobody_else_comes_in(data_dir: Path, bind: str, mode: str) -> None:
+    init(data_dir, "--bind", bind)
+    assert settings(data_dir).registration.mode == mode
+
+
+def test_any_setting_can_be_set(data_dir: Path) -> None:
+    init(
+        data_dir,
+        *("--set", "log.level=debug"),
+        *("--set", "client.trusted_proxies=[127.0.0.1]"),
+        *("--set", "rate_limits.classes.send={per_second: 2, burst: 3}"),
+        *("--set", "registration.mode=closed"),
+    )
+    written = settings(data_dir)
+    assert written.log.level == "debug"
+    assert written.client.trusted_proxies == ("127.0.0.1/32",)
+    assert written.rate_limits.classes.send.burst == 3
+    assert written.registration.mode == "closed"
+
+
+def test_registration_by_token_gets_a_token(data_dir: Path) -> None:
+    init(data_dir, "--set", "registration.mode=token")
+    assert len(settings(data_dir).registration.tokens) == 1
+
+
+def test_impossible_settings_leave_nothing_behind(data_dir: Path) -> None:
+    result = init(data_dir, "--bind", "localhost", "--database", "mysql://h", "--set", "log.levle=debug")
+    for key in ("client.bind[0]", "database.url", "log.levle"):
+        assert_refused(result, f"init: {key}: ")
+    assert not data_dir.exists()
+
+
+def test_value_where_a_heading_must_be_is_refused(data_dir: Path) -> None:
+    assert_refused(init(data_dir, "--set", "registration=open"), "init: registration: must be a mapping")
+
+
+@pytest.mark.parametrize("assignment", ["log.level", "=x", "log..level=x", "server_name.x=1", "log.level=["])
+def test_malformed_assignment_is_refused(data_dir: Path, assignment: str) -> None:
+    result = init(data_dir, "--set", assignment)
+    assert result.exit_code == 2
+    assert repr(assignment) in result.stderr
+    assert not data_dir.exists()
+
+
+def test_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(init(tmp_path / "file" / "data"), "Not a directory")
+
+
+# check-config
+
+
+def test_check_config_says_ok(config_file: Path) -> None:
+    result = command("check-config", "--config", config_file)
+    assert (result.exit_code, result.stdout) == (0, "OK\n")
+
+
+def test_check_config_names_all_faults(config_file: Path) -> None:
+    config_file.write_text("server_name: a b\nclient: {prot: 1}\n")
+    result = command("check-config", "--config", config_file)
+    assert_refused(result, f"{config_file}: server_name: ")
+    assert_refused(result, f"{config_file}: client.prot: is not a setting; did you mean port?")
+
+
+# The commands that work on the database
+
+
+def test_migrate_makes_the_database_and_then_finds_it_up_to_date(config_file: Path, data_dir: Path) -> None:
+    assert command("migrate", "--config", config_file).exit_code == 0
+    assert (data_dir / "homeserver.db").exists()
+    result = command("migrate", "--config", config_file)
+    assert (result.exit_code, result.stdout) == (0, "The database is up to date.\n")
+
+
+def test_register_user_makes_an_account_once(config_file: Path) -> None:
+    result = command("register-user", "--config", config_file, "Alice", "--password", "wonderland")
+    assert (result.exit_code, result.stdout) == (0, "Registered @alice:localhost:8448\n")
+    again = command("register-user", "--config", config_file, "@alice:localhost:8448", "--password", "wonderland")
+    assert_refused(again, "taken")
+
+
+def test_password_is_read_from_standard_input(config_file: Path) -> None:
+    assert command("register-user", "--config", config_file, "alice", typed="wonderland\n").exit_code == 0
+    result = command("reset-password", "--config", config_file, "alice", typed="looking-glass\n")
+    assert (result.exit_code, result.stdout) == (0, "The password of alice has been changed\n")
+
+
+def test_no_password_is_refused(config_file: Path) -> None:
+    assert_refused(command("register-user", "--config", config_file, "alice"), "there is no password")
+
+
+def test_password_of_an_unknown_user_cannot_be_reset(config_file: Path) -> None:
+    result = command("reset-password", "--config", config_file, "alice", "--password", "wonderland")
+    assert_refused(result, "no user @alice:localhost:8448")
+
+
+def test_unknown_room_cannot_be_purged(config_file: Path) -> None:
+    assert_refused(command("purge-room", "--config", config_file, "!none:localhost:8448"), "room")
+
+
+def test_database_that_cannot_be_opened_is_a_sentence(config_file: Path, data_dir: Path) -> None:
+    (data_dir / "homeserver.db").mkdir()
+    assert_refused(command("migrate", "--config", config_file), "homeserver.db")
+
+
+# The processes
+
+
+def run_module(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "synapse_like", *map(str, arguments)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def test_package_can_be_run_as_a_module() -> None:
+    result = run_module("--version")
+    assert (result.returncode, result.stdout) == (0, f"synapse_like, version {__version__}\n")
+
+
+def is_healthy(process: subprocess.Popen[str], port: int) -> bool:
+    assert process.poll() is None, process.communicate()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=DEADLINE) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("start", "exit_code"),
+    [
+        ([sys.executable, "-m", "synapse_like", "run"], 0),
+        # Whatever it runs, twistd ends by the signal that it was sent.
+        ([*TWISTD, "synapse_like"], -signal.SIGTERM),
+    ],
+    ids=["run", "twistd"],
+)
+def test_server_serves_until_sigterm(data_dir: Path, start: Sequence[str], exit_code: int) -> None:
+    port = free_port()
+    init(data_dir, "--client-port", str(port))
+    process = subprocess.Popen(
+        [*start, "--config", str(data_dir / "homeserver.yaml")],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=dying_with_us(signal.SIGKILL),
+    )
+    try:
+        wait_until("the server to answer", lambda: is_healthy(process, port), seconds=DEADLINE)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == exit_code, output
+    assert "the server has stopped" in output
+    assert "Traceback" not in output
+    assert "/health" in output
+
+
+def test_run_without_a_signing_key_is_a_sentence(config_file: Path, data_dir: Path) -> None:
+    (data_dir / "signing.key").unlink()
+    result = run_module("run", "--config", config_file)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: ")
+    assert "signing.key" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_twistd_names_the_faults_of_the_settings(config_file: Path) -> None:
+    config_file.write_text("server_name: a b\n")
+    result = subprocess.run(
+        [*TWISTD, "synapse_like", "--config", str(config_file)],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert f"{config_file}: server_name: " in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
