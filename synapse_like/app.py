@@ -5,6 +5,7 @@ Nothing else makes a database, a handler or a site; everything is handed what it
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,6 +325,13 @@ def make_service(config: Config) -> HomeServerService:
     return _TwistdService(config, reactor, _log.info)
 
 
+def _allow_many_connections() -> None:
+    """Take all the open files that the system grants: each long poll is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(config: Config, tell: Callable[[str], object]) -> int:
     """Run a server until it is told to stop; the exit code.
 
@@ -333,6 +341,7 @@ def run(config: Config, tell: Callable[[str], object]) -> int:
     from twisted.internet import reactor
 
     logs.configure(config.log.format, config.log.level)
+    _allow_many_connections()
     service = HomeServerService(config, reactor, tell)
     service.startService()
     loop: Any = reactor

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 
 from synapse_like.protocol.errors import LimitExceeded
 
-#: Seconds; forgives the arithmetic, so that who waits as long as told is let in.
-_ROUNDING = 1e-6
+#: Seconds; forgives the arithmetic, so that a burst is let in whole, and who waits as long as told.
+_ROUNDING = 0.0005
 
 
 class Limiter:

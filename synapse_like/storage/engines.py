@@ -17,6 +17,7 @@ This is the only module that imports a database driver.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -114,8 +115,7 @@ class SqliteEngine:
         try:
             if exclusive:
                 self._claim()
-            # SQLite would let everybody read what it makes; the files beside it get the same mode.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._make_file()
             connection = sqlite3.connect(
                 self._path, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=512
             )
@@ -131,6 +131,15 @@ class SqliteEngine:
             self.release()
             raise DatabaseUnavailable(f"cannot open the SQLite database {self._path}: {error}") from error
         return connection
+
+    def _make_file(self) -> None:
+        """Make the database file for its owner alone, where SQLite would let everybody read it.
+
+        Only if it is not there: to close a file is to lose all locks that the process has on it, and without those
+        another process may take the write-ahead log away under a running server.
+        """
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _claim(self) -> None:
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
