@@ -37,7 +37,8 @@ RECEIVE_SECONDS = 120
 ABORT_SECONDS = 15
 #: How long a client that was refused in the middle of its request is listened to, unheard, to let it read why.
 LINGER_SECONDS = 1
-#: How many bytes too many are received and thrown away, before a client is refused in the middle.
+#: How many bytes too many are received and thrown away before a client is refused in the middle, and again how many
+#: before a client that was refused is cut off.
 SWALLOWED = 8 * 1024 * 1024
 
 #: Digits of a Content-Length. More are no honest number, and Python refuses to read very many.
@@ -159,6 +160,7 @@ class PipelinedChannel(HTTPChannel):
         self.site = site
         self.is_ending = False
         self._is_deaf = False
+        self._unheard = 0
         self._linger: IDelayedCall | None = None
         self._active_at = self._receiving_since = site.clock.monotonic()
 
@@ -183,7 +185,11 @@ class PipelinedChannel(HTTPChannel):
     # Receiving
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
-        if self.is_ending or self._is_deaf:
+        if self._is_deaf:
+            self._unheard += len(data)
+            if self._unheard > SWALLOWED:
+                self.abort()
+        if self._is_deaf or self.is_ending:
             return
         self._active_at = self.site.clock.monotonic()
         if not self._is_receiving():

@@ -360,10 +360,10 @@ class _Visit(Exchange, Generic[R]):
 
     def settled(self) -> None:
         self._is_settled = True
+        self._let_go()
         running = self._running
         if self.is_lost and running is not None and isinstance(self._found, Match) and self._found.route.cancellable:
             running.cancel()
-        self._let_go()
 
     def _let_go(self) -> None:
         """Free everything, once the endpoint has ended and the answer is on its way, in whatever order."""

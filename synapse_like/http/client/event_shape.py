@@ -42,7 +42,12 @@ def _lasting(stored: StoredEvent) -> dict[str, Any]:
         "ts": event.origin_server_ts,
     }
     if event.state_key is not None:
-        _add_state(shape, event, stored.replaced)
+        _add_state(shape, event)
+        if stored.replaced is not None:
+            shape["prev_state"] = stored.replaced.event_id
+            # A redacted event shows no more of what was than of what is (RED-2).
+            if stored.redacted_because is None:
+                _add_what_was(shape, stored.replaced)
     if event.redacts is not None:
         shape["redacts"] = event.redacts
     if stored.redacted_because is not None:
@@ -50,14 +55,15 @@ def _lasting(stored: StoredEvent) -> dict[str, Any]:
     return shape
 
 
-def _add_state(shape: dict[str, Any], event: Event, replaced: Event | None) -> None:
+def _add_state(shape: dict[str, Any], event: Event) -> None:
     shape["state_key"] = event.state_key
     if event.required_power_level is not None:
         shape["required_power_level"] = event.required_power_level
     if event.type == MEMBER:
         shape["membership"] = event.content["membership"]
-    if replaced is not None:
-        shape["prev_state"] = replaced.event_id
-        shape["prev_content"] = replaced.content
-        if event.type == MEMBER:
-            shape["content"] = {**event.content, "prev": replaced.content["membership"]}
+
+
+def _add_what_was(shape: dict[str, Any], replaced: Event) -> None:
+    shape["prev_content"] = replaced.content
+    if replaced.type == MEMBER:
+        shape["content"] = {**shape["content"], "prev": replaced.content["membership"]}
