@@ -57,7 +57,7 @@ def rows() -> list[Row]:
 
 
 @cache
-def tests_in(file: str) -> frozenset[str]:
+def names_in(file: str) -> frozenset[str]:
     """The tests of a file: functions, and methods with their class in front."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     names = set()
@@ -80,4 +80,4 @@ def test_a_row_names_tests_that_exist_and_says_proven_only_with_one(row: Row) ->
     assert bool(row.tests) == (row.state != "not yet")
     for test in row.tests:
         file, _, name = test.partition("::")
-        assert name in tests_in(file), f"{test} does not exist"
+        assert name in names_in(file), f"{test} does not exist"

@@ -318,7 +318,7 @@ class PipelinedChannel(HTTPChannel):
             if silent >= ABORT_SECONDS:
                 self.abort()
             return
-        receiving = self._is_receiving() and not self._handlingRequest and not self._is_deaf
+        receiving = self._is_receiving() and not self._is_deaf
         if self.requests and not receiving:
             return
         if silent >= IDLE_SECONDS or (receiving and now - self._receiving_since >= RECEIVE_SECONDS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import accumulate
 from typing import Any, Generic, TypeVar, overload
 from urllib.parse import unquote_to_bytes
 
@@ -21,7 +22,8 @@ R = TypeVar("R")
 
 _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_CURLY_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+#: Brackets as signed bytes: 1 for an opening one, -1 for a closing one.
+_STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 _MOST_FAULTS_NAMED = 20
 #: Characters of the name of a faulty field; such a name may be the client's invention.
 _LONGEST_PLACE = 100
@@ -194,22 +196,16 @@ def read_json(content: bytes, kind: type[BaseModel] | None, max_depth: int) -> A
 
 
 def nests_deeper(content: bytes, max_depth: int) -> bool:
-    """Tell whether JSON nests more than `max_depth` levels deep, in time that its depth cannot drive up.
+    """Tell whether JSON nests more than `max_depth` levels deep.
 
     What is no JSON may get either answer.
     """
     if content.count(b"{") + content.count(b"[") <= max_depth:
         return False
-    # Strip the strings, whose brackets mean nothing, then all that is not a bracket. Of what is left, each round takes
-    # away the innermost pairs: what is still there after `max_depth` rounds lies deeper.
+    # Strip the strings, whose brackets mean nothing, then all that is not a bracket; the rest are steps down and up.
     unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(unescaped.split(b'"')[::2]).translate(_CURLY_TO_SQUARE, _NO_BRACKETS)
-    for _ in range(max_depth):
-        inner = brackets
-        brackets = inner.replace(b"[]", b"")
-        if len(brackets) == len(inner):
-            return False
-    return bool(brackets)
+    steps = b"".join(unescaped.split(b'"')[::2]).translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > max_depth
 
 
 def _sentence(error: ValidationError) -> str:

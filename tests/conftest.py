@@ -1,0 +1,53 @@
+"""What every test may ask for: databases of both kinds.
+
+`database_kind` runs a test, and everything it asks for, once on SQLite and once on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+
+from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
+
+#: Makes an empty database that lives as long as its context, and gives its URL. The one of SQLite is plainly
+#: `sqlite`: there it is the data directory that must be new.
+NewDatabase = Callable[[], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server of our own, for as long as the tests run."""
+    binaries = find_binaries()
+    if binaries is None:
+        if os.environ.get("SYNAPSE_LIKE_REQUIRE_POSTGRES") == "1":
+            pytest.fail(HOW_TO_INSTALL)
+        pytest.skip(HOW_TO_INSTALL)
+    server = PostgreSQL(binaries)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """One kind of database after the other."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def new_database(request: pytest.FixtureRequest, database_kind: str) -> NewDatabase:
+    """How to make databases of this kind."""
+    if database_kind == "sqlite":
+        return lambda: nullcontext("sqlite")
+    postgresql: PostgreSQL = request.getfixturevalue("postgresql")
+    return postgresql.database
+
+
+@pytest.fixture
+def database_url(new_database: NewDatabase) -> Iterator[str]:
+    """An empty database for one test, as the setting `database.url` names it."""
+    with new_database() as url:
+        yield url

@@ -1,0 +1,1 @@
+"""What the tests share: a PostgreSQL of their own, whole servers, and a client."""

@@ -1,0 +1,63 @@
+"""Child processes that do not outlive the tests, and places where they can listen."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_libc = ctypes.CDLL(None)
+
+
+def dying_with_us(last_words: signal.Signals) -> Callable[[], None]:
+    """A `preexec_fn` by which Linux signals the child when the thread that started it has gone.
+
+    So nothing stays behind, even if the tests themselves are killed. Start such children from the main thread only.
+    """
+
+    def ask_for_the_signal() -> None:
+        if sys.platform == "linux":
+            _libc.prctl(_PR_SET_PDEATHSIG, int(last_words))
+
+    return ask_for_the_signal
+
+
+def free_port() -> int:
+    """A TCP port on loopback on which nobody listens.
+
+    It lies below the ports that the kernel gives to outgoing connections, so that none of those takes it while its
+    server restarts.
+    """
+    while True:
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def wait_until(what: str, attempt: Callable[[], Found | None], *, seconds: float = 30) -> Found:
+    """Try until something comes of it.
+
+    :param what: what is awaited, for the message.
+    :param attempt: tried again and again; None (or False) means not yet.
+    :raises TimeoutError: nothing came of it in the given seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = attempt()
+        if found is not None and found is not False:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds} s in vain for {what}")
+        time.sleep(0.02)

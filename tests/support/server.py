@@ -1,0 +1,199 @@
+"""A whole home server in a process of its own, run as its operator runs it: by its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from http.client import HTTPConnection
+from pathlib import Path
+
+from tests.support.processes import dying_with_us, free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+#: Settings for tests of something else than these: no rate limits, and passwords that cost little.
+QUICK: Mapping[str, object] = {
+    "rate_limits.enabled": False,
+    "password_hashing.memory_kib": 64,
+    "password_hashing.iterations": 1,
+}
+
+
+class HomeServer:
+    """One home server with its data directory.
+
+    :param data_dir: where it keeps everything; made by the server itself.
+    :param database: `sqlite`, or the URL of an empty PostgreSQL database.
+    :param settings: what its configuration says beside the defaults; keys such as `registration.mode`.
+    :param name: its server name, if it must be that of another server.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        database: str = "sqlite",
+        settings: Mapping[str, object] = QUICK,
+        name: str | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.database = database
+        self.port = free_port()
+        federation_port = free_port()
+        self.name = name or f"localhost:{federation_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_mark = 0
+        sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+        made = self._run(
+            *("init", "--data-dir", str(data_dir), "--server-name", self.name, "--bind", "127.0.0.1"),
+            *("--client-port", str(self.port), "--federation-port", str(federation_port)),
+            *("--database", database, *sets),
+        )
+        if made.returncode:
+            raise RuntimeError(f"init failed:\n{made.stdout}{made.stderr}")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect."""
+        return ("127.0.0.1", self.port)
+
+    @property
+    def config(self) -> Path:
+        """Its settings file."""
+        return self.data_dir / "homeserver.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What it wrote to standard output and error, over all its starts."""
+        return self.data_dir / "server.log"
+
+    def recent_log(self) -> str:
+        """What it wrote since `forget_log`."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_mark)
+            return log.read().decode("utf-8", "replace")
+
+    def forget_log(self) -> None:
+        """Let `recent_log` begin here."""
+        self._log_mark = self.log.stat().st_size
+
+    # Starting and stopping.
+
+    def start(self) -> HomeServer:
+        """Start it, and wait until it serves."""
+        self.launch()
+        try:
+            wait_until("the server's health", self._is_healthy)
+        except BaseException as error:
+            self.close()
+            error.add_note(f"Its log:\n{self.recent_log()}")
+            raise
+        return self
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start its process, without waiting for anything."""
+        assert not self.is_running, "it runs already"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "synapse_like", "run", "--config", self.config],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=dying_with_us(signal.SIGKILL),
+            )
+        return self._process
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill9(self) -> None:
+        """End it as a power cut would, at whatever point it is."""
+        process = self._its_process()
+        process.kill()
+        process.wait()
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, and do not wait."""
+        self._its_process().terminate()
+
+    def wait_for_exit(self, seconds: float = 30) -> int:
+        """Wait for the end of its process.
+
+        :returns: the exit code.
+        """
+        return self._its_process().wait(timeout=seconds)
+
+    def terminate(self) -> int:
+        """Send SIGTERM and wait for its end.
+
+        :returns: the exit code.
+        """
+        self.ask_to_stop()
+        return self.wait_for_exit()
+
+    def restart(self) -> None:
+        """Stop it in good order and start it again."""
+        code = self.terminate()
+        assert code == 0, f"it ended with exit code {code}"
+        self.start()
+
+    def close(self) -> None:
+        """Make sure that it does not run any more."""
+        if self.is_running:
+            self.kill9()
+
+    # The operator's commands.
+
+    def command(self, name: str, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """Run one of the operator's commands on this server's settings.
+
+        :param typed: what it reads from standard input.
+        """
+        return self._run(name, "--config", str(self.config), *arguments, typed=typed)
+
+    # What it costs.
+
+    def cpu_seconds(self) -> float:
+        """Processor time used since it started, in seconds."""
+        fields = self._proc("stat").rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])  # utime and stime, see proc(5)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        """Memory that it holds, in bytes."""
+        return int(self._proc("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def _proc(self, file: str) -> str:
+        return Path(f"/proc/{self._its_process().pid}/{file}").read_text()
+
+    def _its_process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was never started"
+        return self._process
+
+    def _run(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "synapse_like", *words],
+            cwd=ROOT,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def _is_healthy(self) -> bool:
+        if not self.is_running:
+            raise RuntimeError("the server ended before it served")
+        connection = HTTPConnection(*self.address, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (ConnectionError, TimeoutError):
+            return False
+        finally:
+            connection.close()
