@@ -6,13 +6,13 @@ import threading
 from typing import Any
 
 import pytest
-from tests.storage.conftest import ThreadBridge
 from twisted.internet.defer import Deferred
 
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Transaction
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+from tests.storage.conftest import ThreadBridge
 
 
 def add(txn: Transaction, stream: str) -> str:
@@ -103,9 +103,7 @@ def test_a_refused_job_fails_alone_and_the_others_share_their_commit(database: D
     assert results.of("all", database.read("all", streams)) == {"a", "b"}
 
 
-def test_a_job_that_fails_after_writing_leaves_nothing_and_spoils_nobody(
-    database: Database, results: Results
-) -> None:
+def test_a_job_that_fails_after_writing_leaves_nothing_and_spoils_nobody(database: Database, results: Results) -> None:
     gate = Gate(database, results)
     results.watch("a", database.write("a", add, "a"))
     results.watch("spoilt", database.write("spoilt", write_then_fail))
