@@ -53,7 +53,7 @@ from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site, make_site
 from synapse_like.protocol.errors import NotFound
 from synapse_like.protocol.identifiers import local_part_for_registration
-from synapse_like.storage import accounts, events
+from synapse_like.storage import accounts, events, positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
@@ -120,7 +120,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     files = ThreadPool(0, FILE_THREADS, "files")
     content_store = ContentStore(database, clock, reactor, files, config.data_dir / "content")
 
-    position = database.prepare(lambda connection: connection.transact(events.current_position))
+    position, outside = database.prepare(_where_streams_stand)
     notifier = Notifier(database, bus, clock, position)
     event_stream = EventStream(database, notifier, bus, clock)
     history_endpoints = HistoryEndpoints(
@@ -156,7 +156,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    outside_changes = OutsideChanges(database, notifier, authentication, event_stream)
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, seen=outside)
 
     async def drop_idle_watchers() -> None:
         notifier.drop_idle()
@@ -168,6 +168,14 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
     ]
     return HomeServer(database, [passwords.threads, files], event_stream, site, tasks)
+
+
+def _where_streams_stand(connection: Connection) -> tuple[int, int]:
+    """The newest position of the stream of events, and the count of changes by commands."""
+    return (
+        connection.transact(events.current_position),
+        connection.transact(positions.current, positions.OUTSIDE),
+    )
 
 
 async def health(call: Call[Requester]) -> object:

@@ -1,8 +1,8 @@
 """Whose request it is: access tokens, given out, recognised and ended.
 
-A token is 32 random bytes; only its hash is stored. A recognised token is remembered for a few seconds: long enough
-to spare the database a look-up per request, short enough that a token which a command on the side has ended
-(`reset-password`) is soon refused. Tokens ended by this process are forgotten at once.
+A token is 32 random bytes; only its hash is stored. A recognised token is remembered for some minutes, which spares the
+database a look-up per request. Tokens ended by this process are forgotten at once, and all of them when a command on
+the side has changed something (`outside_changes.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
 
-REMEMBERED_SECONDS = 5
+REMEMBERED_SECONDS = 300
 MOST_REMEMBERED = 20_000
 
 
@@ -54,6 +54,7 @@ class Authentication:
         self._database = database
         self._clock = clock
         self._known: TTLCache[bytes, Requester] = TTLCache(MOST_REMEMBERED, REMEMBERED_SECONDS, timer=clock.monotonic)
+        self._ended = 0
         bus.subscribe(TokensEnded, self._forget)
 
     async def authenticate(self, token: str) -> Requester:
@@ -65,11 +66,14 @@ class Authentication:
         known = self._known.get(token_hash)
         if known is not None:
             return known
+        ended_before = self._ended
         owner = await self._database.read("authenticate", accounts.token_owner, token_hash)
         if owner is None:
             raise UnknownToken("This access token is not valid (any more). Please log in again.")
         requester = Requester(owner.user_id, owner.token_id, owner.is_admin)
-        self._known[token_hash] = requester
+        if ended_before == self._ended:
+            # Otherwise this token may be among those that were ended while it was looked up.
+            self._known[token_hash] = requester
         return requester
 
     def issue(self, txn: Transaction, user_id: str) -> str:
@@ -95,9 +99,11 @@ class Authentication:
 
     def forget_all(self) -> None:
         """Recognise every token anew: a command may have ended some."""
+        self._ended += 1
         self._known.clear()
 
     def _forget(self, news: TokensEnded) -> None:
+        self._ended += 1
         for token_hash, requester in list(self._known.items()):
             if news.covers(requester):
                 self._known.pop(token_hash, None)

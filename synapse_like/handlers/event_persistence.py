@@ -58,19 +58,23 @@ class EventPersistence:
         :param pdu: its wire form.
         :param replaced: the state event it replaces.
         """
+        before = room.snapshot_id
+        snapshot_id, height = before, room.snapshot_height
+        snapshot = None
+        if event.is_state:
+            snapshot = state.place_snapshot(txn, room.room_nid, parent_id=before, parent_height=height)
+            snapshot_id, height = snapshot.snapshot_id, snapshot.height
         stored = events.insert(
             txn,
             room.room_nid,
             event,
             pdu,
-            snapshot_before=room.snapshot_id,
-            snapshot_after=room.snapshot_id,
+            snapshot_before=before,
+            snapshot_after=snapshot_id,
             replaced=replaced,
         )
-        snapshot_id, height = room.snapshot_id, room.snapshot_height
-        if event.is_state:
-            snapshot_id, height = self._change_state(txn, room, stored)
-            events.set_snapshot_after(txn, stored, snapshot_id)
+        if snapshot is not None:
+            self._change_state(txn, room, stored, snapshot)
         newest = (Extremity(stored.event_nid, event.event_id, event.depth),)
         rooms.advance(txn, room, newest, snapshot_id, height)
         if event.type == REDACTION and event.redacts is not None:
@@ -79,22 +83,15 @@ class EventPersistence:
         txn.announce(EventPersisted(room.room_id, stored.position, stored))
         return stored
 
-    def _change_state(self, txn: Transaction, room: RoomHead, stored: StoredEvent) -> tuple[int, int]:
+    def _change_state(self, txn: Transaction, room: RoomHead, stored: StoredEvent, snapshot: state.NewSnapshot) -> None:
         event = stored.event
         slot = state.make_slot_id(txn, event.state_slot)
-        snapshot = state.add_snapshot(
-            txn,
-            room.room_nid,
-            parent_id=room.snapshot_id,
-            parent_height=room.snapshot_height,
-            changes={slot: stored.event_nid},
-        )
+        state.fill_snapshot(txn, snapshot, {slot: stored.event_nid})
         now = event.content["membership"] if event.type == MEMBER else None
         state.set_current(txn, room.room_nid, slot, stored.event_nid, now)
         rooms.remember_state(room, event)
         if now is not None:
             self._log_membership(txn, stored, now)
-        return snapshot
 
     def _log_membership(self, txn: Transaction, stored: StoredEvent, now: str) -> None:
         user_id = stored.event.state_key

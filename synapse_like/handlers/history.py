@@ -6,8 +6,9 @@ events they can still fetch if they were there when those happened, or if it is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from synapse_like.handlers.authentication import Requester
@@ -67,24 +68,12 @@ class History:
         )
         default_last = StreamToken(0 if backwards else newest)
         last = StreamToken.parse(end, newest=newest) if end is not None else default_last
-        read = page_back if backwards else page_forward
-        return await self._database.read(
-            "page", self._page, requester.user_id, parse_room_id(room_id), read, first, last, limit
-        )
+        walk = page_back if backwards else page_forward
+        read = partial(walk, first=first, last=last, limit=limit, remember=start is None)
+        return await self._database.read("page", self._page, requester.user_id, parse_room_id(room_id), read)
 
-    def _page(
-        self,
-        txn: Transaction,
-        user_id: str,
-        room_id: str,
-        read: Any,
-        first: StreamToken,
-        last: StreamToken,
-        limit: int,
-    ) -> Page:
-        room = room_to_read(txn, room_id, user_id)
-        page: Page = read(txn, room.room_nid, first, last, limit)
-        return page
+    def _page(self, txn: Transaction, user_id: str, room_id: str, read: Callable[[Transaction, int], Page]) -> Page:
+        return read(txn, room_to_read(txn, room_id, user_id).room_nid)
 
     async def state(self, requester: Requester, room_id: str) -> list[StoredEvent]:
         """The whole current state of a room."""
@@ -149,15 +138,22 @@ def _may_see(txn: Transaction, user_id: str, stored: StoredEvent) -> bool:
     return sees(membership.changes_in_room(txn, user_id, stored.room_nid), stored.position)
 
 
-def page_back(txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int) -> Page:
-    """A page of a room, newest first, from a token down to another."""
+def page_back(
+    txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int, *, remember: bool
+) -> Page:
+    """A page of a room, newest first, from a token down to another.
+
+    :param remember: keep copies of its events: for pages at the present, which everybody reads.
+    """
     rows = events.page_back(txn, room_nid, before_or_at=first.events, after=last.events, limit=limit)
     end = rows[-1][0] - 1 if rows else min(first.events, last.events)
-    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows]))
+    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows], remember=remember))
 
 
-def page_forward(txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int) -> Page:
-    """A page of a room, oldest first, from a token up to another."""
+def page_forward(
+    txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int, *, remember: bool
+) -> Page:
+    """A page of a room, oldest first, from a token up to another; `remember` as in `page_back`."""
     rows = events.page_forward(txn, room_nid, after=first.events, before_or_at=last.events, limit=limit)
     end = rows[-1][0] if len(rows) == limit else max(first.events, last.events)
-    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows]))
+    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows], remember=remember))

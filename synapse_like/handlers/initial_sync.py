@@ -97,6 +97,6 @@ def _now(txn: Transaction) -> StreamToken:
 
 
 def _joined_room(txn: Transaction, room: Room, now: StreamToken, limit: int) -> JoinedRoom:
-    newest_first = history.page_back(txn, room.room_nid, now, OLDEST, limit)
+    newest_first = history.page_back(txn, room.room_nid, now, OLDEST, limit, remember=True)
     messages = Page(newest_first.end, now, newest_first.events[::-1])
     return JoinedRoom(room.room_id, room.is_public, messages, events.load(txn, state.current(txn, room.room_nid)))

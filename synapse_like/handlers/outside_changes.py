@@ -16,22 +16,31 @@ LOOK_EVERY_SECONDS = 2
 
 
 class OutsideChanges:
-    """Looks for them."""
+    """Looks for them.
+
+    :param seen: how many there were when the server started.
+    """
 
     def __init__(
-        self, database: Database, notifier: Notifier, authentication: Authentication, event_stream: EventStream
+        self,
+        database: Database,
+        notifier: Notifier,
+        authentication: Authentication,
+        event_stream: EventStream,
+        *,
+        seen: int,
     ) -> None:
         self._database = database
         self._notifier = notifier
         self._authentication = authentication
         self._event_stream = event_stream
-        self._seen: int | None = None
+        self._seen = seen
 
     async def look(self) -> None:
         """If a command has changed something since the last look, forget what may be wrong now."""
         changes = await self._database.read("outside-changes", positions.current, positions.OUTSIDE)
         seen, self._seen = self._seen, changes
-        if seen not in (None, changes):
+        if seen != changes:
             self._notifier.forget_recent()
             self._authentication.forget_all()
             await self._event_stream.end_revoked()

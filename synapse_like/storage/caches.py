@@ -1,100 +1,114 @@
 """What the storage functions remember between transactions.
 
-Facts live in tables; these are copies, bounded, and gone whenever the process is. Two rules keep a copy from being
-wrong:
+Facts live in tables; these are copies, bounded, and gone whenever the process is. A module that keeps copies names
+their kind (`SLOTS = CacheKind[…]("slots", 20_000)`) and finds them by it: `txn.cache(SLOTS)`. Two rules keep a copy
+from being wrong:
 
 - What a *writing* transaction puts or drops takes effect only when it has committed.
-- What a *reading* transaction puts is accepted only if nothing was dropped from that cache since the transaction
-  began: its snapshot may be older than the drop.
+- What a *reading* transaction puts is accepted only if nothing was dropped since the transaction began: its snapshot
+  may be older than the drop.
+
+`keep` and `forget` go past both, for copies that belong to the writing transactions alone.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
 
 from cachetools import LRUCache
-
-if TYPE_CHECKING:
-    from synapse_like.storage.database import Transaction
-    from synapse_like.storage.events import StoredEvent
-    from synapse_like.storage.rooms import RoomHead
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Cache(Generic[Key, Value]):
-    """A bounded, thread-safe cache that follows the two rules above.
+class Scope(Protocol):
+    """What a cache needs of a transaction."""
 
-    :param entries: how many it holds at the most; the least recently used one goes first.
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def generation(self) -> int:
+        """The generation of the caches when it began."""
+
+    def when_committed(self, change: Callable[[], None], /) -> None: ...
+
+
+class CacheKind(Generic[Key, Value]):
+    """A kind of copies.
+
+    :param entries: how many are held at the most; the least recently used one goes first.
     """
 
-    def __init__(self, entries: int) -> None:
+    def __init__(self, name: str, entries: int) -> None:
+        self.name = name
+        self.entries = entries
+
+
+class Cache(Generic[Key, Value]):
+    """The copies of one kind: bounded, thread-safe, following the two rules above."""
+
+    def __init__(self, owner: Caches, entries: int) -> None:
+        self._owner = owner
         self._entries: LRUCache[Key, Value] = LRUCache(entries)
         self._lock = threading.Lock()
-        self.generation = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
         """The copy, if there is one."""
         with self._lock:
             return self._entries.get(key)
 
-    def put(self, txn: Transaction, key: Key, value: Value) -> None:
+    def put(self, txn: Scope, key: Key, value: Value) -> None:
         """Remember `value`, which this transaction has read or written."""
         if txn.writable:
-            txn.when_committed(lambda: self._store(key, value))
-        else:
-            with self._lock:
-                if txn.began_at(self) == self.generation:
-                    self._entries[key] = value
+            txn.when_committed(lambda: self.keep(key, value))
+            return
+        with self._lock:
+            if txn.generation == self._owner.generation:
+                self._entries[key] = value
 
-    def drop(self, txn: Transaction, key: Key) -> None:
-        """Forget one copy once this transaction has committed."""
-        txn.when_committed(lambda: self._drop(key))
-
-    def drop_all(self, txn: Transaction) -> None:
+    def drop_all(self, txn: Scope) -> None:
         """Forget every copy once this transaction has committed."""
         txn.when_committed(self.clear)
+
+    def keep(self, key: Key, value: Value) -> None:
+        """Remember `value` now."""
+        with self._lock:
+            self._entries[key] = value
+
+    def forget(self, key: Key) -> None:
+        """Forget one copy now."""
+        with self._lock:
+            self._entries.pop(key, None)
 
     def clear(self) -> None:
         """Forget every copy now."""
         with self._lock:
             self._entries.clear()
-            self.generation += 1
-
-    def _store(self, key: Key, value: Value) -> None:
-        with self._lock:
-            self._entries[key] = value
-
-    def _drop(self, key: Key) -> None:
-        with self._lock:
-            self._entries.pop(key, None)
-            self.generation += 1
+            self._owner.generation += 1
 
 
 class Caches:
     """Every cache of one database.
 
-    `heads` is different from the others: it belongs to the writing transactions alone, which run one at a time; a head
-    is changed in place while a transaction runs and thrown away if that is rolled back (`rooms.py`).
+    :ivar generation: grows whenever something is dropped.
     """
 
     def __init__(self) -> None:
-        self.events: Cache[int, StoredEvent] = Cache(4000)
-        self.slots: Cache[tuple[str, str], int] = Cache(20000)
-        self.heads: LRUCache[str, RoomHead] = LRUCache(500)
+        self.generation = 0
+        self._caches: dict[CacheKind[Any, Any], Cache[Any, Any]] = {}
 
-    def forget_head(self, room_id: str) -> None:
-        """Forget where one room stands."""
-        self.heads.pop(room_id, None)
+    def of(self, kind: CacheKind[Key, Value]) -> Cache[Key, Value]:
+        """The copies of one kind."""
+        cache = self._caches.get(kind)
+        if cache is None:
+            # Of two threads that come here at once, both get the one that was put first.
+            cache = self._caches.setdefault(kind, Cache(self, kind.entries))
+        return cache
 
     def clear(self) -> None:
-        """Forget everything: another process has changed the tables."""
-        self.events.clear()
-        self.slots.clear()
-        self.heads.clear()
+        """Forget everything: another process has changed the tables. For the writing thread."""
+        for cache in list(self._caches.values()):
+            cache.clear()

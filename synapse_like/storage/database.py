@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 
 from synapse_like.logs import get_logger
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.caches import Cache, Caches
+from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
 from synapse_like.storage.engines import DatabaseUnavailable, Engine, RawConnection, RawCursor, Row
 
 Result = TypeVar("Result")
@@ -65,12 +65,12 @@ class Transaction:
         "_adapt",
         "_before_commit",
         "_connection",
-        "_generations",
         "_news",
         "_on_commit",
         "_on_rollback",
         "caches",
         "for_update",
+        "generation",
         "positions",
         "statements",
         "writable",
@@ -80,12 +80,13 @@ class Transaction:
     def __init__(self, connection: RawConnection, engine: Engine, caches: Caches, *, writable: bool) -> None:
         self._connection = connection
         self._adapt = engine.adapt
-        self._generations = (caches.events.generation, caches.slots.generation)
         self._before_commit: dict[object, Callable[[], None]] = {}
         self._on_commit: list[Callable[[], None]] = []
         self._on_rollback: list[Callable[[], None]] = []
         self._news: list[object] = []
         self.caches = caches
+        #: Of the caches, when this transaction began.
+        self.generation = caches.generation
         self.for_update = engine.for_update
         self.writable = writable
         #: Stream positions handed out by this transaction (`positions.py`).
@@ -133,9 +134,9 @@ class Transaction:
         """Have `news` published on the bus after the commit."""
         self._news.append(news)
 
-    def began_at(self, cache: Cache[Any, Any]) -> int:
-        """The generation a cache was at when this transaction began."""
-        return self._generations[0] if cache is self.caches.events else self._generations[1]
+    def cache(self, kind: CacheKind[Key, Value]) -> Cache[Key, Value]:
+        """The copies of one kind."""
+        return self.caches.of(kind)
 
     # For the database alone.
 
@@ -256,7 +257,8 @@ class Connection:
         """
         with contextlib.suppress(*self.engine.database_errors):
             self.raw.close()
-        self.caches.clear()
+        if self._exclusive:
+            self.caches.clear()
         self.raw = self.engine.connect(exclusive=self._exclusive)
 
     def close(self) -> None:

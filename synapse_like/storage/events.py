@@ -11,6 +11,7 @@ from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
+from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 
@@ -36,6 +37,9 @@ class StoredEvent:
     renderings: dict[str, bytes] = field(default_factory=dict)
 
 
+EVENTS = CacheKind[int, StoredEvent]("events", 4000)
+
+
 def insert(
     txn: Transaction,
     room_nid: int,
@@ -59,24 +63,23 @@ def insert(
         (event.event_id, room_nid, position, snapshot_before, snapshot_after, pdu),
     )
     stored = StoredEvent(event_nid, room_nid, position, event, replaced)
-    txn.caches.events.put(txn, event_nid, stored)
+    txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
 
-def set_snapshot_after(txn: Transaction, stored: StoredEvent, snapshot_id: int) -> None:
-    """Say which snapshot is the state with a state event."""
-    txn.execute("UPDATE events SET snapshot_after = ? WHERE event_nid = ?", (snapshot_id, stored.event_nid))
+def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) -> list[StoredEvent]:
+    """Events by their numbers, in the order asked for; a number without an event is left out.
 
-
-def load(txn: Transaction, event_nids: Sequence[int]) -> list[StoredEvent]:
-    """Events by their numbers, in the order asked for; a number without an event is left out."""
-    cache = txn.caches.events
+    :param remember: keep copies of those that are read; not for old history, which would drive out what is in use.
+    """
+    cache = txn.cache(EVENTS)
     found = {nid: stored for nid in event_nids if (stored := cache.get(nid)) is not None}
     missing = [nid for nid in event_nids if nid not in found]
     if missing:
         loaded = _load_rows(txn, missing)
         for stored in loaded:
-            cache.put(txn, stored.event_nid, stored)
+            if remember:
+                cache.put(txn, stored.event_nid, stored)
             found[stored.event_nid] = stored
     return [found[nid] for nid in event_nids if nid in found]
 
@@ -135,7 +138,7 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
         (stripped_pdu, because.event_nid, target.event_nid),
     )
     # Not only its own copy: the event that replaced it shows its content, too.
-    txn.caches.events.drop_all(txn)
+    txn.cache(EVENTS).drop_all(txn)
 
 
 def since(
@@ -190,5 +193,5 @@ def snapshot_at(txn: Transaction, event_nid: int) -> int:
 
 def delete_room(txn: Transaction, room_nid: int) -> int:
     """Take every event of a room out; the number of them."""
-    txn.caches.events.drop_all(txn)
+    txn.cache(EVENTS).drop_all(txn)
     return txn.execute("DELETE FROM events WHERE room_nid = ?", (room_nid,)).rowcount

@@ -2,7 +2,7 @@
 
 A `RoomHead` is what the next event of a room builds on: the newest events (the forward extremities), the snapshot of
 the state after them, and such state events as were needed lately. It belongs to the writing transactions, which change
-it in place; `caches.heads` keeps it from one to the next, and a rolled back transaction throws it away.
+it in place; the cache keeps it from one to the next, and a rolled back transaction throws it away.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import orjson
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.storage import events
+from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 
@@ -49,6 +50,9 @@ class RoomHead:
     known_state: dict[StateSlot, Event | None] = field(default_factory=dict)
 
 
+HEADS = CacheKind[str, RoomHead]("heads", 500)
+
+
 def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool) -> RoomHead:
     """Make a room without events; its first event follows in the same transaction."""
     room_nid = txn.insert(
@@ -61,7 +65,7 @@ def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool)
 
 def head(txn: Transaction, room_id: str) -> RoomHead | None:
     """The head of a room, for a writing transaction; None if this server does not know the room."""
-    kept = txn.caches.heads.get(room_id)
+    kept = txn.cache(HEADS).get(room_id)
     if kept is not None:
         _discard_if_rolled_back(txn, room_id)
         return kept
@@ -89,13 +93,13 @@ def head(txn: Transaction, room_id: str) -> RoomHead | None:
 
 
 def _keep(txn: Transaction, room: RoomHead) -> RoomHead:
-    txn.caches.heads[room.room_id] = room
+    txn.cache(HEADS).keep(room.room_id, room)
     _discard_if_rolled_back(txn, room.room_id)
     return room
 
 
 def _discard_if_rolled_back(txn: Transaction, room_id: str) -> None:
-    txn.when_rolled_back(lambda: txn.caches.forget_head(room_id))
+    txn.when_rolled_back(lambda: txn.cache(HEADS).forget(room_id))
 
 
 def advance(
@@ -188,6 +192,6 @@ def public(txn: Transaction, *, after: int, limit: int) -> list[Room]:
 
 def delete(txn: Transaction, room: Room) -> None:
     """Take a room out, after everything that belongs to it."""
-    txn.when_committed(lambda: txn.caches.forget_head(room.room_id))
+    txn.when_committed(lambda: txn.cache(HEADS).forget(room.room_id))
     txn.execute("DELETE FROM room_heads WHERE room_nid = ?", (room.room_nid,))
     txn.execute("DELETE FROM rooms WHERE room_nid = ?", (room.room_nid,))

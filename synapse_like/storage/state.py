@@ -9,24 +9,27 @@ after ten thousand), and reading a state walks at most 15 snapshots for each: th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from synapse_like.protocol.events import StateSlot
+from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import Row, placeholders
 
 BASE = 16
+SLOTS = CacheKind[StateSlot, int]("slots", 20_000)
 MEMBER = "m.room.member"
 
 
 def slot_id(txn: Transaction, slot: StateSlot) -> int | None:
     """The number of a (type, state key), or None if it was never used."""
-    known = txn.caches.slots.get(slot)
+    known = txn.cache(SLOTS).get(slot)
     if known is not None:
         return known
     row = txn.one("SELECT slot_id FROM state_slots WHERE type = ? AND state_key = ?", slot)
     if row is None:
         return None
-    txn.caches.slots.put(txn, slot, row[0])
+    txn.cache(SLOTS).put(txn, slot, row[0])
     number: int = row[0]
     return number
 
@@ -36,7 +39,7 @@ def make_slot_id(txn: Transaction, slot: StateSlot) -> int:
     known = slot_id(txn, slot)
     if known is None:
         known = txn.insert("INSERT INTO state_slots (type, state_key) VALUES (?, ?) RETURNING slot_id", slot)
-        txn.caches.slots.put(txn, slot, known)
+        txn.cache(SLOTS).put(txn, slot, known)
     return known
 
 
@@ -48,33 +51,47 @@ def reach(height: int) -> int:
     return step
 
 
-def add_snapshot(
-    txn: Transaction, room_nid: int, *, parent_id: int, parent_height: int, changes: Mapping[int, int | None]
-) -> tuple[int, int]:
-    """Make the snapshot that differs from another by some changes.
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """A snapshot that has its place in the chain, but not yet its changes.
+
+    :ivar inherited: what changed before it, since its parent: event_nid by slot_id.
+    """
+
+    snapshot_id: int
+    height: int
+    inherited: Mapping[int, int | None]
+
+
+def place_snapshot(txn: Transaction, room_nid: int, *, parent_id: int, parent_height: int) -> NewSnapshot:
+    """Make the snapshot that follows another; `fill_snapshot` must come next.
 
     :param parent_id: the snapshot it follows; 0 for the first of a room.
     :param parent_height: the height of that one; -1 for the first.
-    :param changes: event_nid by slot_id; None takes a slot away.
-    :returns: (snapshot_id, height)
     """
     height = parent_height + 1
     step = reach(height)
-    delta: dict[int, int | None] = {}
+    inherited: dict[int, int | None] = {}
     base_id: int | None = parent_id or None
     if step > 1:
-        base_id, delta = _gather(txn, parent_id, height - step)
-    delta.update(changes)
+        base_id, inherited = _gather(txn, parent_id, height - step)
     snapshot_id: int = txn.insert(
         "INSERT INTO state_snapshots (room_nid, parent_id, height) VALUES (?, ?, ?) RETURNING snapshot_id",
         (room_nid, base_id, height),
     )
-    for slot, event_nid in delta.items():
+    return NewSnapshot(snapshot_id, height, inherited)
+
+
+def fill_snapshot(txn: Transaction, snapshot: NewSnapshot, changes: Mapping[int, int | None]) -> None:
+    """Say by what a snapshot differs from the one it follows.
+
+    :param changes: event_nid by slot_id; None takes a slot away.
+    """
+    for slot, event_nid in {**snapshot.inherited, **changes}.items():
         txn.execute(
             "INSERT INTO state_deltas (snapshot_id, slot_id, event_nid) VALUES (?, ?, ?)",
-            (snapshot_id, slot, event_nid),
+            (snapshot.snapshot_id, slot, event_nid),
         )
-    return snapshot_id, height
 
 
 _CHAIN = (

@@ -12,6 +12,7 @@ from synapse_like.protocol.errors import Forbidden
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Transaction
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.state import SLOTS
 from tests.storage.conftest import ThreadBridge
 
 
@@ -211,24 +212,24 @@ def test_what_a_command_changes_makes_the_server_forget_its_copies(
     engine: Engine, database: Database, results: Results
 ) -> None:
     results.of("first", database.write("first", add, "first"))
-    results.of("keep", database.write("keep", lambda txn: txn.caches.slots.put(txn, ("a", "b"), 1)))
-    assert database.caches.slots.get(("a", "b")) == 1
+    results.of("keep", database.write("keep", lambda txn: txn.cache(SLOTS).put(txn, ("a", "b"), 1)))
+    assert database.caches.of(SLOTS).get(("a", "b")) == 1
     beside = Connection(engine, outside=True)
     beside.transact(add, "from a command")
     beside.close()
     results.of("next", database.write("next", streams))
-    assert database.caches.slots.get(("a", "b")) is None
+    assert database.caches.of(SLOTS).get(("a", "b")) is None
 
 
 def test_copies_made_by_a_rolled_back_transaction_are_never_seen(connection: Connection) -> None:
     txn = connection.begin(writable=True)
-    txn.caches.slots.put(txn, ("a", "b"), 1)
+    txn.cache(SLOTS).put(txn, ("a", "b"), 1)
     connection.roll_back(txn)
-    assert connection.caches.slots.get(("a", "b")) is None
+    assert connection.caches.of(SLOTS).get(("a", "b")) is None
 
 
 def test_a_copy_read_before_something_was_dropped_is_not_kept(connection: Connection) -> None:
     reader = Transaction(connection.raw, connection.engine, connection.caches, writable=False)
-    connection.caches.slots.clear()
-    reader.caches.slots.put(reader, ("a", "b"), 1)
-    assert connection.caches.slots.get(("a", "b")) is None
+    connection.caches.of(SLOTS).clear()
+    reader.cache(SLOTS).put(reader, ("a", "b"), 1)
+    assert connection.caches.of(SLOTS).get(("a", "b")) is None

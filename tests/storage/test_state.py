@@ -12,15 +12,22 @@ from synapse_like.storage.database import Connection, Transaction
 Changes = list[tuple[int, int | None]]
 
 
+def add_snapshot(
+    txn: Transaction, room_nid: int, parent_id: int, parent_height: int, changes: dict[int, int | None]
+) -> tuple[int, int]:
+    """Place and fill a snapshot; its ID and height."""
+    snapshot = state.place_snapshot(txn, room_nid, parent_id=parent_id, parent_height=parent_height)
+    state.fill_snapshot(txn, snapshot, changes)
+    return snapshot.snapshot_id, snapshot.height
+
+
 def write_history(txn: Transaction, room_nid: int, changes: Changes) -> tuple[list[int], list[dict[int, int]]]:
     """Make a snapshot per change; what each should hold, by simply doing it."""
     snapshot, height = 0, -1
     snapshots, models = [], []
     model: dict[int, int] = {}
     for slot, event_nid in changes:
-        snapshot, height = state.add_snapshot(
-            txn, room_nid, parent_id=snapshot, parent_height=height, changes={slot: event_nid}
-        )
+        snapshot, height = add_snapshot(txn, room_nid, snapshot, height, {slot: event_nid})
         model = {key: value for key, value in {**model, slot: event_nid}.items() if value is not None}
         snapshots.append(snapshot)
         models.append(model)
@@ -78,9 +85,9 @@ def test_snapshots_can_fork(connection: Connection) -> None:
     room_nid = make_room(connection)
 
     def fork(txn: Transaction) -> tuple[dict[int, int], dict[int, int]]:
-        base = state.add_snapshot(txn, room_nid, parent_id=0, parent_height=-1, changes={1: 1})
-        left, _ = state.add_snapshot(txn, room_nid, parent_id=base[0], parent_height=base[1], changes={1: 2})
-        right, _ = state.add_snapshot(txn, room_nid, parent_id=base[0], parent_height=base[1], changes={2: 3})
+        base = add_snapshot(txn, room_nid, 0, -1, {1: 1})
+        left, _ = add_snapshot(txn, room_nid, *base, {1: 2})
+        right, _ = add_snapshot(txn, room_nid, *base, {2: 3})
         return state.at_snapshot(txn, left), state.at_snapshot(txn, right)
 
     assert connection.transact(fork) == ({1: 2}, {1: 1, 2: 3})

@@ -1,0 +1,528 @@
+"""What a home server costs, as its users see it: `python -m bench.send`; README.md tells how to read it.
+
+One home server after another is run in a process of its own, on SQLite and on PostgreSQL, and asked by this process
+over HTTP. Each figure is the median of some repetitions, for one operation. Everything is gone when the program ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+from math import ceil
+from statistics import median
+from urllib.parse import quote
+
+import twisted
+from bench.support.counted import Counts
+from bench.support.floors import floors
+from bench.support.lines import Line, User, ask_side_by_side, request
+from bench.support.subject import INDEXES, Sizes, Subject
+from bench.support.tables import table
+from bench.support.usage import Usage, middle, spread
+from tests.support.server import ROOT
+
+DATABASES = ("sqlite", "postgresql")
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+#: Requests on their way at the same time, where it is not one.
+SIDE_BY_SIDE = 16
+PASSWORD = "correct horse"
+#: A table is shown for itself from this many bytes for each message on.
+WORTH_A_LINE = 5
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    :ivar repetitions: of each measurement.
+    :ivar messages: sent to one room, side by side, over all repetitions.
+    :ivar rooms: in the initial sync.
+    :ivar some: operations in a repetition where each takes long, such as joining.
+    :ivar many: the same where they do not.
+    :ivar room_sizes: members of the rooms that are joined; the largest is also how many users poll in the end.
+    :ivar polls: how many wait for a message.
+    :ivar idle_seconds: how long nothing happens; longer than the server remembers whose a token is.
+    """
+
+    repetitions: int = 3
+    messages: int = 10_000
+    rooms: int = 50
+    some: int = 20
+    many: int = 200
+    room_sizes: tuple[int, ...] = (10, 100, 1000)
+    polls: tuple[int, ...] = (10, 100, 500)
+    idle_seconds: float = 10
+
+    @property
+    def users(self) -> int:
+        """How many there are, before those who come later."""
+        return max(self.room_sizes)
+
+
+QUICK = Scale(messages=1500, rooms=20, some=5, many=50, room_sizes=(10, 100), polls=(10, 100), idle_seconds=6)
+
+
+class Results:
+    """What was measured on one database.
+
+    :ivar usages: what one operation uses, one entry for each repetition.
+    :ivar figures: everything else, by table and row.
+    """
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self.version = ""
+        self.usages: defaultdict[str, list[Usage]] = defaultdict(list)
+        self.figures: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+
+class Measurement:
+    """Everything that is measured of one server, in this order: what is made first is used by what comes later."""
+
+    def __init__(self, subject: Subject, scale: Scale, results: Results) -> None:
+        self._subject = subject
+        self._scale = scale
+        self._results = results
+        self._txn_ids = count(1)
+        self._users: list[User] = []
+        self._newcomers: list[User] = []
+        self._rooms: list[str] = []
+        self._talk = ""
+        self._open_lines = ExitStack()
+        self._lines: list[Line] = []
+
+    @property
+    def _line(self) -> Line:
+        return self._lines[0]
+
+    def run(self) -> None:
+        """Measure."""
+        self._start()
+        self._register()
+        self._create_rooms()
+        self._send_one_by_one()
+        self._send_side_by_side()
+        crowd = self._join()
+        for polls in self._scale.polls:
+            self._deliver(crowd, polls)
+        self._page()
+        self._initial_sync()
+        self._idle()
+        self._restart()
+        self._count()
+        self._results.version = self._subject.database_version()
+
+    # Starting and stopping.
+
+    def _start(self) -> None:
+        self._subject.start()
+        self._connect()
+        self._tell_memory("resident memory after the first start, MiB")
+
+    def _stop(self) -> None:
+        self._open_lines.close()
+        self._subject.stop()
+
+    def _connect(self) -> None:
+        self._lines = [self._open_lines.enter_context(Line(self._subject.address)) for _ in range(SIDE_BY_SIDE)]
+
+    def _tell_memory(self, row: str) -> None:
+        self._subject.settle()
+        self._tell(row, f"{self._subject.resident_bytes() / 2**20:.0f}")
+
+    def _tell(self, row: str, figure: str) -> None:
+        self._results.figures["the server as a whole"][row] = figure
+
+    # Measuring.
+
+    def _repeat(self, row: str, measure: Callable[[int], Usage]) -> None:
+        """Measure something some times.
+
+        :param measure: is given the number of the repetition, and tells what one operation used.
+        """
+        self._results.usages[row] = [measure(number) for number in range(self._scale.repetitions)]
+
+    def _one_by_one(self, requests: Sequence[bytes]) -> Usage:
+        watch = self._subject.watch()
+        with watch:
+            for message in requests:
+                self._line.ask(message)
+        return watch.per(len(requests))
+
+    def _side_by_side(self, requests: Sequence[bytes]) -> Usage:
+        watch = self._subject.watch()
+        with watch:
+            ask_side_by_side(self._lines, requests)
+        return watch.per(len(requests))
+
+    # People and rooms.
+
+    def _register(self) -> None:
+        share = ceil((self._scale.users + self._scale.some) / self._scale.repetitions)
+
+        def register(repetition: int) -> Usage:
+            watch = self._subject.watch()
+            bodies = (
+                {"type": "m.login.password", "user": f"user-{repetition}-{number}", "password": PASSWORD}
+                for number in range(share)
+            )
+            requests = [request("POST", "/register", body) for body in bodies]
+            with watch:
+                answers = ask_side_by_side(self._lines, requests)
+            for answer in map(json.loads, answers):
+                self._users.append(User(answer["user_id"], answer["access_token"]))
+            return watch.per(share)
+
+        self._repeat(f"register, {SIDE_BY_SIDE} at a time, without the hash of the password", register)
+        self._newcomers = self._users[self._scale.users :]
+        del self._users[self._scale.users :]
+
+    def _create_rooms(self) -> None:
+        share = ceil(self._scale.rooms / self._scale.repetitions)
+        message = self._users[0].request("POST", "/createRoom", {"name": "A room", "visibility": "public"})
+
+        def create(repetition: int) -> Usage:
+            watch = self._subject.watch()
+            for _ in range(min(share, self._scale.rooms - len(self._rooms))):
+                with watch:
+                    answer = self._line.ask_json(message)
+                self._rooms.append(answer["room_id"])
+            return watch.per(share)
+
+        self._repeat("createRoom", create)
+
+    def _make_room(self, members: Sequence[User]) -> str:
+        first, *others = members
+        message = first.request("POST", "/createRoom", {"visibility": "public"})
+        room = str(self._line.ask_json(message)["room_id"])
+        ask_side_by_side(self._lines, [_join(user, room) for user in others])
+        return room
+
+    def _join(self) -> str:
+        """Join rooms of all sizes; the largest of them."""
+        room = ""
+        for size in self._scale.room_sizes:
+            room = self._make_room(self._users[:size])
+            self._repeat(f"join into a room of {size}", partial(self._join_and_leave, room))
+        return room
+
+    def _join_and_leave(self, room: str, _: int) -> Usage:
+        """The cost of joining; they leave again so that the room keeps its size."""
+        watch = self._subject.watch()
+        for user in self._newcomers[: self._scale.some]:
+            with watch:
+                self._line.ask(_join(user, room))
+            self._line.ask(user.request("POST", f"/rooms/{quote(room)}/leave", {}))
+        return watch.per(self._scale.some)
+
+    # Messages.
+
+    def _say(self, user: User, room: str) -> bytes:
+        return user.say(room, next(self._txn_ids))
+
+    def _send_one_by_one(self) -> None:
+        user, room = self._users[0], self._make_room(self._users[:1])
+
+        def send(_: int) -> Usage:
+            return self._one_by_one([self._say(user, room) for _ in range(self._scale.many)])
+
+        self._repeat("send, one at a time", send)
+
+    def _send_side_by_side(self) -> None:
+        """Messages of several users, first in one room, then each in their own."""
+        senders = self._users[:SIDE_BY_SIDE]
+        self._talk = room = self._make_room(senders)
+        share = ceil(self._scale.messages / self._scale.repetitions)
+        before = self._subject.sizes()
+        self._repeat(
+            f"send, {SIDE_BY_SIDE} at a time, one room",
+            lambda _: self._side_by_side([self._say(senders[n % len(senders)], room) for n in range(share)]),
+        )
+        sent = share * self._scale.repetitions
+        self._tell_sizes(self._subject.sizes() - before, sent)
+        self._tell_memory(f"resident memory after {sent} messages more, MiB")
+
+        own_rooms = [self._make_room([user]) for user in senders]
+        self._repeat(
+            f"send, {SIDE_BY_SIDE} at a time, {SIDE_BY_SIDE} rooms",
+            lambda _: self._side_by_side(
+                [self._say(senders[n % len(senders)], own_rooms[n % len(senders)]) for n in range(self._scale.many * 5)]
+            ),
+        )
+
+    def _tell_sizes(self, grown: Sizes, messages: int) -> None:
+        each = {name: size / messages for name, size in grown.items()}
+        rows = self._results.figures["bytes on disk for each message"]
+        rows["all"] = f"{sum(each.values()):.0f}"
+        rows["of these, indexes"] = f"{sum(size for (_, kind), size in each.items() if kind == INDEXES):.0f}"
+        for (name, kind), size in sorted(each.items()):
+            if size >= WORTH_A_LINE:
+                rows[f"{name}, {kind}"] = f"{size:.0f}"
+
+    def _deliver(self, room: str, polls: int) -> None:
+        """Have messages delivered to a number of users who wait for one, and who wait again when they have it."""
+        users = self._users[:polls]
+        rounds = max(2, self._scale.many // polls)
+        since = self._line.ask_json(users[0].request("GET", "/events", timeout=0))["end"]
+        with ExitStack() as closing:
+            lines = [closing.enter_context(Line(self._subject.address)) for _ in users]
+
+            def deliver(repetition: int) -> Usage:
+                nonlocal since
+                polling, delivering = self._subject.watch(), self._subject.watch()
+                for _ in range(rounds):
+                    requests = [_poll(user, since) for user in users]
+                    with polling:
+                        self._all_wait(lines, requests)
+                    message = self._say(users[0], room)
+                    with delivering:
+                        self._line.ask(message)
+                        answers = [line.receive() for line in lines]
+                    since = json.loads(answers[-1])["end"]
+                    assert len(json.loads(answers[0])["chunk"]) == 1, "a poll is answered with what was sent"
+                # How long it takes until all wait is a matter of how patiently that is looked at.
+                waiting = replace(polling.per(rounds * polls), wall=0)
+                self._results.usages[f"begin a long poll, as one of {polls}"].append(waiting)
+                return delivering.per(rounds)
+
+            self._all_wait(lines, [_poll(user, since) for user in users])
+            self._line.ask(self._say(users[0], room))
+            since = json.loads([line.receive() for line in lines][-1])["end"]
+            self._repeat(f"send one message, delivered to {polls} waiting polls", deliver)
+
+    def _all_wait(self, lines: Sequence[Line], requests: Sequence[bytes]) -> None:
+        for line, message in zip(lines, requests, strict=True):
+            line.send(message)
+        self._subject.settle()
+
+    # Reading.
+
+    def _page(self) -> None:
+        user, path = self._users[0], f"/rooms/{quote(self._talk)}/messages"
+        newest = [user.request("GET", path, limit=50)] * self._scale.many
+        self._repeat("page of 50 messages, the newest", lambda _: self._one_by_one(newest))
+
+        def page_back(_: int) -> Usage:
+            watch = self._subject.watch()
+            message, pages, is_last = newest[0], 0, False
+            while not is_last:
+                with watch:
+                    answer = self._line.ask(message)
+                page = json.loads(answer)
+                message = user.request("GET", path, limit=50, from_=page["end"])
+                pages += 1
+                is_last = len(page["chunk"]) < 50
+            return watch.per(pages)
+
+        self._repeat(f"page of 50 messages, going back through {self._scale.messages}", page_back)
+
+    def _sync(self) -> bytes:
+        return self._users[0].request("GET", "/initialSync", limit=10)
+
+    def _initial_sync(self) -> None:
+        """The user is in some rooms more than those that were made for this; they leave them first."""
+        user = self._users[0]
+        for room in self._line.ask_json(self._sync())["rooms"]:
+            if room["room_id"] not in self._rooms:
+                self._line.ask(user.request("POST", f"/rooms/{quote(room['room_id'])}/leave", {}))
+        for room in self._rooms:
+            ask_side_by_side(self._lines, [self._say(user, room) for _ in range(SIDE_BY_SIDE)])
+        requests = [self._sync()] * self._scale.some
+        self._repeat(f"initialSync of {self._scale.rooms} rooms", lambda _: self._one_by_one(requests))
+
+    # The server as a whole.
+
+    def _idle(self) -> None:
+        """Have everybody wait for nothing, then ask for it once more and again."""
+        since = self._line.ask_json(self._users[0].request("GET", "/events", timeout=0))["end"]
+        with ExitStack() as closing:
+            lines = [closing.enter_context(Line(self._subject.address)) for _ in self._users]
+            self._all_wait(lines, [_poll(user, since) for user in self._users])
+            self._tell_memory(f"resident memory with {len(lines)} open long polls, MiB")
+            watch = self._subject.watch()
+            with watch:
+                time.sleep(self._scale.idle_seconds)
+        used = watch.per(1)
+        row = f"CPU with {len(lines)} open long polls and nothing else, ms per second"
+        self._tell(row, f"{(used.server + used.database) / used.wall * 1000:.2f}")
+        # That so many have gone away costs something, too.
+        self._subject.settle()
+
+        def poll(repetition: int) -> Usage:
+            share = min(self._scale.many, len(self._users) // self._scale.repetitions)
+            users = self._users[repetition * share : (repetition + 1) * share]
+            return self._one_by_one([_poll(user, since, timeout=0) for user in users])
+
+        self._repeat("poll for nothing, after a while of silence", poll)
+        self._repeat("poll for nothing, soon again", poll)
+
+    def _restart(self) -> None:
+        """Start with what is there by now: how long that takes, and what the first request costs."""
+        started: list[Usage] = []
+        seconds: list[float] = []
+
+        def first_sync(_: int) -> Usage:
+            self._stop()
+            before = time.perf_counter()
+            self._subject.start()
+            seconds.append(time.perf_counter() - before)
+            started.append(self._subject.usage())
+            self._connect()
+            return self._one_by_one([self._sync()])
+
+        self._repeat(f"initialSync of {self._scale.rooms} rooms, the first after a start", first_sync)
+        self._tell("from start to the first answer, s", f"{median(seconds):.2f}")
+        self._tell("CPU until then, s", f"{middle(started).server:.2f}")
+
+    def _count(self) -> None:
+        """Count what a message asks of the database, one at a time and many."""
+        self._stop()
+        with self._subject.counted() as counts:
+            self._connect()
+            senders = self._users[1 : SIDE_BY_SIDE + 1]
+            room = self._make_room(senders)
+            requests = [self._say(senders[n % len(senders)], room) for n in range(self._scale.many * 2)]
+            alone, together = requests[: self._scale.many], requests[self._scale.many :]
+            self._tell_counts("one at a time", alone, self._one_by_one, counts)
+            self._tell_counts(f"{SIDE_BY_SIDE} at a time", together, self._side_by_side, counts)
+        self._open_lines.close()
+
+    def _tell_counts(
+        self, how: str, requests: list[bytes], send: Callable[[Sequence[bytes]], Usage], counts: Callable[[], Counts]
+    ) -> None:
+        before = asdict(counts())
+        send(requests)
+        after = asdict(counts())
+        each = {name: (after[name] - before[name]) / len(requests) for name in before}
+        rows = self._results.figures["for each message"]
+        rows[f"statements of SQL, {how}"] = f"{each['statements']:.2f}"
+        rows[f"commits, {how}"] = f"{each['commits']:.2f}"
+        rows[f"hops to a database thread, {how}"] = f"{each['jobs'] + each['reads']:.2f}"
+        rows[f"hops back to the reactor, {how}"] = f"{each['returns']:.2f}"
+
+
+def _join(user: User, room: str) -> bytes:
+    return user.request("POST", f"/rooms/{quote(room)}/join", {})
+
+
+def _poll(user: User, since: str, timeout: int = 120_000) -> bytes:
+    return user.request("GET", "/events", from_=since, timeout=timeout)
+
+
+# Printing.
+
+
+def usage_table(all_results: Sequence[Results]) -> str:
+    """The table of what operations use."""
+    databases: list[str] = []
+    columns: list[str] = []
+    for results in all_results:
+        own = ["server", "±", "wall", "disk"] if results.database == "sqlite" else ["server", "±", "PG", "wall", "disk"]
+        databases += [NAMES[results.database], *[""] * (len(own) - 1)]
+        columns += own
+    rows = [
+        [row, *(cell for results in all_results for cell in _usage_cells(results, row))]
+        for row in all_results[0].usages
+    ]
+    return table("one operation: CPU and wall time in ms, disk in KiB", [databases, columns], rows)
+
+
+def _usage_cells(results: Results, row: str) -> list[str]:
+    usages = results.usages[row]
+    used = middle(usages)
+    database = [] if results.database == "sqlite" else [f"{used.database * 1000:.2f}"]
+    return [
+        f"{used.server * 1000:.2f}",
+        f"{spread(usages) / 2:.0%}",
+        *database,
+        f"{used.wall * 1000:.1f}" if used.wall else "",
+        f"{used.written / 1024:.1f}",
+    ]
+
+
+def figure_tables(all_results: Sequence[Results]) -> list[str]:
+    """The tables of everything else."""
+    headings = [[NAMES[results.database] for results in all_results]]
+    tables = []
+    for title in all_results[0].figures:
+        rows = list(dict.fromkeys(row for results in all_results for row in results.figures[title]))
+        cells = [[row, *(results.figures[title].get(row, "") for results in all_results)] for row in rows]
+        tables.append(table(title, headings, cells))
+    return tables
+
+
+def floor_table(times: int) -> str:
+    """The table of the floors, measured here and now."""
+    return table(
+        "the floor: each step alone, in µs",
+        [["CPU", "wall"]],
+        [
+            [name, f"{cpu * 1e6:.0f}", f"{wall * 1e6:.0f}" if wall is not None else ""]
+            for name, (cpu, wall) in floors(times).items()
+        ],
+    )
+
+
+def machine(all_results: Sequence[Results]) -> str:
+    """Where it was measured, and what."""
+    databases = ", ".join(results.version for results in all_results)
+    changed = _git("status", "--porcelain", "synapse_like")
+    return (
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}; Python {platform.python_version()},"
+        f" Twisted {twisted.__version__}, {databases}\n"
+        f"commit {_git('rev-parse', '--short', 'HEAD')}{' with changes' if changed else ''}"
+    )
+
+
+def _git(*words: str) -> str:
+    told = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return told.stdout.strip() or ("" if told.returncode == 0 else "unknown")
+
+
+def measure(database: str, scale: Scale) -> Results:
+    """Measure the server on one kind of database."""
+    results = Results(database)
+    with Subject(database) as subject:
+        Measurement(subject, scale, results).run()
+    return results
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.send", description="Measure what the home server costs.")
+    parser.add_argument("--database", choices=[*DATABASES, "both"], default="both")
+    parser.add_argument("--messages", type=int, help="how many are sent to one room (10000)")
+    parser.add_argument("--quick", action="store_true", help="rough figures in less than a minute")
+    options = parser.parse_args()
+    scale = QUICK if options.quick else Scale()
+    if options.messages is not None:
+        scale = replace(scale, messages=options.messages)
+
+    # The processes we start end with us, their directories only if we end in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Here and in the server, which takes over the limit: every long poll is a connection.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    floor = floor_table(scale.many * 20)
+    databases = DATABASES if options.database == "both" else (options.database,)
+    all_results = [measure(database, scale) for database in databases]
+    print("\n\n".join([machine(all_results), usage_table(all_results), *figure_tables(all_results), floor]))
+
+
+if __name__ == "__main__":
+    main()

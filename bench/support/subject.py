@@ -1,0 +1,237 @@
+"""What is measured: a home server as its operator runs it, and its database.
+
+The home server is a process of its own, started by its command line with the settings of an operator, but for those
+of `tests.support.server.QUICK`. PostgreSQL is the tests' own. It does not sync the disk, which costs time and hardly
+any CPU; its clients wait for their commits to be handed to the system, though, as they do in earnest.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+
+import psycopg
+
+from bench.support.counted import Counts
+from bench.support.lines import Line
+from bench.support.usage import Usage, children, cpu_seconds, resident_bytes, written_bytes
+from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
+from tests.support.processes import dying_with_us
+from tests.support.server import ROOT, HomeServer
+
+#: Bytes on disk by table: those of its rows, and those of its indexes.
+Sizes = Counter[tuple[str, str]]
+ROWS, INDEXES = "rows", "indexes"
+
+#: A server that uses less CPU time than this, in seconds, while `settle` looks away, has nothing to do.
+_NOTHING = 0.0002
+
+
+class Subject:
+    """See the head of this file. Leave its `with` block and nothing of it remains.
+
+    :param database: `sqlite` or `postgresql`.
+    :raises RuntimeError: PostgreSQL is not installed.
+    """
+
+    def __init__(self, database: str) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._postmaster: int | None = None
+        self._url = "sqlite"
+        with ExitStack() as ending:
+            folder = Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-")))
+            if database == "postgresql":
+                self._open_postgresql(ending)
+            self._server = HomeServer(folder / "data", self._url)
+            ending.callback(self.stop)
+            self._ending = ending.pop_all()
+
+    def _open_postgresql(self, ending: ExitStack) -> None:
+        binaries = find_binaries()
+        if binaries is None:
+            raise RuntimeError(HOW_TO_INSTALL)
+        postgresql = PostgreSQL(binaries)
+        ending.callback(postgresql.stop)
+        self._postmaster = int((postgresql.log.parent / "data/postmaster.pid").read_text().split()[0])
+        self._url = ending.enter_context(postgresql.database())
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = on")
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+    # Starting and stopping.
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect."""
+        return self._server.address
+
+    def start(self) -> None:
+        """Start the home server and wait until it says that it is healthy."""
+        self._process = self._server.launch()
+        self._wait_for_health()
+
+    def stop(self) -> None:
+        """Stop the home server in good order, if it runs."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            finally:
+                process.kill()
+                process.wait()
+
+    @contextmanager
+    def counted(self) -> Iterator[Callable[[], Counts]]:
+        """Run the home server so that it tells what it asks of its database (`bench.support.counted`)."""
+        with self._server.log.open("ab") as log:
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-m", "bench.support.counted", self._server.config],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                preexec_fn=dying_with_us(signal.SIGKILL),
+            )
+        assert process.stdout is not None
+
+        def counts() -> Counts:
+            assert process.stdout is not None
+            process.send_signal(signal.SIGUSR1)
+            return Counts(**json.loads(process.stdout.readline()))
+
+        with process.stdout:
+            try:
+                self._wait_for_health()
+                yield counts
+            finally:
+                self.stop()
+
+    def _wait_for_health(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server does not start:\n{self._server.recent_log()}")
+            try:
+                with Line(self.address) as line:
+                    line.ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    return
+            except ConnectionRefusedError:
+                time.sleep(0.005)
+
+    # What it uses.
+
+    def usage(self) -> Usage:
+        """What was used so far, and the time."""
+        server, database = self._its_process(), self._database_processes()
+        return Usage(
+            cpu_seconds(server),
+            sum(map(cpu_seconds, database)),
+            time.perf_counter(),
+            sum(map(written_bytes, [server, *database])),
+        )
+
+    def watch(self) -> StopWatch:
+        """What will tell what it uses for something."""
+        return StopWatch(self)
+
+    def settle(self) -> None:
+        """Wait until the home server has nothing to do any more."""
+        before = self.usage().server
+        while True:
+            time.sleep(0.02)
+            now = self.usage().server
+            if now - before < _NOTHING:
+                return
+            before = now
+
+    def resident_bytes(self) -> int:
+        """Memory that the home server holds."""
+        return resident_bytes(self._its_process())
+
+    def _its_process(self) -> int:
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    def _database_processes(self) -> list[int]:
+        return [] if self._postmaster is None else [self._postmaster, *children(self._postmaster)]
+
+    # What its database has on disk.
+
+    def sizes(self) -> Sizes:
+        """The size of the tables on disk, once everything has been written there."""
+        return self._sqlite_sizes() if self._postmaster is None else self._postgresql_sizes()
+
+    def _sqlite_sizes(self) -> Sizes:
+        with closing(sqlite3.connect(self._server.data_dir / "homeserver.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return _by_table(
+                connection.execute(
+                    "SELECT s.tbl_name, s.type = 'index', d.pgsize FROM dbstat d"
+                    " JOIN sqlite_schema s ON s.name = d.name WHERE d.aggregate = TRUE"
+                )
+            )
+
+    def _postgresql_sizes(self) -> Sizes:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+            return _by_table(
+                connection.execute(
+                    "SELECT relname, false, pg_table_size(oid) FROM pg_class"
+                    " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+                    " UNION ALL SELECT t.relname, true, pg_relation_size(i.indexrelid)"
+                    " FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid"
+                    " WHERE t.relnamespace = 'public'::regnamespace"
+                )
+            )
+
+    def database_version(self) -> str:
+        """The database by its name and version."""
+        if self._postmaster is None:
+            return f"SQLite {sqlite3.sqlite_version}"
+        with psycopg.connect(self._url) as connection:
+            version = str(connection.info.server_version)
+        return f"PostgreSQL {version[:-4]}.{int(version[-4:])}"
+
+
+class StopWatch:
+    """Adds up what a subject uses within `with` blocks."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._used = Usage()
+        self._before = Usage()
+
+    def __enter__(self) -> None:
+        self._before = self._subject.usage()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            self._used += self._subject.usage() - self._before
+
+    def per(self, operations: int) -> Usage:
+        """What was used for each of some operations."""
+        return self._used * (1 / operations)
+
+
+def _by_table(rows: Iterator[tuple[str, bool, int]]) -> Sizes:
+    sizes: Sizes = Counter()
+    for table, is_index, size in rows:
+        sizes[table, INDEXES if is_index else ROWS] += size
+    return sizes
