@@ -8,10 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import pytest
 
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Connection, Database
+from synapse_like.storage.engines import Engine, open_engine
+from synapse_like.storage.migrations import migrate
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
+from tests.support.threads import ThreadBridge
 
 #: Makes an empty database that lives as long as its context, and gives its URL. The one of SQLite is plainly
 #: `sqlite`: there it is the data directory that must be new.
@@ -51,3 +57,40 @@ def database_url(new_database: NewDatabase) -> Iterator[str]:
     """An empty database for one test, as the setting `database.url` names it."""
     with new_database() as url:
         yield url
+
+
+@pytest.fixture
+def engine(database_url: str, tmp_path: Path) -> Engine:
+    """The engine of an empty database."""
+    return open_engine(database_url, data_dir=tmp_path, durability="normal")
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    """A connection to a database with all tables."""
+    connection = Connection(engine)
+    migrate(connection)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def bridge() -> ThreadBridge:
+    """Makes the calls of `database`'s threads when it is pumped."""
+    return ThreadBridge()
+
+
+@pytest.fixture
+def bus() -> Bus:
+    """Where `database` publishes its news."""
+    return Bus()
+
+
+@pytest.fixture
+def database(engine: Engine, bridge: ThreadBridge, bus: Bus) -> Iterator[Database]:
+    """A database with all tables, its threads running."""
+    database = Database(engine, bridge, bus, readers=2)
+    database.prepare(migrate)
+    database.start()
+    yield database
+    database.stop()

@@ -315,7 +315,10 @@ def test_nothing_is_missed_or_repeated_between_initial_sync_and_the_stream(
     carol.join(room)
     with ThreadPoolExecutor(2) as threads:
         saying = [threads.submit(_say_much, speaker, room, 40) for speaker in (alice, bob)]
-        syncs = [carol.initial_sync(limit=1000) for _ in range(5)]
+        syncs = []
+        for _ in range(20):
+            syncs.append(carol.initial_sync(limit=1000))
+            carol.events(syncs[-1]["end"])
         sent = {event_id for task in saying for event_id in task.result()}
     last = alice.send(room, "the end")
     for sync in syncs:

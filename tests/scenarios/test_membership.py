@@ -387,6 +387,28 @@ def test_ban_stands_above_the_banned_user(alice: Client, bob: Client, room: str,
     assert alice.state_event(room, "m.room.member", bob.user_id)["required_power_level"] > 70
 
 
+def test_ban_cannot_be_made_to_stand_lower(alice: Client, bob: Client, room: str) -> None:
+    """MEM-3."""
+    bob.join(room)
+    give_power(alice, room, **{bob.user_id: 70})
+    for level in (0, 70):
+        with forbidden():
+            alice.set_state(room, "m.room.member", {"membership": "ban"}, bob.user_id, required_power_level=level)
+    alice.set_state(room, "m.room.member", {"membership": "ban"}, bob.user_id, required_power_level=71)
+
+
+def test_ban_is_lifted_only_by_who_has_what_it_asks_for(alice: Client, bob: Client, carol: Client, room: str) -> None:
+    """MEM-3, PERM-3."""
+    carol.join(room)
+    give_power(alice, room, **{carol.user_id: 80})
+    alice.set_state(room, "m.room.member", {"membership": "ban"}, bob.user_id, required_power_level=81)
+    for way in WAYS:
+        with forbidden():
+            act(way, carol, "unban", room, bob)
+    give_power(alice, room, **{carol.user_id: 81})
+    carol.unban(room, bob)
+
+
 @every_way
 def test_banning_needs_the_level_and_more_power_than_the_target(
     alice: Client, bob: Client, carol: Client, room: str, way: str

@@ -13,7 +13,7 @@ from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Transaction
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
 from synapse_like.storage.state import SLOTS
-from tests.storage.conftest import ThreadBridge
+from tests.support.threads import ThreadBridge
 
 
 def add(txn: Transaction, stream: str) -> str:

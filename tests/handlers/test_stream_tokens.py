@@ -1,0 +1,37 @@
+"""Tokens are what this server gave out, or nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.errors import BadPagination
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_a_token_comes_back_as_it_was(position: int) -> None:
+    token = StreamToken(position)
+    assert StreamToken.parse(str(token), newest=position) == token
+
+
+@given(st.text())
+def test_anything_else_is_refused_and_never_fails_otherwise(text: str) -> None:
+    try:
+        token = StreamToken.parse(text, newest=100)
+    except BadPagination:
+        return
+    assert str(token) == text
+    assert token.events <= 100
+
+
+@pytest.mark.parametrize("text", ["", "s", "s-1", "s01", "s1 ", " s1", "S1", "1", "s1_2", "s٣", "s" + "9" * 30])
+def test_other_spellings_are_refused(text: str) -> None:
+    with pytest.raises(BadPagination):
+        StreamToken.parse(text, newest=10**18)
+
+
+def test_a_token_from_the_future_is_refused() -> None:
+    with pytest.raises(BadPagination):
+        StreamToken.parse("s11", newest=10)
