@@ -54,8 +54,9 @@ class EventCreation:
         canonical_json.check(draft.content)
         check_content(rules, draft.type, draft.content, state_key=draft.state_key)
 
-        state = rooms.state_at_head(txn, room, auth_types_for(rules, draft))
-        replaced = None if draft.state_key is None else state.get((draft.type, draft.state_key))
+        known = rooms.stored_state_at_head(txn, room, auth_types_for(rules, draft))
+        state = {slot: stored.event for slot, stored in known.items()}
+        replaced = None if draft.state_key is None else known.get((draft.type, draft.state_key))
         if draft.state_key is not None and draft.required_power_level is None:
             draft = replace(draft, required_power_level=required_power_level_for(rules, draft, state))
         event, pdu = build(
@@ -67,7 +68,7 @@ class EventCreation:
             depth=max((extremity.depth for extremity in room.extremities), default=0) + 1,
             prev_events=[extremity.event_id for extremity in room.extremities],
             auth_events=[event.event_id for event in state.values()],
-            replaces=replaced,
+            replaces=replaced.event if replaced is not None else None,
             power_level=PowerLevels.from_state(rules, state).user(draft.sender),
             key=self.signing_key,
         )

@@ -51,7 +51,7 @@ class EventPersistence:
     server_name: str
 
     def persist(
-        self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, replaced: Event | None
+        self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, replaced: StoredEvent | None
     ) -> StoredEvent:
         """Store an event that has been authorised and follows all the newest events of its room.
 
@@ -89,7 +89,7 @@ class EventPersistence:
         state.fill_snapshot(txn, snapshot, {slot: stored.event_nid})
         now = event.content["membership"] if event.type == MEMBER else None
         state.set_current(txn, room.room_nid, slot, stored.event_nid, now)
-        rooms.remember_state(room, event)
+        rooms.remember_state(room, stored)
         if now is not None:
             self._log_membership(txn, stored, now)
 
@@ -116,5 +116,5 @@ class EventPersistence:
                 return
         stripped = redact(room.rules, target.event)
         events.redact(txn, target, orjson.dumps(to_pdu(room.rules, stripped)), because=redaction)
-        rooms.forget_redacted(room, stripped)
+        rooms.forget_redacted(room, target)
         txn.announce(EventRedacted(target.event_nid))

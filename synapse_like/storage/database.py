@@ -71,6 +71,7 @@ class Transaction:
         "caches",
         "for_update",
         "generation",
+        "outdated",
         "positions",
         "statements",
         "writable",
@@ -89,6 +90,8 @@ class Transaction:
         self.generation = caches.generation
         self.for_update = engine.for_update
         self.writable = writable
+        #: Kinds of copies that this transaction has made wrong; it must not read them any more.
+        self.outdated: set[object] = set()
         #: Stream positions handed out by this transaction (`positions.py`).
         self.positions: dict[str, int] = {}
         self.statements = 0

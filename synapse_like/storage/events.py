@@ -48,21 +48,30 @@ def insert(
     *,
     snapshot_before: int,
     snapshot_after: int,
-    replaced: Event | None,
+    replaced: StoredEvent | None,
 ) -> StoredEvent:
     """Add an event at the end of the stream.
 
     :param pdu: its wire form.
     :param snapshot_before: the state that it saw; 0 for the first event of a room.
     :param snapshot_after: the state with it; the same for an event that is not state.
+    :param replaced: the state event that it replaces.
     """
     position = positions.take(txn, STREAM)
     event_nid = txn.insert(
-        "INSERT INTO events (event_id, room_nid, position, snapshot_before, snapshot_after, pdu)"
-        " VALUES (?, ?, ?, ?, ?, ?) RETURNING event_nid",
-        (event.event_id, room_nid, position, snapshot_before, snapshot_after, pdu),
+        "INSERT INTO events (event_id, room_nid, position, snapshot_before, snapshot_after, replaces, pdu)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING event_nid",
+        (
+            event.event_id,
+            room_nid,
+            position,
+            snapshot_before,
+            snapshot_after,
+            replaced.event_nid if replaced is not None else None,
+            pdu,
+        ),
     )
-    stored = StoredEvent(event_nid, room_nid, position, event, replaced)
+    stored = StoredEvent(event_nid, room_nid, position, event, replaced.event if replaced is not None else None)
     txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
@@ -73,7 +82,9 @@ def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) 
     :param remember: keep copies of those that are read; not for old history, which would drive out what is in use.
     """
     cache = txn.cache(EVENTS)
-    found = {nid: stored for nid in event_nids if (stored := cache.get(nid)) is not None}
+    found: dict[int, StoredEvent] = {}
+    if EVENTS not in txn.outdated:
+        found = {nid: stored for nid in event_nids if (stored := cache.get(nid)) is not None}
     missing = [nid for nid in event_nids if nid not in found]
     if missing:
         loaded = _load_rows(txn, missing)
@@ -86,36 +97,30 @@ def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) 
 
 def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEvent]:
     rows = txn.all(
-        "SELECT e.event_nid, e.room_nid, e.position, e.redacted_by, e.pdu, r.version"
+        "SELECT e.event_nid, e.room_nid, e.position, e.replaces, e.redacted_by, e.pdu, r.version"
         " FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
         f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
         list(event_nids),
     )
-    loaded = [
-        StoredEvent(nid, room_nid, position, _decode(pdu, version)) for nid, room_nid, position, _, pdu, version in rows
+    replaced = _decoded(txn, {row[3] for row in rows if row[3] is not None})
+    redactions = {row[4] for row in rows if row[4] is not None}
+    because = {stored.event_nid: stored for stored in load(txn, sorted(redactions))}
+    return [
+        StoredEvent(nid, room_nid, position, _decode(pdu, version), replaced.get(replaces), because.get(redacted_by))
+        for nid, room_nid, position, replaces, redacted_by, pdu, version in rows
     ]
-    redactions = [row[3] for row in rows if row[3] is not None]
-    if redactions:
-        because = {stored.event_nid: stored for stored in load(txn, redactions)}
-        for stored, row in zip(loaded, rows, strict=True):
-            stored.redacted_because = because.get(row[3])
-    replaced = _by_ids(txn, {s.event.replaces_state for s in loaded if s.event.replaces_state is not None})
-    for stored in loaded:
-        if stored.event.replaces_state is not None:
-            stored.replaced = replaced.get(stored.event.replaces_state)
-    return loaded
 
 
-def _by_ids(txn: Transaction, event_ids: Collection[str]) -> dict[str, Event]:
-    if not event_ids:
+def _decoded(txn: Transaction, event_nids: Collection[int]) -> dict[int, Event]:
+    """Events without what belongs to them."""
+    if not event_nids:
         return {}
     rows = txn.all(
-        "SELECT e.pdu, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
-        f" WHERE e.event_id IN ({placeholders(list(event_ids))})",
-        list(event_ids),
+        "SELECT e.event_nid, e.pdu, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+        f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
+        list(event_nids),
     )
-    decoded = (_decode(pdu, version) for pdu, version in rows)
-    return {event.event_id: event for event in decoded}
+    return {row[0]: _decode(row[1], row[2]) for row in rows}
 
 
 def _decode(pdu: bytes, version: str) -> Event:
@@ -131,6 +136,11 @@ def find(txn: Transaction, event_id: str) -> StoredEvent | None:
     return found[0] if found else None
 
 
+def _forget_copies(txn: Transaction) -> None:
+    txn.outdated.add(EVENTS)
+    txn.cache(EVENTS).drop_all(txn)
+
+
 def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, because: StoredEvent) -> None:
     """Replace an event by its stripped form, for good."""
     txn.execute(
@@ -138,7 +148,7 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
         (stripped_pdu, because.event_nid, target.event_nid),
     )
     # Not only its own copy: the event that replaced it shows its content, too.
-    txn.cache(EVENTS).drop_all(txn)
+    _forget_copies(txn)
 
 
 def since(
@@ -193,5 +203,5 @@ def snapshot_at(txn: Transaction, event_nid: int) -> int:
 
 def delete_room(txn: Transaction, room_nid: int) -> int:
     """Take every event of a room out; the number of them."""
-    txn.cache(EVENTS).drop_all(txn)
+    _forget_copies(txn)
     return txn.execute("DELETE FROM events WHERE room_nid = ?", (room_nid,)).rowcount

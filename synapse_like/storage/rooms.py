@@ -18,6 +18,7 @@ from synapse_like.storage import events
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
+from synapse_like.storage.events import StoredEvent
 
 #: How many state events a head keeps; members of large rooms come and go, the few rule events stay in use.
 MOST_STATE_KEPT = 500
@@ -47,7 +48,7 @@ class RoomHead:
     extremities: tuple[Extremity, ...] = ()
     snapshot_id: int = 0
     snapshot_height: int = -1
-    known_state: dict[StateSlot, Event | None] = field(default_factory=dict)
+    known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
 
 
 HEADS = CacheKind[str, RoomHead]("heads", 500)
@@ -126,6 +127,11 @@ def _write_head(txn: Transaction, room: RoomHead) -> None:
 
 def state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) -> dict[StateSlot, Event]:
     """The current state events in some slots; a slot without one is left out."""
+    return {slot: stored.event for slot, stored in stored_state_at_head(txn, room, slots).items()}
+
+
+def stored_state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) -> dict[StateSlot, StoredEvent]:
+    """The same, as they are stored."""
     wanted = list(slots)
     unknown = [slot for slot in wanted if slot not in room.known_state]
     if unknown:
@@ -140,21 +146,19 @@ def state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) 
             (room.room_nid, *(part for slot in unknown for part in slot)),
         )
         for stored in events.load(txn, [row[0] for row in rows]):
-            room.known_state[stored.event.state_slot] = stored.event
-    return {slot: event for slot in wanted if (event := room.known_state[slot]) is not None}
+            room.known_state[stored.event.state_slot] = stored
+    return {slot: known for slot in wanted if (known := room.known_state[slot]) is not None}
 
 
-def remember_state(room: RoomHead, event: Event) -> None:
+def remember_state(room: RoomHead, stored: StoredEvent) -> None:
     """A state event has become the current one of its slot."""
-    room.known_state[event.state_slot] = event
+    room.known_state[stored.event.state_slot] = stored
 
 
-def forget_redacted(room: RoomHead, stripped: Event) -> None:
-    """An event has been redacted: if it is current state, keep the stripped form of it."""
-    if stripped.is_state:
-        known = room.known_state.get(stripped.state_slot)
-        if known is not None and known.event_id == stripped.event_id:
-            room.known_state[stripped.state_slot] = stripped
+def forget_redacted(room: RoomHead, target: StoredEvent) -> None:
+    """An event has been redacted: what is known of its slot may be what it was before."""
+    if target.event.is_state:
+        room.known_state.pop(target.event.state_slot, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ CREATE TABLE room_heads (
     snapshot_id BIGINT NOT NULL
 );
 
--- `position` is the place in the stream of events. `pdu` is the event as signed (its redacted form once redacted).
+-- `position` is the place in the stream of events, `replaces` the state event that this one replaced. `pdu` is the event as signed (its redacted form once redacted).
 CREATE TABLE events (
     event_nid AUTO_KEY,
     event_id TEXT NOT NULL UNIQUE,
@@ -65,6 +65,7 @@ CREATE TABLE events (
     position BIGINT,
     snapshot_before BIGINT,
     snapshot_after BIGINT,
+    replaces BIGINT,
     redacted_by BIGINT,
     pdu BYTES NOT NULL
 );
