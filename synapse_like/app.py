@@ -8,13 +8,14 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from signedjson.key import read_signing_keys
 from signedjson.types import SigningKey
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.threadpool import ThreadPool
@@ -51,7 +52,7 @@ from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site, make_site
-from synapse_like.protocol.errors import NotFound
+from synapse_like.protocol.errors import NotFound, Unavailable
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.storage import accounts, events, positions
 from synapse_like.storage.bus import Bus
@@ -63,6 +64,8 @@ _log = logs.get_logger(__name__)
 
 #: How long a stopping server waits for requests under way to be answered.
 DRAIN_SECONDS = 10.0
+#: How long its database may take to answer a server that is well.
+HEALTH_SECONDS = 5.0
 #: Threads that read and write uploaded files.
 FILE_THREADS = 4
 
@@ -142,7 +145,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
         ),
-        Mount("", [Route("GET", "/health", health, auth=Auth.NONE)]),
+        Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
     ]
     site = make_site(
         mounts,
@@ -163,6 +166,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     tasks = [
         every(clock, "outside-changes", LOOK_EVERY_SECONDS, outside_changes.look),
+        every(clock, "forget-deleted", 5, database.forget_what_is_left),
         every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
@@ -178,14 +182,40 @@ def _where_streams_stand(connection: Connection) -> tuple[int, int]:
     )
 
 
-async def health(call: Call[Requester]) -> object:
-    """Whether the server serves: if it answers, it does."""
-    return {"status": "ok"}
+class Health:
+    """Whether the server serves: it answers, and so does its database."""
+
+    def __init__(self, database: Database, clock: ReactorClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def look(self, call: Call[Requester]) -> object:
+        """200 if all is well.
+
+        :raises Unavailable: the database does not answer, or not in time.
+        """
+        answer = self._database.read("health", events.current_position)
+        timer = self._clock.call_later(HEALTH_SECONDS, answer.cancel)
+        try:
+            await answer
+        except CancelledError as error:
+            raise Unavailable("The server's database does not answer.") from error
+        finally:
+            if timer.active():
+                timer.cancel()
+        return {"status": "ok"}
 
 
 def public_url(config: Config) -> str:
     """The address by which clients reach the server."""
-    return (config.client.public_url or _url(config.client.bind[0], config.client.port)).rstrip("/")
+    if config.client.public_url is not None:
+        return config.client.public_url.rstrip("/")
+    address = ip_address(config.client.bind[0])
+    if address.is_unspecified:
+        # Every address of this machine: its name should lead to one of them.
+        host = config.server_name.rpartition(":")[0] or config.server_name
+        return f"http://{host}:{config.client.port}"
+    return _url(str(address), config.client.port)
 
 
 def limiter(config: Config, clock: ReactorClock) -> Limiter:
@@ -426,9 +456,8 @@ def reset_password(config: Config, user: str, password: str) -> None:
     password_hash = hasher(config).hash(password)
     connection = _connect(config)
     try:
-        if not connection.transact(accounts.set_password, user_id, password_hash):
+        if not connection.transact(accounts.replace_password, user_id, password_hash):
             raise NotFound(f"There is no user {user_id}.")
-        connection.transact(accounts.delete_tokens, user_id)
     finally:
         connection.close()
 

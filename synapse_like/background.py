@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from synapse_like.clock import Clock
 from synapse_like.logs import bind, get_logger
+from synapse_like.protocol.errors import MatrixError
 
 P = ParamSpec("P")
 _log = get_logger(__name__)
@@ -34,6 +35,8 @@ def run_in_background(
                 await function(*args, **kwargs)
             except CancelledError:
                 _log.debug("the background task was cancelled")
+            except MatrixError as error:
+                _log.warning("the background task failed", reason=error.reason or error.message)
             except Exception:
                 _log.exception("the background task failed")
 

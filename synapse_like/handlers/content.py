@@ -70,11 +70,7 @@ class ContentStore:
         path = self._path(sha256)
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-                copyfileobj(body, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(file.name, path)
+            _write_whole(body, path)
         return sha256, size
 
     def _path(self, sha256: str) -> Path:
@@ -92,3 +88,21 @@ class ContentStore:
             raise NotFound("There is no such content.")
         data = await deferToThreadPool(self._reactor, self._threads, self._path(found.sha256).read_bytes)
         return found, data
+
+
+def _write_whole(body: BufferedIOBase, path: Path) -> None:
+    """Write a file wholly or not at all, so that a power cut does not undo it."""
+    with NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
+        try:
+            copyfileobj(body, file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -81,8 +81,9 @@ class Directory:
         """
         if domain_of(alias) != self._server_name:
             raise BadJson(f"{alias} is not an alias of this server; ask {domain_of(alias)} for it.")
-        if not directory.add(txn, alias, room.room_nid, creator=creator):
+        if directory.find(txn, alias) is not None:
             raise RoomInUse(f"The room alias {alias} is taken.")
+        directory.add(txn, alias, room.room_nid, creator=creator)
 
     async def delete(self, requester: Requester, alias: str) -> None:
         """Take an alias away: its maker may, an operator of its room, an admin of this server.

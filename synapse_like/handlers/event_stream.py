@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester, TokensEnded
-from synapse_like.handlers.notifier import Notifier, visible_from_memory
+from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
 from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership
@@ -31,13 +31,31 @@ class StreamChunk:
     events: Sequence[StoredEvent]
 
 
-@dataclass(slots=True)
-class _Wait:
-    """A poll that waits, and why it was ended if it was."""
+@dataclass(slots=True, eq=False)
+class _Poll:
+    """A request for news under way.
+
+    :ivar waiting: what it waits for, while it does.
+    :ivar token_ended: its access token has been ended meanwhile.
+    """
 
     requester: Requester
+    waiting: Deferred[None] | None = None
     timed_out: bool = False
     token_ended: bool = False
+
+    def check(self) -> None:
+        """Go on only with a token that is still valid.
+
+        :raises UnknownToken: it was ended.
+        """
+        if self.token_ended:
+            raise UnknownToken("This access token has been ended. Please log in again.")
+
+    def stop_waiting(self) -> None:
+        """Wait no longer."""
+        if self.waiting is not None:
+            self.waiting.cancel()
 
 
 class EventStream:
@@ -47,7 +65,7 @@ class EventStream:
         self._database = database
         self._notifier = notifier
         self._clock = clock
-        self._waiting: dict[Deferred[None], _Wait] = {}
+        self._polls: set[_Poll] = set()
         self._closing = False
         bus.subscribe(TokensEnded, self._on_tokens_ended)
 
@@ -61,49 +79,60 @@ class EventStream:
         """
         newest = self._notifier.position
         start = StreamToken(newest) if since is None else StreamToken.parse(since, newest=newest)
-        after = start.events
-        deadline = self._clock.monotonic() + timeout_ms / 1000
-        watcher = await self._notifier.watch(requester.user_id)
+        poll = _Poll(requester)
+        self._polls.add(poll)
+        try:
+            end, found = await self._news(poll, start.events, self._clock.monotonic() + timeout_ms / 1000)
+        finally:
+            self._polls.discard(poll)
+        return StreamChunk(start, StreamToken(end), found)
+
+    async def _news(self, poll: _Poll, after: int, deadline: float) -> tuple[int, Sequence[StoredEvent]]:
+        """The news after a position, and how far that goes; none if there is none until the deadline."""
         while True:
+            watcher = await self._notifier.watch(poll.requester.user_id)
+            poll.check()
             position = self._notifier.position
-            if after < watcher.since or after < watcher.newest:
-                found = visible_from_memory(watcher, after, self._notifier.recent)
-                reached = position
-                if found is None or len(found) > MOST_EVENTS:
-                    found, reached = await self._database.read(
-                        "event-stream", visible_since, requester.user_id, after, position, MOST_EVENTS
-                    )
-                after = reached
+            if after < max(watcher.since, watcher.newest):
+                after, found = await self._read(poll.requester, watcher, after, position)
+                poll.check()
                 if found:
-                    return StreamChunk(start, StreamToken(after), found)
-                if after < position:
-                    continue
-            after = max(after, position)
+                    return after, found
+            else:
+                after = max(after, position)
             if after < self._notifier.position:
                 continue
             left = deadline - self._clock.monotonic()
             if left <= 0 or self._closing:
-                return StreamChunk(start, StreamToken(after), ())
-            await self._wait(requester, watcher.wait(), left)
+                return after, ()
+            await self._wait(poll, watcher, left)
 
-    async def _wait(self, requester: Requester, news: Deferred[None], seconds: float) -> None:
+    async def _read(
+        self, requester: Requester, watcher: Watcher, after: int, position: int
+    ) -> tuple[int, Sequence[StoredEvent]]:
+        """What the user may see after a position, from memory if that can tell; and how far that goes."""
+        found = visible_from_memory(watcher, after, self._notifier.recent)
+        if found is not None and len(found) <= MOST_EVENTS:
+            return position, found
+        return await self._database.read("event-stream", visible_since, requester.user_id, after, position, MOST_EVENTS)
+
+    async def _wait(self, poll: _Poll, watcher: Watcher, seconds: float) -> None:
         """Wait for news, at most some seconds."""
-        wait = self._waiting[news] = _Wait(requester)
 
         def time_out() -> None:
-            wait.timed_out = True
-            news.cancel()
+            poll.timed_out = True
+            poll.stop_waiting()
 
         timer = self._clock.call_later(seconds, time_out)
+        poll.waiting = watcher.wait()
         try:
-            await news
+            await poll.waiting
         except CancelledError:
-            if wait.token_ended:
-                raise UnknownToken("This access token has been ended. Please log in again.") from None
-            if not wait.timed_out:
+            poll.check()
+            if not poll.timed_out:
                 raise
         finally:
-            del self._waiting[news]
+            poll.waiting = None
             if timer.active():
                 timer.cancel()
 
@@ -112,16 +141,16 @@ class EventStream:
 
     async def end_revoked(self) -> None:
         """End the polls whose access tokens were ended by somebody else than this process."""
-        token_ids = {wait.requester.token_id for wait in self._waiting.values()}
+        token_ids = {poll.requester.token_id for poll in self._polls}
         if token_ids:
             valid = await self._database.read("valid-tokens", accounts.valid_tokens, token_ids)
             self._end(lambda requester: requester.token_id in token_ids - valid)
 
     def _end(self, is_ended: Callable[[Requester], bool]) -> None:
-        for waiting, wait in list(self._waiting.items()):
-            if is_ended(wait.requester):
-                wait.token_ended = True
-                waiting.cancel()
+        for poll in list(self._polls):
+            if is_ended(poll.requester):
+                poll.token_ended = True
+                poll.stop_waiting()
 
     def close(self) -> None:
         """Answer all waiting polls; from now on none waits."""
@@ -129,8 +158,10 @@ class EventStream:
         self._notifier.wake_all()
 
 
-def visible_since(txn: Transaction, user_id: str, after: int, up_to: int, limit: int) -> tuple[list[StoredEvent], int]:
-    """What a user is to see of the events with after < position <= up_to, and how far that goes.
+def visible_since(
+    txn: Transaction, user_id: str, after: int, up_to: int, limit: int
+) -> tuple[int, Sequence[StoredEvent]]:
+    """What a user is to see of the events with after < position <= up_to: how far it goes, and the events.
 
     In a room whose membership has not changed since, a joined user sees everything. In the others an event is seen if
     the user was joined just before it, or if it is about their own membership.
@@ -148,7 +179,7 @@ def visible_since(txn: Transaction, user_id: str, after: int, up_to: int, limit:
         if room_nid not in changed or sees(histories[room_nid], position)
     ]
     reached = rows[-1][0] if len(rows) == limit else up_to
-    return events.load(txn, seen), reached
+    return reached, events.load(txn, seen)
 
 
 def sees(history: Sequence[MembershipChange], position: int) -> bool:

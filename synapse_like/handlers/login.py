@@ -192,12 +192,15 @@ class Login:
         user_id = facts.get("user_id")
         if user_id is None:
             raise Forbidden("These stages do not say who you are.")
+        account = accounts.find(txn, user_id)
+        if purpose == REGISTER and account is not None:
+            raise _user_in_use(user_id)
+        if "checked_hash" in facts and (account is None or account.password_hash != facts["checked_hash"]):
+            raise Forbidden("The user or the password is wrong.")
         if session is not None and not login_sessions.finish(txn, session):
             raise Forbidden("Another request has continued this session.")
-        if purpose == REGISTER and not accounts.create(
-            txn, user_id, password_hash=facts.get("password_hash"), now_ms=self._clock.now_ms()
-        ):
-            raise _user_in_use(user_id)
+        if purpose == REGISTER:
+            accounts.create(txn, user_id, password_hash=facts.get("password_hash"), now_ms=self._clock.now_ms())
         return Credentials(user_id, self._authentication.issue(txn, user_id))
 
     async def forget_expired_sessions(self) -> None:
@@ -240,7 +243,8 @@ class PasswordStage:
         account = await self.database.read("find-account", accounts.find, user_id)
         if not await self.passwords.verify(account.password_hash if account else None, password):
             raise Forbidden("The user or the password is wrong.")
-        return {"user_id": user_id}
+        # Until the last stage is done, the password may be changed.
+        return {"user_id": user_id, "checked_hash": account.password_hash if account else None}
 
     async def register(self, submission: Submission) -> dict[str, Any]:
         """Take a name, if it is free, and a password."""

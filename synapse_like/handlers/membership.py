@@ -33,21 +33,18 @@ class Membership:
         self._creation = creation
         self._directory = directory
 
-    async def join(self, requester: Requester, room: str, request: Once | None) -> str:
+    async def join(self, requester: Requester, room: str, request: Once) -> str:
         """Join a room by its ID or an alias; the ID of the room.
 
         :raises NotFound: there is no such room or alias.
         """
-        if room.startswith("#"):
-            found = await self._directory.resolve(canonical_alias(room))
-            room_id = found.room_id
-        else:
-            room_id = parse_room_id(room)
-        outcome = await self._database.write("join", once, request, self._join, requester.user_id, room_id)
+        room = canonical_alias(room) if room.startswith("#") else parse_room_id(room)
+        outcome = await self._database.write("join", once, request, self._join, requester.user_id, room)
         joined: str = outcome["room_id"]
         return joined
 
-    def _join(self, txn: Transaction, user_id: str, room_id: str) -> Outcome:
+    def _join(self, txn: Transaction, user_id: str, name: str) -> Outcome:
+        room_id = self._directory.find(txn, name).room_id if name.startswith("#") else name
         room = rooms.head(txn, room_id)
         if room is None:
             raise NotFound(f"This server does not know the room {room_id}.")
@@ -55,31 +52,23 @@ class Membership:
             self.change(txn, room, user_id, user_id, {"membership": "join"})
         return {"room_id": room_id}
 
-    async def invite(
-        self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once | None
-    ) -> None:
+    async def invite(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Invite a user."""
         await self._set(requester, room_id, user_id, "invite", reason, request)
 
-    async def leave(self, requester: Requester, room_id: str, request: Once | None) -> None:
+    async def leave(self, requester: Requester, room_id: str, request: Once) -> None:
         """Leave a room, turn an invite down, or take a knock back."""
         await self._set(requester, room_id, requester.user_id, "leave", None, request)
 
-    async def kick(
-        self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once | None
-    ) -> None:
+    async def kick(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Make somebody leave, or take back their invite, or turn down their knock."""
         await self._set(requester, room_id, user_id, "leave", reason, request, never_from="ban")
 
-    async def ban(
-        self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once | None
-    ) -> None:
+    async def ban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Ban somebody."""
         await self._set(requester, room_id, user_id, "ban", reason, request)
 
-    async def unban(
-        self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once | None
-    ) -> None:
+    async def unban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Lift a ban."""
         await self._set(requester, room_id, user_id, "leave", reason, request, only_from="ban")
 
@@ -90,7 +79,7 @@ class Membership:
         user_id: str,
         membership: str,
         reason: str | None,
-        request: Once | None,
+        request: Once,
         *,
         only_from: str | None = None,
         never_from: str | None = None,

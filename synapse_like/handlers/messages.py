@@ -33,9 +33,7 @@ class Messages:
         self._creation = creation
         self._membership = membership
 
-    async def send(
-        self, requester: Requester, room_id: str, event_type: str, content: Content, request: Once | None
-    ) -> str:
+    async def send(self, requester: Requester, room_id: str, event_type: str, content: Content, request: Once) -> str:
         """Send a non-state event; its ID.
 
         A redaction is sent by `redact`, with the target in the content's `redacts` if it comes this way.
@@ -61,6 +59,7 @@ class Messages:
         state_key: str,
         content: Content,
         required_power_level: int | None,
+        request: Once,
     ) -> str:
         """Send a state event; its ID.
 
@@ -79,7 +78,7 @@ class Messages:
             state_key=state_key,
             required_power_level=required_power_level,
         )
-        return await self._write("set-state", None, self._set_state, draft)
+        return await self._write("set-state", request, self._set_state, draft)
 
     def _set_state(self, txn: Transaction, draft: EventDraft) -> Outcome:
         room = room_to_act_in(txn, draft.room_id)
@@ -90,9 +89,7 @@ class Messages:
             return {"event_id": event_id}
         return {"event_id": self._creation.say(txn, room, draft).event.event_id}
 
-    async def redact(
-        self, requester: Requester, room_id: str, event_id: str, content: Content, request: Once | None
-    ) -> str:
+    async def redact(self, requester: Requester, room_id: str, event_id: str, content: Content, request: Once) -> str:
         """Redact an event of a room (RED-1); the ID of the redaction.
 
         :raises NotFound: there is no such event in the room.
@@ -127,7 +124,7 @@ class Messages:
         if levels.user(draft.sender) < levels.redact:
             raise Forbidden(f"To redact other people's events one needs power level {levels.redact} here.")
 
-    async def _write(self, name: str, request: Once | None, function: Any, draft: EventDraft) -> str:
+    async def _write(self, name: str, request: Once, function: Any, draft: EventDraft) -> str:
         outcome = await self._database.write(name, once, request, function, draft)
         event_id: str = outcome["event_id"]
         return event_id

@@ -15,16 +15,18 @@ from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 
+from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
 from synapse_like.handlers.event_persistence import EventPersisted, EventRedacted
-from synapse_like.storage import membership
+from synapse_like.storage import events, membership
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database
+from synapse_like.storage.database import CommitInDoubt, Database
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.state import MEMBER
 
-#: How many of the newest events are kept in memory.
+#: How many of the newest events are kept in memory, and how many bytes of them.
 MOST_RECENT = 1000
+MOST_RECENT_BYTES = 4 * 1024 * 1024
 #: How long a watcher outlives the last poll of its user.
 IDLE_SECONDS = 120.0
 
@@ -73,16 +75,21 @@ class RecentEvents:
     def __init__(self, since: int) -> None:
         self.since = since
         self._events: deque[EventPersisted] = deque()
+        self._bytes = 0
 
     def add(self, news: EventPersisted) -> None:
         """Append the newest event."""
         self._events.append(news)
-        if len(self._events) > MOST_RECENT:
-            self.since = self._events.popleft().position
+        self._bytes += news.stored.size
+        while len(self._events) > MOST_RECENT or self._bytes > MOST_RECENT_BYTES:
+            oldest = self._events.popleft()
+            self._bytes -= oldest.stored.size
+            self.since = oldest.position
 
     def forget(self, up_to: int) -> None:
         """Drop everything up to a position: it is no longer what the database has."""
         self._events.clear()
+        self._bytes = 0
         self.since = up_to
 
     def after(self, position: int) -> list[EventPersisted] | None:
@@ -117,6 +124,7 @@ class Notifier:
         self._behind: list[tuple[int, Deferred[None]]] = []
         bus.subscribe(EventPersisted, self._on_event)
         bus.subscribe(EventRedacted, self._on_redaction)
+        bus.subscribe(CommitInDoubt, self._on_doubt)
 
     async def catch_up(self, position: int) -> None:
         """Wait until a position that somebody has read in the database has been announced, too.
@@ -185,11 +193,14 @@ class Notifier:
                 self._on_own_membership(watcher, news, event.content["membership"])
 
         if self._behind:
-            reached = [waiting for waiting in self._behind if waiting[0] <= self.position]
-            self._behind = [waiting for waiting in self._behind if waiting[0] > self.position]
-            for _, announced in reached:
-                if not announced.called:
-                    announced.callback(None)
+            self._let_those_behind_go_on()
+
+    def _let_those_behind_go_on(self) -> None:
+        reached = [waiting for waiting in self._behind if waiting[0] <= self.position]
+        self._behind = [waiting for waiting in self._behind if waiting[0] > self.position]
+        for _, announced in reached:
+            if not announced.called:
+                announced.callback(None)
 
     def _on_own_membership(self, watcher: Watcher, news: EventPersisted, now: str) -> None:
         watcher.newest_membership = news.position
@@ -220,6 +231,21 @@ class Notifier:
     def forget_recent(self) -> None:
         """Drop the events in memory: they may no longer be what the database has."""
         self.recent.forget(self.position)
+
+    def _on_doubt(self, _: CommitInDoubt) -> None:
+        run_in_background("look-after-doubt", self._look_again)
+
+    async def _look_again(self) -> None:
+        """Find out where the stream stands, when there may be events that nobody was told of."""
+        position = await self._database.read("current-position", events.current_position)
+        if position > self.position:
+            self.position = position
+            self.forget_recent()
+        # What the watchers know of rooms may be wrong: those who look get new ones.
+        forgotten, self._watchers, self._by_room = self._watchers, {}, {}
+        self._let_those_behind_go_on()
+        for watcher in forgotten.values():
+            watcher.wake()
 
     def drop_idle(self) -> None:
         """Forget the watchers of users who have not looked for a while."""

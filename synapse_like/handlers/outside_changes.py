@@ -39,8 +39,8 @@ class OutsideChanges:
     async def look(self) -> None:
         """If a command has changed something since the last look, forget what may be wrong now."""
         changes = await self._database.read("outside-changes", positions.current, positions.OUTSIDE)
-        seen, self._seen = self._seen, changes
-        if seen != changes:
+        if changes != self._seen:
             self._notifier.forget_recent()
             self._authentication.forget_all()
             await self._event_stream.end_revoked()
+            self._seen = changes

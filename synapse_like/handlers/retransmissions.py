@@ -16,12 +16,12 @@ class Retransmissions:
         self._database = database
         self._clock = clock
 
-    def request(self, requester: Requester, key: str | None) -> Once | None:
-        """What a handler needs to do a request only once; None if it is not idempotent.
+    def request(self, requester: Requester, key: str | None) -> Once:
+        """What a handler needs to do a request only once, and only for a token that is still valid.
 
-        :param key: what is asked, with its transaction ID.
+        :param key: what is asked, with its transaction ID; None if it is not idempotent.
         """
-        return None if key is None else Once(requester.token_id, key, self._clock.now_ms())
+        return Once(requester.token_id, key, self._clock.now_ms())
 
     async def forget_old(self) -> None:
         """Forget answers that nobody will ask for again."""

@@ -12,7 +12,7 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_creation import ID_BYTES, EventCreation
 from synapse_like.handlers.membership import Membership
-from synapse_like.protocol.errors import BadPagination, Forbidden, NotFound, RoomInUse
+from synapse_like.protocol.errors import BadJson, BadPagination, Forbidden, NotFound, RoomInUse, TooLarge
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id
 from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
@@ -25,6 +25,12 @@ Content = Mapping[str, Any]
 
 NAME = ("m.room.name", "")
 TOPIC = ("m.room.topic", "")
+
+
+#: How many users createRoom invites at the most: all of it happens in one transaction.
+MOST_INVITED = 500
+#: Bytes of a new room's name and topic, so that they are refused before anything is written.
+LONGEST_DESCRIPTION = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,15 @@ class Rooms:
         self._membership = membership
         self._server_name = server_name
 
-    async def create(self, requester: Requester, wish: RoomWish, request: Once | None) -> NewRoom:
+    async def create(self, requester: Requester, wish: RoomWish, request: Once) -> NewRoom:
         """Make a room. It is made whole, in one transaction, or not at all.
 
         :raises RoomInUse: the alias is taken.
         """
+        if len(wish.invite) > MOST_INVITED:
+            raise BadJson(f"A new room can invite at most {MOST_INVITED} users; invite the others when it is there.")
+        if len(f"{wish.name or ''}{wish.topic or ''}".encode()) > LONGEST_DESCRIPTION:
+            raise TooLarge(f"Name and topic together may have at most {LONGEST_DESCRIPTION} bytes.")
         alias = None
         if wish.alias_localpart is not None:
             alias = canonical_alias(f"#{alias_localpart(wish.alias_localpart)}:{self._server_name}")
@@ -223,6 +233,7 @@ def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> i
     room = rooms.find(txn, room_id)
     if room is None:
         raise NotFound(f"This server does not know the room {room_id}.")
+    rooms.lock(txn, room)
     suffix = f":{server_name}"
     still_in = [user for user in membership.users_in_room(txn, room.room_nid) if user.endswith(suffix)]
     if still_in and not force:

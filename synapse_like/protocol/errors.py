@@ -152,3 +152,9 @@ class LimitExceeded(_FixedError):
 
     def __init__(self, message: str, retry_after_ms: int, *, reason: str | None = None) -> None:
         super().__init__(message, reason=reason, extra={"retry_after_ms": retry_after_ms})
+
+
+class Unavailable(_FixedError):
+    """Something that the server needs is not there at the moment."""
+
+    STATUS, ERRCODE = 503, "M_UNAVAILABLE"

@@ -39,9 +39,10 @@ def find(txn: Transaction, user_id: str) -> Account | None:
     return Account(row[0], row[1], bool(row[2])) if row is not None else None
 
 
-def set_password(txn: Transaction, user_id: str, password_hash: str) -> bool:
-    """Give a user another password; False if there is no such user."""
+def replace_password(txn: Transaction, user_id: str, password_hash: str) -> bool:
+    """Give a user another password, which ends all their tokens; False if there is no such user."""
     changed = txn.execute("UPDATE users SET password_hash = ? WHERE user_id = ?", (password_hash, user_id))
+    delete_tokens(txn, user_id)
     return changed.rowcount == 1
 
 

@@ -39,20 +39,22 @@ class Scope(Protocol):
 class CacheKind(Generic[Key, Value]):
     """A kind of copies.
 
-    :param entries: how many are held at the most; the least recently used one goes first.
+    :param most: how many are held at the most, or how much they weigh; the least recently used one goes first.
+    :param weigh: what a copy weighs; each 1 if left out.
     """
 
-    def __init__(self, name: str, entries: int) -> None:
+    def __init__(self, name: str, most: int, weigh: Callable[[Value], int] | None = None) -> None:
         self.name = name
-        self.entries = entries
+        self.most = most
+        self.weigh = weigh
 
 
 class Cache(Generic[Key, Value]):
     """The copies of one kind: bounded, thread-safe, following the two rules above."""
 
-    def __init__(self, owner: Caches, entries: int) -> None:
+    def __init__(self, owner: Caches, kind: CacheKind[Key, Value]) -> None:
         self._owner = owner
-        self._entries: LRUCache[Key, Value] = LRUCache(entries)
+        self._entries: LRUCache[Key, Value] = LRUCache(kind.most, getsizeof=kind.weigh)
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
@@ -105,7 +107,7 @@ class Caches:
         cache = self._caches.get(kind)
         if cache is None:
             # Of two threads that come here at once, both get the one that was put first.
-            cache = self._caches.setdefault(kind, Cache(self, kind.entries))
+            cache = self._caches.setdefault(kind, Cache(self, kind))
         return cache
 
     def clear(self) -> None:

@@ -27,9 +27,17 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 from synapse_like.logs import get_logger
+from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
-from synapse_like.storage.engines import DatabaseUnavailable, Engine, RawConnection, RawCursor, Row
+from synapse_like.storage.engines import (
+    DatabaseInUse,
+    DatabaseUnavailable,
+    Engine,
+    RawConnection,
+    RawCursor,
+    Row,
+)
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
@@ -56,6 +64,11 @@ class Statistics:
 
 class CommitFailed(Exception):
     """The database failed at the very commit: nobody can tell whether it happened, so nothing may be done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInDoubt:
+    """News: something may have been committed, or not, and nobody was told of it."""
 
 
 class Transaction:
@@ -151,9 +164,6 @@ class Transaction:
         del self._news[marks[2] :]
 
 
-StorageFunction = Callable[Concatenate[Transaction, P], Result]
-
-
 @dataclass(slots=True)
 class _Job(Generic[Result]):
     name: str
@@ -162,6 +172,12 @@ class _Job(Generic[Result]):
 
 
 _Outcome = tuple[_Job[Any], bool, Any]
+
+
+def _unavailable(error: Exception) -> Failure:
+    """What is answered while the database is not there."""
+    sentence = "The server cannot reach its database at the moment. Please try again."
+    return Failure(Unavailable(sentence, reason=str(error).strip()))  # type: ignore[no-untyped-call]  # Twisted's
 
 
 def _caught() -> Failure:
@@ -297,6 +313,7 @@ class Database:
             for n, reader in enumerate(self._readers)
         ]
         self._stopped = False
+        self._has_deleted = False
 
     @property
     def statistics(self) -> Statistics:
@@ -360,12 +377,19 @@ class Database:
         return self._submit(self._reads, _Job(name, lambda txn: function(txn, *args, **kwargs)))
 
     def forget_deleted(self) -> Deferred[None]:
-        """Make sure that deleted data is no longer in the files either; it may take a moment."""
+        """See that deleted data leaves the files, too: now, if nobody reads it at the moment."""
+        self._has_deleted = True
+        return self.write("forget-deleted", lambda txn: txn.when_committed(self._forget_deleted))
 
-        def outside_of_transactions(txn: Transaction) -> None:
-            txn.when_committed(lambda: self.engine.forget_deleted(self._writer.raw))
+    async def forget_what_is_left(self) -> None:
+        """Try once more what `forget_deleted` could not do."""
+        if self._has_deleted:
+            await self.forget_deleted()
 
-        return self.write("forget-deleted", outside_of_transactions)
+    def _forget_deleted(self) -> None:
+        # Once is enough for all who asked for it with this commit.
+        if self._has_deleted:
+            self._has_deleted = not self.engine.forget_deleted(self._writer.raw)
 
     def _submit(self, queue: SimpleQueue[_Job[Any] | None], job: _Job[Result]) -> Deferred[Result]:
         if self._stopped:
@@ -395,24 +419,32 @@ class Database:
 
     def _write_together(self, jobs: list[_Job[Any]]) -> None:
         """Run the jobs in one transaction; if that fails, each in its own."""
+        not_there: tuple[type[Exception], ...] = (*self.engine.database_errors, DatabaseUnavailable, DatabaseInUse)
         try:
-            news, outcomes = self._write_once(jobs)
+            txn = self._begin_writing()
+        except not_there as error:
+            # Each of them would wait as long as all of them have.
+            _log.error("the database cannot be written", jobs=len(jobs), reason=str(error).strip())
+            failure = _unavailable(error)
+            self._deliver([], [(job, False, failure) for job in jobs])
+            return
+        try:
+            news, outcomes = self._write_once(txn, jobs)
         except CommitFailed as error:
             _log.error("a commit failed", jobs=len(jobs), reason=str(error))
-            self._deliver([], [(job, False, _caught()) for job in jobs])
+            failure = _unavailable(error)
+            self._deliver([CommitInDoubt()], [(job, False, failure) for job in jobs])
         except Exception as error:
             if len(jobs) == 1:
-                self._log_unexpected(jobs[0], error)
-                self._deliver([], [(jobs[0], False, _caught())])
+                self._deliver([], [(jobs[0], False, self._explained(jobs[0], error))])
                 return
             for job in jobs:
                 self._write_together([job])
         else:
             self._deliver(news, outcomes)
 
-    def _write_once(self, jobs: list[_Job[Any]]) -> tuple[list[object], list[_Outcome]]:
+    def _write_once(self, txn: Transaction, jobs: list[_Job[Any]]) -> tuple[list[object], list[_Outcome]]:
         writer = self._writer
-        txn = self._begin_writing()
         outcomes: list[_Outcome] = []
         try:
             for job in jobs:
@@ -455,8 +487,7 @@ class Database:
             try:
                 outcome = (job, True, self._read_once(connection, job))
             except Exception as error:
-                self._log_unexpected(job, error)
-                outcome = (job, False, _caught())
+                outcome = (job, False, self._explained(job, error))
             self._deliver([], [outcome])
 
     def _read_once(self, connection: Connection, job: _Job[Any]) -> Any:
@@ -476,9 +507,14 @@ class Database:
 
     # Back on the reactor's thread.
 
-    def _log_unexpected(self, job: _Job[Any], error: Exception) -> None:
+    def _explained(self, job: _Job[Any], error: Exception) -> Failure:
+        """The exception being handled, as who gave the job is to see it."""
+        if isinstance(error, (*self.engine.connection_errors, DatabaseUnavailable)):
+            _log.error("the database is not there", job=job.name, reason=str(error).strip())
+            return _unavailable(error)
         if isinstance(error, self.engine.database_errors):
             _log.error("a database job failed", job=job.name, reason=f"{type(error).__name__}: {error}")
+        return _caught()
 
     def _deliver(self, news: Iterable[object], outcomes: list[_Outcome]) -> None:
         self._reactor.callFromThread(self._deliver_here, news, outcomes)

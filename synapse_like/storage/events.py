@@ -24,7 +24,8 @@ class StoredEvent:
 
     :ivar position: its place in the stream of events; None if it is not shown to clients.
     :ivar replaced: the state event that this one replaced.
-    :ivar redacted_because: the redaction that stripped this event.
+    :ivar redacted_because: the redaction that stripped this event; it stands alone, whatever became of it since.
+    :ivar size: of its wire form, in bytes.
     :ivar renderings: what a client dialect has made of it, by dialect, so that it is encoded once for all who read it.
     """
 
@@ -33,11 +34,14 @@ class StoredEvent:
     position: int | None
     event: Event
     replaced: Event | None = None
-    redacted_because: StoredEvent | None = None
+    redacted_because: Event | None = None
+    size: int = 0
     renderings: dict[str, bytes] = field(default_factory=dict)
 
 
-EVENTS = CacheKind[int, StoredEvent]("events", 4000)
+#: What an event in memory costs beside its content, for the bounds of what is kept: roughly, in bytes.
+OVERHEAD = 1000
+EVENTS = CacheKind[int, StoredEvent]("events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD)
 
 
 def insert(
@@ -71,7 +75,8 @@ def insert(
             pdu,
         ),
     )
-    stored = StoredEvent(event_nid, room_nid, position, event, replaced.event if replaced is not None else None)
+    replaced_event = replaced.event if replaced is not None else None
+    stored = StoredEvent(event_nid, room_nid, position, event, replaced_event, size=len(pdu))
     txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
@@ -103,10 +108,17 @@ def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEven
         list(event_nids),
     )
     replaced = _decoded(txn, {row[3] for row in rows if row[3] is not None})
-    redactions = {row[4] for row in rows if row[4] is not None}
-    because = {stored.event_nid: stored for stored in load(txn, sorted(redactions))}
+    because = _decoded(txn, {row[4] for row in rows if row[4] is not None})
     return [
-        StoredEvent(nid, room_nid, position, _decode(pdu, version), replaced.get(replaces), because.get(redacted_by))
+        StoredEvent(
+            nid,
+            room_nid,
+            position,
+            _decode(pdu, version),
+            replaced.get(replaces),
+            because.get(redacted_by),
+            size=len(pdu),
+        )
         for nid, room_nid, position, replaces, redacted_by, pdu, version in rows
     ]
 

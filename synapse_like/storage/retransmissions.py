@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import orjson
 
+from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage.database import Transaction
 
 P = ParamSpec("P")
@@ -27,39 +28,40 @@ class Once:
     """Which request is to be done once.
 
     :ivar token_id: the access token that it came with.
-    :ivar request: what it asks for and its transaction ID, unambiguously.
+    :ivar request: what it asks for and its transaction ID, unambiguously; None if it may be done more than once.
     :ivar now_ms: when it came.
     """
 
     token_id: int
-    request: str
+    request: str | None
     now_ms: int
-
-    @property
-    def request_hash(self) -> bytes:
-        """What the request is stored under."""
-        return blake2b(self.request.encode(), digest_size=16).digest()
 
 
 def once(
     txn: Transaction,
-    request: Once | None,
+    request: Once,
     function: Callable[Concatenate[Transaction, P], Outcome],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> Outcome:
     """Run a storage function and record its outcome, or give the outcome of the first time.
 
-    :param request: None if the request is not idempotent: then it is simply done.
+    :raises UnknownToken: the access token was ended since the request came in.
     """
-    if request is None:
-        return function(txn, *args, **kwargs)
-    key = request.request_hash
-    row = txn.one("SELECT result FROM retransmissions WHERE token_id = ? AND request_hash = ?", (request.token_id, key))
-    if row is not None:
+    key = blake2b((request.request or "").encode(), digest_size=16).digest()
+    row = txn.one(
+        "SELECT r.result FROM access_tokens t LEFT JOIN retransmissions r"
+        " ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?",
+        (key, request.token_id),
+    )
+    if row is None:
+        raise UnknownToken("This access token has been ended. Please log in again.")
+    if row[0] is not None:
         first: Outcome = orjson.loads(row[0])
         return first
     outcome = function(txn, *args, **kwargs)
+    if request.request is None:
+        return outcome
     txn.execute(
         "INSERT INTO retransmissions (token_id, request_hash, result, created_at) VALUES (?, ?, ?, ?)",
         (request.token_id, key, orjson.dumps(outcome).decode(), request.now_ms),

@@ -176,6 +176,11 @@ def find(txn: Transaction, room_id: str) -> Room | None:
     return Room(row[0], room_id, bool(row[1])) if row is not None else None
 
 
+def lock(txn: Transaction, room: Room) -> None:
+    """Keep other processes from adding to a room until this transaction has ended."""
+    txn.one(f"SELECT 1 FROM rooms WHERE room_nid = ?{txn.for_update}", (room.room_nid,))
+
+
 def by_nids(txn: Transaction, room_nids: Iterable[int]) -> dict[int, Room]:
     """Rooms by their numbers."""
     wanted = list(room_nids)

@@ -97,7 +97,7 @@ def test_a_redacted_event_is_stripped_in_the_table(house: House) -> None:
     again = read_again(house.connection, secret.event_nid)
     assert again.event.content == {}
     assert again.redacted_because is not None
-    assert again.redacted_because.event == redaction.event
+    assert again.redacted_because == redaction.event
     rows = house.connection.transact(lambda txn: txn.all("SELECT pdu FROM events"))
     assert not any(b"secret" in bytes(row[0]) for row in rows)
 

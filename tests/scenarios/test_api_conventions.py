@@ -540,3 +540,37 @@ def test_error_is_a_code_and_a_sentence(server: HomeServer, method: str, path: s
     assert answer.json["errcode"].startswith("M_")
     assert " " in answer.json["error"]
     assert "Traceback" not in answer.json["error"]
+
+
+def test_retransmitted_join_by_alias_is_answered_though_the_alias_is_gone(
+    alice: Client, bob: Client, unique: Unique
+) -> None:
+    """API-4."""
+    alias = f"#{unique('soon-gone')}:{alice.server.name}"
+    room = alice.create_room(visibility="public")
+    alice.call("PUT", f"/directory/room/{quote(alias)}", {"room_id": room})
+    path = f"/join/{quote(alias)}/{bob.new_txn()}"
+    first = bob.call("PUT", path, {})
+    alice.call("DELETE", f"/directory/room/{quote(alias)}")
+    assert bob.call("PUT", path, {}) == first == {"room_id": room}
+
+
+def test_logout_everywhere_has_no_put(alice: Client) -> None:
+    """API-5: it would end one token only, and nobody could tell."""
+    assert alice.request("PUT", "/logout/all", {}).status == 405
+    assert alice.call("GET", "/initialSync")
+
+
+def test_requests_behind_a_logout_are_refused_and_do_nothing(alice: Client, bob: Client, room: str) -> None:
+    """LOGIN-10: also if they were on their way already."""
+    bob.join(room)
+    path = f"/rooms/{quote(room)}/send/m.room.message"
+    for way in range(20):
+        session = Client(bob.server).login(bob.user_id)
+        ending = session.start("POST", "/logout", {})
+        late = [
+            session.start("PUT", f"{path}/{way}", {"msgtype": "m.text", "body": "late"}),
+            session.start("POST", path, {"msgtype": "m.text", "body": "late"}),
+        ]
+        assert ending.json() == {}
+        assert {pending.answer().status for pending in late} <= {200, 401}

@@ -345,3 +345,17 @@ def test_redacted_data_leaves_the_files_of_sqlite(fresh_server: FreshServer) -> 
     assert not databases.files_contain(server.data_dir, OFFENCE)
     server.terminate()
     assert not databases.files_contain(server.data_dir, OFFENCE)
+
+
+def test_redactions_of_redactions_do_not_pile_up_in_what_is_read(alice: Client, bob: Client, room: str) -> None:
+    """RED-2, SEC-1: a member who redacts their own redactions for ever must not spoil the room for the others."""
+    bob.join(room)
+    target = bob.send(room, "the first of many")
+    first = target
+    for _ in range(300):
+        target = bob.redact(room, target)
+    shown = alice.event(first)
+    assert shown["redacted_because"]["type"] == "m.room.redaction"
+    assert "redacted_because" not in shown["redacted_because"]
+    assert len(alice.messages(room, limit=400)["chunk"]) > 300
+    assert alice.initial_sync()["rooms"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, login_sessions, retransmissions
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.retransmissions import KEPT_MS, Once, once
@@ -27,8 +28,8 @@ def test_a_name_is_given_once(connection: Connection, alice: str) -> None:
 
 
 def test_a_password_can_be_changed_only_for_someone_who_exists(connection: Connection, alice: str) -> None:
-    assert connection.transact(accounts.set_password, alice, "new")
-    assert not connection.transact(accounts.set_password, "@nobody:here", "new")
+    assert connection.transact(accounts.replace_password, alice, "new")
+    assert not connection.transact(accounts.replace_password, "@nobody:here", "new")
     account = connection.transact(accounts.find, alice)
     assert account is not None
     assert account.password_hash == "new"
@@ -102,7 +103,8 @@ def test_a_retransmit_gets_the_first_answer(connection: Connection, alice: str) 
     assert connection.transact(once, Once(token_id, "PUT /a/1", 2), work) == {"time": 1}
     assert connection.transact(once, Once(token_id, "PUT /a/2", 3), work) == {"time": 2}
     assert connection.transact(once, Once(other, "PUT /a/1", 3), work) == {"time": 3}
-    assert connection.transact(once, None, work) == {"time": 4}
+    assert connection.transact(once, Once(token_id, None, 3), work) == {"time": 4}
+    assert connection.transact(once, Once(token_id, None, 3), work) == {"time": 5}
 
 
 def test_answers_are_kept_for_a_day_and_no_longer_than_their_token(connection: Connection, alice: str) -> None:
@@ -114,6 +116,24 @@ def test_answers_are_kept_for_a_day_and_no_longer_than_their_token(connection: C
     connection.transact(once, Once(token_id, "PUT /a/1", 1000), work)
     connection.transact(accounts.delete_token, token_id)
     assert connection.transact(lambda txn: txn.one("SELECT COUNT(*) FROM retransmissions")) == (0,)
+
+
+@pytest.mark.parametrize("request_key", [None, "PUT /a/1"])
+def test_nothing_is_done_for_a_token_that_was_ended_meanwhile(
+    connection: Connection, alice: str, request_key: str | None
+) -> None:
+    token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    connection.transact(accounts.delete_token, token_id)
+    work = Counter()
+    with pytest.raises(UnknownToken):
+        connection.transact(once, Once(token_id, request_key, 1), work)
+    assert work.done == 0
+
+
+def test_numbers_of_tokens_are_never_given_out_again(connection: Connection, alice: str) -> None:
+    first = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    connection.transact(accounts.delete_token, first)
+    assert connection.transact(accounts.add_token, alice, b"2", now_ms=1) != first
 
 
 def test_what_fails_is_not_recorded_as_done(connection: Connection, alice: str) -> None:

@@ -23,14 +23,15 @@ def event_v1(stored: StoredEvent, now_ms: int) -> orjson.Fragment:
     """
     lasting = stored.renderings.get(DIALECT)
     if lasting is None:
-        lasting = stored.renderings[DIALECT] = orjson.dumps(_lasting(stored))
+        lasting = stored.renderings[DIALECT] = orjson.dumps(
+            _lasting(stored.event, stored.replaced, stored.redacted_because)
+        )
     age = max(0, now_ms - stored.event.origin_server_ts)
     return orjson.Fragment(b'{"age":%d,%s' % (age, lasting[1:]))
 
 
-def _lasting(stored: StoredEvent) -> dict[str, Any]:
+def _lasting(event: Event, replaced: Event | None = None, redacted_because: Event | None = None) -> dict[str, Any]:
     """Everything but the age."""
-    event = stored.event
     shape: dict[str, Any] = {
         "event_id": event.event_id,
         "type": event.type,
@@ -43,15 +44,15 @@ def _lasting(stored: StoredEvent) -> dict[str, Any]:
     }
     if event.state_key is not None:
         _add_state(shape, event)
-        if stored.replaced is not None:
-            shape["prev_state"] = stored.replaced.event_id
+        if replaced is not None:
+            shape["prev_state"] = replaced.event_id
             # A redacted event shows no more of what was than of what is (RED-2).
-            if stored.redacted_because is None:
-                _add_what_was(shape, stored.replaced)
+            if redacted_because is None:
+                _add_what_was(shape, replaced)
     if event.redacts is not None:
         shape["redacts"] = event.redacts
-    if stored.redacted_because is not None:
-        shape["redacted_because"] = _lasting(stored.redacted_because)
+    if redacted_because is not None:
+        shape["redacted_because"] = _lasting(redacted_because)
     return shape
 
 

@@ -26,6 +26,7 @@ class MessageEndpoints:
 
     async def set_state(self, call: Call[Requester]) -> object:
         """Send a state event; without a state key in the path it is the empty one."""
+        request = self._retransmissions.request(call.requester, call.retransmit_key)
         required = call.query.integer("required_power_level", None, -LARGEST_INTEGER, LARGEST_INTEGER)
         event_id = await self._messages.set_state(
             call.requester,
@@ -34,6 +35,7 @@ class MessageEndpoints:
             call.params.get("state_key", ""),
             call.body,
             required,
+            request,
         )
         return {"event_id": event_id}
 

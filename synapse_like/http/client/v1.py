@@ -48,8 +48,9 @@ def mount_v1(
         Route("POST", "/register", accounts.register, auth=Auth.NONE, rate="registration", body=Body.OBJECT),
         Route("GET", "/login", accounts.login_flows, auth=Auth.NONE, rate="read"),
         Route("POST", "/login", accounts.login, auth=Auth.NONE, rate="login", body=Body.OBJECT),
-        *_both("/logout", accounts.log_out),
-        *_both("/logout/all", accounts.log_out_everywhere),
+        # Without transaction IDs: they are told apart by the token that this ends.
+        Route("POST", "/logout", accounts.log_out, rate="send"),
+        Route("POST", "/logout/all", accounts.log_out_everywhere, rate="send"),
         *_both("/createRoom", rooms.create, CreateRoomBody),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),

@@ -8,7 +8,7 @@ CREATE TABLE users (
 );
 
 CREATE TABLE access_tokens (
-    token_id AUTO_KEY,
+    token_id LASTING_KEY,
     token_hash BYTES NOT NULL UNIQUE,
     user_id TEXT NOT NULL REFERENCES users (user_id),
     created_at BIGINT NOT NULL
@@ -42,7 +42,7 @@ CREATE INDEX retransmissions_age ON retransmissions (created_at);
 -- Rooms and the events in them.
 
 CREATE TABLE rooms (
-    room_nid AUTO_KEY,
+    room_nid LASTING_KEY,
     room_id TEXT NOT NULL UNIQUE,
     version TEXT NOT NULL,
     is_public BIGINT NOT NULL DEFAULT 0
