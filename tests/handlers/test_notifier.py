@@ -14,7 +14,7 @@ from synapse_like.handlers.event_stream import sees
 from synapse_like.handlers.notifier import IDLE_SECONDS, MOST_RECENT, Notifier, Watcher, visible_from_memory
 from synapse_like.protocol.events import Event
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database
+from synapse_like.storage.database import CommitInDoubt, Database, Transaction
 from synapse_like.storage.membership import MembershipChange
 from tests.support.threads import ThreadBridge
 
@@ -158,6 +158,30 @@ def test_who_waits_is_never_dropped(scene: Scene) -> None:
     scene.time.advance(IDLE_SECONDS * 2)
     scene.notifier.drop_idle()
     assert scene.watch() is watcher
+
+
+def test_after_a_commit_in_doubt_the_stream_is_read_again(scene: Scene, database: Database) -> None:
+    """What may have been committed without being announced must reach those who wait, and delay nobody."""
+    watcher = scene.watch()
+    woken: list[None] = []
+    watcher.wait().addCallback(woken.append)
+    caught_up: list[None] = []
+    Deferred.fromCoroutine(scene.notifier.catch_up(12)).addCallback(caught_up.append)
+
+    def commit_unannounced(txn: Transaction) -> None:
+        txn.execute("UPDATE stream_positions SET position = 12 WHERE stream = 'events'")
+
+    written: list[None] = []
+    database.write("unannounced", commit_unannounced).addCallback(written.append)
+    scene.bridge.pump(lambda: bool(written))
+    assert (woken, caught_up) == ([], [])
+    scene.bus.publish(CommitInDoubt())
+    scene.bridge.pump(lambda: bool(woken))
+    assert caught_up == [None]
+    assert scene.notifier.position == 12
+    again = scene.watch()
+    assert again is not watcher
+    assert visible_from_memory(again, 10, scene.notifier.recent) is None, "the database must be asked"
 
 
 @pytest.mark.parametrize(
