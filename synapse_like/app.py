@@ -25,6 +25,7 @@ from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.handlers import rooms as room_handlers
+from synapse_like.handlers import state_explanation
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.content import ContentStore
 from synapse_like.handlers.directory import Directory
@@ -53,6 +54,7 @@ from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site, make_site
 from synapse_like.protocol.errors import NotFound, Unavailable
+from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.storage import accounts, events, positions
 from synapse_like.storage.bus import Bus
@@ -117,7 +119,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     directory = Directory(database, creation, name)
     membership = Membership(database, creation, directory)
     messages = Messages(database, creation, membership)
-    rooms = Rooms(database, creation, directory, membership, name)
+    rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
     retransmissions = Retransmissions(database, clock)
 
     files = ThreadPool(0, FILE_THREADS, "files")
@@ -458,6 +460,20 @@ def reset_password(config: Config, user: str, password: str) -> None:
     try:
         if not connection.transact(accounts.replace_password, user_id, password_hash):
             raise NotFound(f"There is no user {user_id}.")
+    finally:
+        connection.close()
+
+
+def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:
+    """Why the state of a room is what it is, in lines.
+
+    :param slot: the one piece of state that is asked for; None for all of it.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such room or state.
+    """
+    connection = _connect(config)
+    try:
+        return "\n".join(connection.transact(state_explanation.explain, room_id, slot))
     finally:
         connection.close()
 

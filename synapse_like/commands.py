@@ -233,6 +233,16 @@ def _ask_for_password() -> str:
 @main.command()
 @_needs_config
 @click.argument("room_id")
+@click.argument("event_type", required=False)
+@click.argument("state_key", default="")
+def explain_state(config: Config, room_id: str, event_type: str | None, state_key: str) -> None:
+    """Tell why the state of ROOM_ID is what it is: all of it, or the one with EVENT_TYPE and STATE_KEY."""
+    click.echo(app.explain_state(config, room_id, None if event_type is None else (event_type, state_key)))
+
+
+@main.command()
+@_needs_config
+@click.argument("room_id")
 @click.option("--force", is_flag=True, help="Even if users of this server are still in it.")
 def purge_room(config: Config, room_id: str, force: bool) -> None:
     """Delete the room ROOM_ID and all that was said in it, which cannot be undone."""

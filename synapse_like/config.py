@@ -36,6 +36,7 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import parse_server_name
+from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
 
 PASSWORD_STAGE = "m.login.password"
 TOKEN_STAGE = "m.login.registration_token"
@@ -75,6 +76,13 @@ def _in_folder(path: Path, info: ValidationInfo) -> Path:
 def _server_name(text: str) -> str:
     try:
         return parse_server_name(text)
+    except MatrixError as error:
+        raise ValueError(error.message) from error
+
+
+def _room_version(name: str) -> str:
+    try:
+        return rules_for(name).name
     except MatrixError as error:
         raise ValueError(error.message) from error
 
@@ -255,6 +263,14 @@ class Login(Section):
         return flows
 
 
+class Rooms(Section):
+    """What rooms are like."""
+
+    default_version: Annotated[str, AfterValidator(_room_version)] = DEFAULT_VERSION
+    """The version of the rules of a new room whose maker asks for none: spec-2014, or 1 to 12 for the versions of
+    today's Matrix. A room keeps its version for ever."""
+
+
 class Rate(Settings):
     """How much of something is allowed."""
 
@@ -359,6 +375,7 @@ class Config(Settings):
     registration: Registration = Registration()
     login: Login = Login()
     rate_limits: RateLimits = RateLimits()
+    rooms: Rooms = Rooms()
     presence: Presence = Presence()
     limits: Limits = Limits()
     password_hashing: PasswordHashing = PasswordHashing()

@@ -119,7 +119,12 @@ class Directory:
         return min((member for member in members if domain_of(member) == self._server_name), default=None)
 
     def tell(self, txn: Transaction, room: RoomHead, sender: str) -> None:
-        """Send the room the whole list of this server's aliases for it (ROOM-4)."""
+        """Send the room the whole list of this server's aliases for it (ROOM-4).
+
+        Only where the rules let a server speak of its aliases: later rooms know of them by the directory alone.
+        """
+        if room.rules.aliases_by_server is None:
+            return
         content = {"aliases": directory.of_room(txn, room.room_nid)}
         draft = EventDraft(
             room_id=room.room_id, type=ALIASES, sender=sender, content=content, state_key=self._server_name

@@ -131,5 +131,15 @@ class Messages:
 
 
 def _with_canonical_users(content: Content) -> Content:
-    """The content of m.room.power_levels with its user IDs in their one spelling (API-7); the rest is checked later."""
-    return {(canonical_user_id(key) if key.startswith("@") else key): level for key, level in content.items()}
+    """The content of m.room.power_levels with its user IDs in their one spelling (API-7); the rest is checked later.
+
+    The users stand in it by themselves in rooms of 2014, and in an object `users` in later ones.
+    """
+    canonical = {_canonical_key(key): level for key, level in content.items()}
+    if isinstance(users := canonical.get("users"), dict):
+        canonical["users"] = {_canonical_key(key): level for key, level in users.items()}
+    return canonical
+
+
+def _canonical_key(key: str) -> str:
+    return canonical_user_id(key) if key.startswith("@") else key

@@ -3,19 +3,18 @@ ROOM-8)."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
-from synapse_like.handlers.event_creation import ID_BYTES, EventCreation
+from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.membership import Membership
 from synapse_like.protocol.errors import BadJson, BadPagination, Forbidden, NotFound, RoomInUse, TooLarge
-from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id
-from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
+from synapse_like.protocol.room_creation import description, opening_events
+from synapse_like.protocol.room_versions import rules_for
 from synapse_like.storage import directory, events, membership, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
@@ -37,9 +36,12 @@ LONGEST_DESCRIPTION = 30_000
 class RoomWish:
     """What somebody wants a new room to be.
 
+    :ivar version: the version of its rules; None for what is usual on this server.
     :ivar alias_localpart: the local part of its first alias.
     :ivar invite: user IDs.
     """
+
+    version: str | None = None
 
     is_public: bool = False
     alias_localpart: str | None = None
@@ -77,7 +79,10 @@ class PublicRooms:
 
 
 class Rooms:
-    """Makes and lists rooms."""
+    """Makes and lists rooms.
+
+    :param usual_version: the version of rooms whose makers do not ask for one.
+    """
 
     def __init__(
         self,
@@ -86,12 +91,15 @@ class Rooms:
         directory: Directory,
         membership: Membership,
         server_name: str,
+        *,
+        usual_version: str,
     ) -> None:
         self._database = database
         self._creation = creation
         self._directory = directory
         self._membership = membership
         self._server_name = server_name
+        self._usual_version = usual_version
 
     async def create(self, requester: Requester, wish: RoomWish, request: Once) -> NewRoom:
         """Make a room. It is made whole, in one transaction, or not at all.
@@ -118,9 +126,9 @@ class Rooms:
     ) -> Outcome:
         if alias is not None and directory.find(txn, alias) is not None:
             raise RoomInUse(f"The room alias {alias} is taken.")
-        room_id = f"!{secrets.token_urlsafe(ID_BYTES)}:{self._server_name}"
-        room = rooms.create(txn, room_id, rules_for(DEFAULT_VERSION), is_public=wish.is_public)
-        for draft in _first_events(room_id, creator, is_public=wish.is_public):
+        rules = rules_for(wish.version or self._usual_version)
+        room = self._creation.found_room(txn, rules, creator, is_public=wish.is_public)
+        for draft in opening_events(rules, room.room_id, creator, is_public=wish.is_public):
             self._creation.say(txn, room, draft)
         if alias is not None:
             self._directory.claim(txn, room, alias, creator=creator)
@@ -128,19 +136,12 @@ class Rooms:
         self._describe(txn, room, creator, wish)
         for invitee in invitees:
             self._membership.change(txn, room, creator, invitee, {"membership": "invite"})
-        return {"room_id": room_id, "alias": alias}
+        return {"room_id": room.room_id, "alias": alias}
 
     def _describe(self, txn: Transaction, room: RoomHead, creator: str, wish: RoomWish) -> None:
-        for (event_type, state_key), key, value in ((NAME, "name", wish.name), (TOPIC, "topic", wish.topic)):
+        for (event_type, _), key, value in ((NAME, "name", wish.name), (TOPIC, "topic", wish.topic)):
             if value is not None:
-                draft = EventDraft(
-                    room_id=room.room_id,
-                    type=event_type,
-                    sender=creator,
-                    content={key: value},
-                    state_key=state_key,
-                    required_power_level=50,
-                )
+                draft = description(room.rules, room.room_id, creator, event_type, {key: value})
                 self._creation.say(txn, room, draft)
 
     async def public(self, start: str | None, limit: int) -> PublicRooms:
@@ -156,35 +157,6 @@ class Rooms:
         page = rooms.public(txn, after=after, limit=limit)
         end = page[-1].room_nid if page else after
         return PublicRooms(_list_token(after), _list_token(end), _describe_rooms(txn, page))
-
-
-def _first_events(room_id: str, creator: str, *, is_public: bool) -> list[EventDraft]:
-    """What every room begins with, in this order (ROOM-2)."""
-
-    def state(
-        event_type: str, content: Content, state_key: str = "", required_power_level: int | None = None
-    ) -> EventDraft:
-        return EventDraft(
-            room_id=room_id,
-            type=event_type,
-            sender=creator,
-            content=content,
-            state_key=state_key,
-            required_power_level=required_power_level,
-        )
-
-    rules: list[tuple[str, Content]] = [
-        ("m.room.power_levels", {creator: 100, "default": 0}),
-        ("m.room.join_rules", {"join_rule": "public" if is_public else "invite"}),
-        ("m.room.add_state_level", {"level": 100}),
-        ("m.room.send_event_level", {"level": 0}),
-        ("m.room.ops_levels", {"ban_level": 50, "kick_level": 50, "redact_level": 50}),
-    ]
-    return [
-        state("m.room.create", {"creator": creator}),
-        state("m.room.member", {"membership": "join"}, creator),
-        *(state(event_type, content, required_power_level=100) for event_type, content in rules),
-    ]
 
 
 def _describe_rooms(txn: Transaction, page: Sequence[Room]) -> list[PublicRoom]:

@@ -1,19 +1,23 @@
-"""From a draft to a finished event: its place in the graph, its hash, its signature (FED-5, FED-9).
+"""From a draft to a finished event: its place in the graph, its hash, its signature, its ID (FED-5, FED-9).
 
-Every event that is sent passes here, so what is costly happens once: one encoding for the hash, one (of the
-redacted form) for the signature. The size of the whole follows from the parts.
+Every event that is sent passes here, so what is costly happens once: one encoding for the content hash, one (of the
+redacted form) for the signature, which also gives the event its ID where that is the reference hash. The size of the
+whole follows from the parts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from signedjson.types import SigningKey
 
 from synapse_like.protocol import canonical_json, hashes
-from synapse_like.protocol.events import Event, EventDraft
+from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.room_versions import RoomRules
-from synapse_like.protocol.signing import sign_pdu
-from synapse_like.protocol.wire_formats import Pdu, check_size, to_pdu
+from synapse_like.protocol.signing import add_signature
+from synapse_like.protocol.wire_formats import check_size, read_pdu, to_pdu
+
+_NO_HASHES: Mapping[str, str] = MappingProxyType({})
 
 
 def build(
@@ -29,19 +33,22 @@ def build(
     replaces: Event | None,
     power_level: int,
     key: SigningKey,
+    reference_hashes: Mapping[str, str] = _NO_HASHES,
 ) -> tuple[Event, Pdu]:
     """The event that a draft becomes, and its PDU.
 
-    :param rules: of the draft's room.
-    :param local_id: what makes the event's ID unique on this server; without ':'.
+    :param rules: of the draft's room. Where they take a room's ID from its create event, that draft's is ignored.
+    :param local_id: what makes the event's ID unique on this server; without ':'. Ignored where the ID is a hash.
     :param origin: the name of this server.
     :param origin_server_ts: milliseconds since 1970.
     :param depth: one more than the greatest depth among `prev_events`.
     :param prev_events: IDs of the latest events of the room.
     :param auth_events: IDs of the events that allow this one.
     :param replaces: the state event in whose place this one comes.
-    :param power_level: what the sender has; told with state only.
+    :param power_level: what the sender has; told with state only, and only where the rules want it told.
     :param key: this server's.
+    :param reference_hashes: of the events in `prev_events` and `auth_events`, by their IDs; needed where the wire
+        format tells them.
     :raises CanonicalJsonError: there is no canonical JSON for the content.
     :raises TooLarge: over 65536 bytes.
     """
@@ -50,23 +57,47 @@ def build(
         room_id=draft.room_id,
         type=draft.type,
         sender=draft.sender,
-        content=draft.content,
+        content=_content(rules, draft),
         origin_server_ts=origin_server_ts,
         depth=depth,
         prev_events=tuple(prev_events),
         auth_events=tuple(auth_events),
         state_key=draft.state_key,
         redacts=draft.redacts,
-        required_power_level=draft.required_power_level if draft.is_state else None,
-        power_level=power_level if draft.is_state else None,
-        replaces_state=replaces.event_id if replaces is not None else None,
     )
+    if rules.required_power_levels and draft.is_state:
+        event = replace(
+            event,
+            required_power_level=draft.required_power_level,
+            power_level=power_level,
+            replaces_state=replaces.event_id if replaces is not None else None,
+        )
+    if rules.pdu_format == "ids-with-hashes":
+        event = replace(
+            event,
+            prev_hashes=tuple([{hashes.ALGORITHM: reference_hashes[event_id]} for event_id in prev_events]),
+            auth_hashes=tuple([{hashes.ALGORITHM: reference_hashes[event_id]} for event_id in auth_events]),
+        )
+    return _sealed(rules, event, origin, key)
+
+
+def _content(rules: RoomRules, draft: EventDraft) -> Mapping[str, object]:
+    if draft.redacts is None or not rules.redacts_in_content:
+        return draft.content
+    return {**draft.content, "redacts": draft.redacts}
+
+
+def _sealed(rules: RoomRules, event: Event, origin: str, key: SigningKey) -> tuple[Event, Pdu]:
+    """An event and its PDU with hash and signature, and with the ID that follows from them."""
     pdu = to_pdu(rules, event)
-    encoded = hashes.hashed_bytes(pdu)
-    check_size(len(encoded))
-    pdu["hashes"] = {hashes.ALGORITHM: hashes.digest(encoded)}
-    pdu = sign_pdu(rules, pdu, origin, key)
+    said = hashes.content_bytes(rules, pdu)
+    check_size(len(said))
+    pdu["hashes"] = {hashes.ALGORITHM: hashes.digest(said)}
+    signed = hashes.reference_bytes(rules, pdu)
+    pdu = add_signature(pdu, signed, origin, key)
     seals = {"hashes": pdu["hashes"], "signatures": pdu["signatures"]}
     # Put into one object, the two lose a pair of braces and gain a comma.
-    check_size(len(encoded) + len(canonical_json.encode(seals)) - 1)
-    return replace(event, **seals), pdu
+    check_size(len(said) + len(canonical_json.encode(seals)) - 1)
+    if rules.event_id_form == "chosen-by-origin":
+        return replace(event, **seals), pdu
+    return read_pdu(rules, pdu, hashes.event_id_from(rules, signed)), pdu

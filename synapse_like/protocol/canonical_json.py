@@ -2,9 +2,14 @@
 
 Canonical JSON has no space between its tokens, its keys in the order of their code points, and its text in UTF-8.
 It knows neither floats nor integers that a double cannot hold, since languages do not agree on how to write them.
+
+Room versions 1 to 5 came before that rule. What their events hold against it is written as the specification's own
+example does it (appendix "Canonical JSON"): by Python's `json`.
 """
 
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Callable, Iterable
 
 import orjson
 
@@ -17,40 +22,48 @@ MAX_DEPTH = 100
 """How deep objects and lists may be nested in the content of an event. An empty object has the depth 1."""
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, strict: bool = True) -> bytes:
     """The canonical JSON of a value.
 
-    What only `check` refuses (a float, say) is written somehow, for rooms whose rules are not strict.
+    What only `check` refuses (a float, say) is written somehow.
 
+    :param strict: by the room's rules; if not, floats and integers of any size are written as all servers do.
     :raises CanonicalJsonError: there is no JSON for it.
     """
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError as error:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS) if strict else _LENIENT.encode(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise CanonicalJsonError("This value cannot be written as JSON.", reason=str(error)) from error
 
 
-def check(value: object, *, max_depth: int = MAX_DEPTH) -> None:
+def check(value: object, *, max_depth: int = MAX_DEPTH, strict: bool = True) -> None:
     """See that a value has a canonical JSON.
 
     It walks level by level, not by recursion: the depth of a stranger's JSON must not be the depth of our stack.
 
     :param max_depth: how many objects and lists may lie within each other.
+    :param strict: by the room's rules; if not, finite floats and integers of any size pass.
     :raises CanonicalJsonError: it has a float, an integer beyond +-(2^53 - 1), a key that is not a string, text
         with half a surrogate pair, something that is not JSON, or too much depth.
     """
+    check_number = _check_number if strict else _check_lenient_number
     level: list[Iterable[object]] = [(value,)]
     for _ in range(max_depth + 1):
         deeper: list[Iterable[object]] = []
         for items in level:
-            _check_items(items, deeper)
+            _check_items(items, deeper, check_number)
         if not deeper:
             return
         level = deeper
     raise CanonicalJsonError(f"Objects and lists may not be nested more than {max_depth} deep.")
 
 
-def _check_items(items: Iterable[object], deeper: list[Iterable[object]]) -> None:
+_LENIENT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def _check_items(
+    items: Iterable[object], deeper: list[Iterable[object]], check_number: Callable[[int | float], None]
+) -> None:
     """Check what lies side by side, and put aside what lies within it."""
     for item in items:
         if isinstance(item, str):
@@ -63,14 +76,23 @@ def _check_items(items: Iterable[object], deeper: list[Iterable[object]]) -> Non
             deeper.append(item.values())
         elif isinstance(item, list):
             deeper.append(item)
-        elif isinstance(item, int):
-            # True and False are integers to Python, and pass as the small ones that they are.
-            if not -LARGEST_INTEGER <= item <= LARGEST_INTEGER:
-                raise CanonicalJsonError("Integers must lie between -(2^53 - 1) and 2^53 - 1.")
-        elif isinstance(item, float):
-            raise CanonicalJsonError("Numbers must be integers: events hold no fractions.")
+        elif isinstance(item, int | float):
+            check_number(item)
         elif item is not None:
             raise CanonicalJsonError(f"A value of the type {type(item).__name__} is not JSON.")
+
+
+def _check_number(number: int | float) -> None:
+    if isinstance(number, float):
+        raise CanonicalJsonError("Numbers must be integers: events hold no fractions.")
+    # True and False are integers to Python, and pass as the small ones that they are.
+    if not -LARGEST_INTEGER <= number <= LARGEST_INTEGER:
+        raise CanonicalJsonError("Integers must lie between -(2^53 - 1) and 2^53 - 1.")
+
+
+def _check_lenient_number(number: int | float) -> None:
+    if isinstance(number, float) and not math.isfinite(number):
+        raise CanonicalJsonError("Numbers must be finite.")
 
 
 def _check_text(text: str) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from synapse_like.protocol.identifiers import domain_of
 
+Pdu = dict[str, Any]
+"""An event as servers send it to each other, in the form that its room's version gives it."""
+
 StateSlot = tuple[str, str]
 """What a state event replaces: the event of the same type and state key."""
 
@@ -65,6 +68,8 @@ class Event:
     :ivar required_power_level: what replacing this state event needs (PERM-3); None if nothing was asked.
     :ivar power_level: what the sender of this state event had, by their own account.
     :ivar replaces_state: the ID of the state event that this one replaced.
+    :ivar prev_hashes: the reference hashes of `prev_events`, by algorithm, where the wire format tells them.
+    :ivar auth_hashes: likewise those of `auth_events`.
     :ivar unsigned: what servers add in passing; neither hashed nor signed.
     :ivar extra: keys of the PDU that we do not know, kept because the hash covers them.
     """
@@ -83,6 +88,8 @@ class Event:
     required_power_level: int | None = None
     power_level: int | None = None
     replaces_state: str | None = None
+    prev_hashes: tuple[Mapping[str, str], ...] = ()
+    auth_hashes: tuple[Mapping[str, str], ...] = ()
     hashes: Mapping[str, Any] = field(default_factory=dict)
     signatures: Mapping[str, Any] = field(default_factory=dict)
     unsigned: Mapping[str, Any] = field(default_factory=dict)
@@ -111,8 +118,8 @@ class Event:
 
     @property
     def origin(self) -> str:
-        """The server that made the event."""
-        return domain_of(self.event_id)
+        """The server that made the event: the one that its ID names, else that of the sender."""
+        return domain_of(self.event_id if ":" in self.event_id else self.sender)
 
 
 StateMap = Mapping[StateSlot, Event]

@@ -1,9 +1,12 @@
 """Names of people, rooms, events and servers: read, checked, and brought to the one form we compare.
 
-Every identifier is a sigil, a local part, a colon and the name of a server: `@alice:example.com`,
+An identifier is a sigil, a local part, a colon and the name of a server: `@alice:example.com`,
 `#pub:example.com`, `!opaque:example.com`, `$opaque:example.com`. The first colon divides, since a server name
 may hold another one before its port. User IDs, aliases and server names are compared without regard to case,
 so their canonical form is in lower case; room IDs and event IDs are compared as they are (API-7).
+
+In the later room versions the ID of an event, and at last that of a room, names no server: after the sigil comes a
+SHA-256 in unpadded base64, whose 43 characters hold no colon.
 
 Whatever is wrong with a text, every function here raises `BadJson`, with a sentence that names the kind of
 value and its fault.
@@ -12,9 +15,15 @@ value and its fault.
 import re
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from synapse_like.protocol.errors import BadJson
+
+EventIdForm = Literal["chosen-by-origin", "hash", "url-safe-hash"]
+"""Who or what makes an event's ID: its server, or its reference hash in one of two spellings of base64."""
+
+RoomIdForm = Literal["chosen-by-creator", "create-event-hash"]
+"""Who or what makes a room's ID: the creator's server, or the reference hash of the create event."""
 
 MAX_ID_BYTES = 255
 """The longest identifier, in bytes of UTF-8."""
@@ -25,6 +34,8 @@ _QUOTED_CHARACTERS = 64
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # People choose aliases by hand, so there the plain space passes.
 _UNFIT_IN_ALIAS = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# There are old users with anything else in their names.
+_UNFIT_EVER = re.compile(r"[\x00\ud800-\udfff]")
 
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
@@ -33,6 +44,9 @@ _IPV4 = re.compile(rf"{_IPV4_PART}(?:\.{_IPV4_PART}){{3}}")
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?[0-9]+")
 _SERVER_NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
 _LAST_PORT = 65535
+
+_HASH = re.compile(r"[A-Za-z0-9+/]{43}")
+_URL_SAFE_HASH = re.compile(r"[A-Za-z0-9_-]{43}")
 
 _REGISTRABLE = re.compile(r"[a-z0-9._=/+-]+")
 
@@ -69,6 +83,16 @@ def canonical_user_id(text: str) -> str:
     return _ascii_lower(text)
 
 
+def historical_user_id(text: str) -> str:
+    """The user ID itself, as the rooms of Matrix room versions may hold it.
+
+    There the local part may be empty or hold anything but NUL, and nothing is compared without regard to case
+    (appendix "Historical User IDs").
+    """
+    _split(text, "user ID", "@", _UNFIT_EVER, may_be_empty=True)
+    return text
+
+
 def parse_alias(text: str) -> RoomAlias:
     """The parts of a room alias, with their case kept."""
     return RoomAlias(*_split(text, "room alias", "#", _UNFIT_IN_ALIAS))
@@ -87,15 +111,40 @@ def canonical_alias(text: str) -> str:
     return alias
 
 
-def parse_room_id(text: str) -> str:
-    """The room ID itself, if it is one."""
-    _split(text, "room ID", "!", _UNFIT)
+def parse_room_id(text: str, form: RoomIdForm | None = None) -> str:
+    """The room ID itself, if it is one.
+
+    :param form: the only one that will do; None for any.
+    """
+    kind = "room ID"
+    if form != "chosen-by-creator" and _is_hash(text, "!", _URL_SAFE_HASH):
+        return text
+    if form == "create-event-hash":
+        _refuse(kind, text, "is not '!' and a hash in URL-safe base64")
+    _split(text, kind, "!", _UNFIT)
     return text
 
 
-def parse_event_id(text: str) -> str:
-    """The event ID itself, if it is one."""
-    _split(text, "event ID", "$", _UNFIT)
+def historical_room_id(text: str) -> str:
+    """The room ID itself, as the rooms of Matrix room versions that name a server may hold it (appendix "Room IDs")."""
+    _split(text, "room ID", "!", _UNFIT_EVER)
+    return text
+
+
+def parse_event_id(text: str, form: EventIdForm | None = None) -> str:
+    """The event ID itself, if it is one.
+
+    :param form: the only one that will do; None for any.
+    """
+    kind = "event ID"
+    if form in ("hash", None) and _is_hash(text, "$", _HASH):
+        return text
+    if form in ("url-safe-hash", None) and _is_hash(text, "$", _URL_SAFE_HASH):
+        return text
+    if form in ("hash", "url-safe-hash"):
+        spelling = "base64" if form == "hash" else "URL-safe base64"
+        _refuse(kind, text, f"is not '$' and a hash in {spelling}")
+    _split(text, kind, "$", _UNFIT)
     return text
 
 
@@ -160,7 +209,11 @@ def alias_localpart(text: str) -> str:
     return lowered
 
 
-def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str]) -> tuple[str, str]:
+def _is_hash(text: str, sigil: str, spelling: re.Pattern[str]) -> bool:
+    return text.startswith(sigil) and spelling.fullmatch(text, 1) is not None
+
+
+def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str], *, may_be_empty: bool = False) -> tuple[str, str]:
     """The two parts of an identifier, after every check that identifiers have in common."""
     if not text.startswith(sigil):
         _refuse(kind, text, f"does not start with '{sigil}'")
@@ -169,7 +222,7 @@ def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str]) -> tuple[st
     local_part, colon, domain = text[1:].partition(":")
     if not colon:
         _refuse(kind, text, "names no server: there is no ':' in it")
-    if not local_part:
+    if not local_part and not may_be_empty:
         _refuse(kind, text, f"has nothing between '{sigil}' and ':'")
     parse_server_name(domain)
     return local_part, domain

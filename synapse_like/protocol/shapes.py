@@ -4,12 +4,15 @@ A check takes the name of a value, for the sentence, and the value; it raises `B
 should be. Checks are put together from smaller ones.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
 from synapse_like.protocol.canonical_json import LARGEST_INTEGER
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.identifiers import canonical_user_id, parse_server_name
+from synapse_like.protocol.identifiers import historical_user_id as parse_historical_user_id
 
 Check = Callable[[str, object], object]
 
@@ -23,6 +26,10 @@ def refuse(name: str, expected: str) -> NoReturn:
 
 
 # Single values.
+
+
+def anything(name: str, value: object) -> None:
+    """Any value: the key must be there, and that is all."""
 
 
 def string(name: str, value: object) -> str:
@@ -57,6 +64,22 @@ def integer(name: str, value: object) -> int:
     return value
 
 
+_INTEGER_AS_TEXT = re.compile(r"\s*([+-]?)0*([0-9]{1,16})\s*", re.ASCII)
+
+
+def integer_or_text(name: str, value: object) -> int:
+    """A whole number, or one in decimal digits; signs, zeros before it and white space around it do no harm."""
+    if isinstance(value, str):
+        found = _INTEGER_AS_TEXT.fullmatch(value)
+        value = int(found[1] + found[2]) if found is not None else None
+    return integer(name, value)
+
+
+def number_or_text(name: str, value: object) -> int:
+    """The same, or a fraction, of which the whole part counts."""
+    return integer_or_text(name, int(value) if isinstance(value, float) and math.isfinite(value) else value)
+
+
 def count(name: str, value: object) -> None:
     """A whole number that is not negative."""
     if integer(name, value) < 0:
@@ -67,6 +90,11 @@ def user_id(name: str, value: object) -> None:
     """A user ID in the form that we compare."""
     if canonical_user_id(string(name, value)) != value:
         refuse(name, "a user ID in lower case")
+
+
+def historical_user_id(name: str, value: object) -> None:
+    """A user ID as it may be in a room of a Matrix room version."""
+    parse_historical_user_id(string(name, value))
 
 
 def server_name(name: str, value: object) -> None:

@@ -102,7 +102,7 @@ def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) 
 
 def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEvent]:
     rows = txn.all(
-        "SELECT e.event_nid, e.room_nid, e.position, e.replaces, e.redacted_by, e.pdu, r.version"
+        "SELECT e.event_nid, e.room_nid, e.position, e.replaces, e.redacted_by, e.pdu, r.version, e.event_id"
         " FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
         f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
         list(event_nids),
@@ -114,12 +114,12 @@ def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEven
             nid,
             room_nid,
             position,
-            _decode(pdu, version),
+            _decode(pdu, version, event_id),
             replaced.get(replaces),
             because.get(redacted_by),
             size=len(pdu),
         )
-        for nid, room_nid, position, replaces, redacted_by, pdu, version in rows
+        for nid, room_nid, position, replaces, redacted_by, pdu, version, event_id in rows
     ]
 
 
@@ -128,15 +128,15 @@ def _decoded(txn: Transaction, event_nids: Collection[int]) -> dict[int, Event]:
     if not event_nids:
         return {}
     rows = txn.all(
-        "SELECT e.event_nid, e.pdu, r.version FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+        "SELECT e.event_nid, e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
         f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
         list(event_nids),
     )
-    return {row[0]: _decode(row[1], row[2]) for row in rows}
+    return {row[0]: _decode(row[1], row[2], row[3]) for row in rows}
 
 
-def _decode(pdu: bytes, version: str) -> Event:
-    return read_pdu(rules_for(version), orjson.loads(pdu))
+def _decode(pdu: bytes, version: str, event_id: str) -> Event:
+    return read_pdu(rules_for(version), orjson.loads(pdu), event_id)
 
 
 def find(txn: Transaction, event_id: str) -> StoredEvent | None:

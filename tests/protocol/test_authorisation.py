@@ -74,7 +74,7 @@ class TestCreation:
     def test_room_id_names_the_creators_server(self) -> None:
         room, event = self.creation(sender=BOB)
         room.refuses(event, "must name the server")
-        room.rules = replace(SPEC_2014, room_id_names_server=False)
+        room.rules = replace(SPEC_2014, room_id_form="create-event-hash")
         assert room.allows(event)
 
 
@@ -373,7 +373,7 @@ class TestAliases:
 
     def test_elsewhere_they_may_be_state_like_any_other(self) -> None:
         room = full_room()
-        room.rules = replace(SPEC_2014, aliases_by_server=False)
+        room.rules = replace(SPEC_2014, aliases_by_server=None)
         assert room.allows(self.aliases(room, "c.example", BOB))
         assert not room.allows(self.aliases(room, "c.example", CAROL))
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from synapse_like.protocol.canonical_json import LARGEST_INTEGER, MAX_DEPTH, check, encode
 from synapse_like.protocol.errors import CanonicalJsonError
 from tests.protocol.refusals import refusal_of
-from tests.protocol.strategies import any_values, canonical_values
+from tests.protocol.strategies import any_values, canonical_values, lenient_values
 
 EXAMPLES = json.loads((Path(__file__).parent.parent / "vectors" / "canonical_json.json").read_text())["examples"]
 
@@ -92,3 +92,49 @@ def test_depth_that_would_break_a_recursion_is_refused_like_any_other() -> None:
 def test_encoding_fails_by_a_matrix_error_only(value: object) -> None:
     with pytest.raises(CanonicalJsonError):
         encode(value)
+
+
+# Room versions 1 to 5 allow more.
+
+
+@given(lenient_values)
+def test_lenient_bytes_are_those_of_the_reference_library(value: object) -> None:
+    check(value, strict=False)
+    assert encode(value, strict=False) == encode_canonical_json(value)
+
+
+@given(canonical_values)
+def test_what_is_canonical_is_written_alike_by_strict_and_lenient_rules(value: object) -> None:
+    assert encode(value, strict=False) == encode(value)
+
+
+@pytest.mark.parametrize("number", [0.5, 1e16, 1e-7, -0.0, 2**53, 2**64, -(2**70)])
+def test_lenient_rules_take_numbers_that_strict_ones_refuse(number: float) -> None:
+    check([number], strict=False)
+    assert json.loads(encode([number], strict=False)) == [number]
+    with pytest.raises(CanonicalJsonError):
+        check([number])
+
+
+def test_lenient_numbers_are_written_as_the_example_of_the_specification_would() -> None:
+    assert encode([1e16, 1e-7, 10.0], strict=False) == b"[1e+16,1e-07,10.0]"
+
+
+@given(any_values)
+def test_what_passes_the_lenient_check_comes_back_from_its_bytes_unchanged(value: object) -> None:
+    assume(refusal_of(lambda: check(value, strict=False)) is None)
+    assert json.loads(encode(value, strict=False)) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {"\ud800": 1}, b"x", (1,), {1: 2}])
+def test_lenient_rules_refuse_what_is_not_json(value: object) -> None:
+    with pytest.raises(CanonicalJsonError):
+        check([value], strict=False)
+
+
+@pytest.mark.parametrize(
+    "value", [object(), "\ud800", float("nan"), [10**5000], {1: 1, "a": 2}, nested(100_000, 1, as_lists=True)]
+)
+def test_lenient_encoding_fails_by_a_matrix_error_only(value: object) -> None:
+    with pytest.raises(CanonicalJsonError):
+        encode(value, strict=False)

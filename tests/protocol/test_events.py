@@ -50,5 +50,9 @@ def test_event_knows_the_servers_it_comes_from() -> None:
     assert EVENT.origin == "a.example"
 
 
+def test_event_whose_id_names_no_server_comes_from_that_of_its_sender() -> None:
+    assert dataclasses.replace(EVENT, event_id="$" + "x" * 43).origin == "a.example:8448"
+
+
 def test_draft_takes_another_required_power_level() -> None:
     assert DRAFT.with_required_power_level(50) == dataclasses.replace(DRAFT, required_power_level=50)

@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.identifiers import (
     MAX_ID_BYTES,
+    EventIdForm,
     RoomAlias,
+    RoomIdForm,
     UserId,
     alias_localpart,
     canonical_alias,
+    canonical_state_key,
     canonical_user_id,
     domain_of,
+    historical_room_id,
+    historical_user_id,
     local_part_for_registration,
     parse_alias,
     parse_event_id,
@@ -27,10 +32,16 @@ from tests.protocol.refusals import refusal_of
 PARSERS: list[Callable[[str], object]] = [
     parse_user_id,
     canonical_user_id,
+    canonical_state_key,
     parse_alias,
     canonical_alias,
     parse_room_id,
     parse_event_id,
+    lambda text: parse_room_id(text, "create-event-hash"),
+    lambda text: parse_event_id(text, "hash"),
+    lambda text: parse_event_id(text, "url-safe-hash"),
+    historical_room_id,
+    historical_user_id,
     parse_server_name,
     domain_of,
     alias_localpart,
@@ -82,6 +93,11 @@ def test_user_ids_are_lowered_in_ascii_only() -> None:
     assert canonical_user_id("@ÄRZTE:example.com") == "@Ärzte:example.com"
 
 
+def test_state_key_that_is_a_user_id_has_one_spelling() -> None:
+    assert canonical_state_key("@Alice:EXAMPLE.com") == "@alice:example.com"
+    assert canonical_state_key("Alice") == "Alice"
+
+
 def test_aliases_that_differ_by_case_are_the_same_alias_in_every_script() -> None:
     assert canonical_alias("#ÄRZTE am Abend:Example.com") == "#ärzte am abend:example.com"
 
@@ -99,6 +115,68 @@ def test_room_and_event_ids_keep_their_case() -> None:
     assert parse_event_id("$AbC:example.com") == "$AbC:example.com"
 
 
+SLASHED = "acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk"
+URL_SAFE = "Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zg"
+EITHER = "CD66HAED5npg6074c6pDtLKalHjVfYb2q4Q3LZgrW6o"
+NAMED = "AbC:example.com"
+
+
+@pytest.mark.parametrize(
+    ("form", "fitting"),
+    [
+        (None, {SLASHED, URL_SAFE, EITHER, NAMED}),
+        ("chosen-by-origin", {NAMED}),
+        ("hash", {SLASHED, EITHER}),
+        ("url-safe-hash", {URL_SAFE, EITHER}),
+    ],
+)
+def test_event_id_has_the_form_that_is_asked_for(form: EventIdForm | None, fitting: set[str]) -> None:
+    for text in (SLASHED, URL_SAFE, EITHER, NAMED):
+        if text in fitting:
+            assert parse_event_id(f"${text}", form) == f"${text}"
+        else:
+            with pytest.raises(BadJson):
+                parse_event_id(f"${text}", form)
+
+
+@pytest.mark.parametrize(
+    ("form", "fitting"),
+    [
+        (None, {URL_SAFE, EITHER, NAMED}),
+        ("chosen-by-creator", {NAMED}),
+        ("create-event-hash", {URL_SAFE, EITHER}),
+    ],
+)
+def test_room_id_has_the_form_that_is_asked_for(form: RoomIdForm | None, fitting: set[str]) -> None:
+    for text in (SLASHED, URL_SAFE, EITHER, NAMED):
+        if text in fitting:
+            assert parse_room_id(f"!{text}", form) == f"!{text}"
+        else:
+            with pytest.raises(BadJson):
+                parse_room_id(f"!{text}", form)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 42, "x" * 44, "x" * 42 + "=", "x" * 43 + "\n", "ü" * 43])
+def test_hash_has_43_characters_of_base64(text: str) -> None:
+    for parse, sigil in ((parse_room_id, "!"), (parse_event_id, "$")):
+        with pytest.raises(BadJson):
+            parse(sigil + text)
+    for form in ("hash", "url-safe-hash"):
+        with pytest.raises(BadJson, match="base64"):
+            parse_event_id(f"${text}", form)
+    with pytest.raises(BadJson, match="base64"):
+        parse_room_id(f"!{text}", "create-event-hash")
+
+
+@pytest.mark.parametrize("text", ["@:example.com", "@Old Name\n:EXAMPLE.com", "@ü@ü:[::1]:80"])
+def test_old_user_ids_are_taken_as_they_are(text: str) -> None:
+    assert historical_user_id(text) == text
+
+
+def test_old_room_ids_are_taken_as_they_are() -> None:
+    assert historical_room_id("!with a\tspace:example.com") == "!with a\tspace:example.com"
+
+
 @pytest.mark.parametrize(
     ("parse", "text", "fault"),
     [
@@ -114,6 +192,13 @@ def test_room_and_event_ids_keep_their_case() -> None:
         (parse_user_id, "@" + "a" * 244 + ":example.com", "longer than 255 bytes"),
         (parse_room_id, "#room:example.com", "does not start with '!'"),
         (parse_room_id, "!room :example.com", "may not contain"),
+        (historical_room_id, "!ro\0om:example.com", "may not contain"),
+        (historical_room_id, "!:example.com", "nothing between"),
+        (historical_user_id, "@al\0ice:example.com", "may not contain"),
+        (historical_user_id, "@al\ud800ice:example.com", "may not contain"),
+        (historical_user_id, "@alice", "names no server"),
+        (historical_user_id, "@alice:", "neither a DNS name"),
+        (historical_user_id, "@" + "a" * 244 + ":example.com", "longer than 255 bytes"),
         (parse_event_id, "!event:example.com", "does not start with"),
         (parse_alias, "!room:example.com", "does not start with '#'"),
         (parse_alias, "#two\nlines:example.com", "may not contain"),

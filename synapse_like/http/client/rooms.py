@@ -23,6 +23,7 @@ class CreateRoomBody(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    room_version: str | None = None
     visibility: Literal["public", "private"] | None = None
     room_alias_name: str | None = None
     name: str | None = None
@@ -50,6 +51,7 @@ class RoomEndpoints:
         """Make a room."""
         body: CreateRoomBody = call.body
         wish = RoomWish(
+            version=body.room_version,
             is_public=body.visibility == "public",
             alias_localpart=body.room_alias_name,
             name=body.name,
