@@ -10,12 +10,13 @@ import orjson
 from signedjson.types import SigningKey
 
 from synapse_like.clock import Clock
+from synapse_like.handlers import room_state
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.authorisation import auth_events_for, auth_types_for, authorise, required_power_level_for
 from synapse_like.protocol.building import build
 from synapse_like.protocol.contents import check_content, check_event_type, check_state_key
-from synapse_like.protocol.events import Event, EventDraft, StateMap
+from synapse_like.protocol.events import Event, EventDraft, StateSlot
 from synapse_like.protocol.hashes import reference_hash
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.room_creation import create_event
@@ -24,10 +25,43 @@ from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import events, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
-from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.rooms import Extremity, RoomHead
+from synapse_like.storage.state import Snapshot
 
 #: Bytes of randomness in the local part of an event or room ID.
 ID_BYTES = 12
+#: How many of a room's newest events a new one follows at the most; the deepest, if there are more.
+MOST_FOLLOWED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new event stands in its room.
+
+    :ivar follows: the events right before it.
+    :ivar before: the state that it sees.
+    :ivar state: the part of that which decides on it, and what it replaces.
+    """
+
+    follows: tuple[Extremity, ...]
+    before: Snapshot
+    state: dict[StateSlot, StoredEvent]
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class MadeEvent:
+    """A finished and authorised event.
+
+    :ivar pdu: its wire form.
+    :ivar replaced: the state event that it replaces.
+    :ivar before: the state that it saw.
+    """
+
+    event: Event
+    pdu: bytes
+    replaced: StoredEvent | None
+    before: Snapshot
 
 
 @dataclass(slots=True)
@@ -48,9 +82,9 @@ class EventCreation:
         """Create the first event of a new room, and with it the room."""
         room_id = f"!{secrets.token_urlsafe(ID_BYTES)}:{self.server_name}" if rules.room_id_names_server else ""
         nowhere = RoomHead(0, room_id, rules)
-        event, pdu, _ = self._make(txn, nowhere, create_event(rules, room_id, creator))
-        room = rooms.create(txn, event.room_id, rules, is_public=is_public)
-        self.persistence.persist(txn, room, event, pdu, None)
+        made = self.make(txn, nowhere, create_event(rules, room_id, creator))
+        room = rooms.create(txn, made.event.room_id, rules, is_public=is_public)
+        self.persistence.persist(txn, room, made.event, made.pdu, None)
         return room
 
     def say(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> StoredEvent:
@@ -60,10 +94,11 @@ class EventCreation:
         :raises AuthError: the rules of the room do not allow it.
         :raises TooLarge: over 64 KiB.
         """
-        return self.persistence.persist(txn, room, *self._make(txn, room, draft))
+        made = self.make(txn, room, draft)
+        return self.persistence.persist(txn, room, made.event, made.pdu, made.replaced, before=made.before)
 
-    def _make(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> tuple[Event, bytes, StoredEvent | None]:
-        """A finished and authorised event, its wire form, and the state event that it replaces."""
+    def make(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> MadeEvent:
+        """Create an event at the head of a room, allowed and signed, without persisting it; raises what `say` does."""
         rules = room.rules
         if draft.redacts is not None and rules.redacts_in_content:
             draft = replace(draft, content={**draft.content, "redacts": draft.redacts})
@@ -73,10 +108,9 @@ class EventCreation:
         canonical_json.check(draft.content)
         check_content(rules, draft.type, draft.content, state_key=draft.state_key)
 
-        own_slot = {draft.state_slot} if draft.is_state and room.extremities else set()
-        known = rooms.stored_state_at_head(txn, room, own_slot.union(auth_types_for(rules, draft)))
-        state = {slot: stored.event for slot, stored in known.items()}
-        replaced = known.get(draft.state_slot) if draft.is_state else None
+        place = self.place_for(txn, room, draft)
+        state = {slot: stored.event for slot, stored in place.state.items()}
+        replaced = place.state.get(draft.state_slot) if draft.is_state else None
         if draft.state_key is not None and draft.required_power_level is None:
             draft = replace(draft, required_power_level=required_power_level_for(rules, draft, state))
         event, pdu = build(
@@ -85,22 +119,40 @@ class EventCreation:
             local_id=secrets.token_urlsafe(ID_BYTES),
             origin=self.server_name,
             origin_server_ts=self.clock.now_ms(),
-            depth=max((extremity.depth for extremity in room.extremities), default=0) + 1,
-            prev_events=[extremity.event_id for extremity in room.extremities],
+            depth=place.depth,
+            prev_events=[extremity.event_id for extremity in place.follows],
             auth_events=auth_events_for(rules, draft, state),
             replaces=replaced.event if replaced is not None else None,
             power_level=PowerLevels.from_state(rules, state).user(draft.sender),
             key=self.signing_key,
-            reference_hashes=self._reference_hashes(txn, room, state),
+            reference_hashes=reference_hashes(txn, room, place),
         )
         authorise(rules, event, state)
-        return event, orjson.dumps(pdu), replaced
+        return MadeEvent(event, orjson.dumps(pdu), replaced, place.before)
 
-    def _reference_hashes(self, txn: Transaction, room: RoomHead, state: StateMap) -> dict[str, str]:
-        """The hashes of the events that a new one may name, where the wire format wants them told."""
-        rules = room.rules
-        if rules.pdu_format != "ids-with-hashes":
-            return {}
-        newest = events.load(txn, [extremity.event_nid for extremity in room.extremities])
-        named = [*state.values(), *(stored.event for stored in newest)]
-        return {event.event_id: reference_hash(rules, to_pdu(rules, event)) for event in named}
+    def place_for(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Place:
+        """Where a new event would stand in a room."""
+        follows, before = room.extremities, room.snapshot
+        if len(follows) > MOST_FOLLOWED:
+            follows = tuple(sorted(follows, key=lambda extremity: extremity.depth)[-MOST_FOLLOWED:])
+            before = room_state.merge(txn, room, [extremity.after for extremity in follows])
+        own_slot = {draft.state_slot} if draft.is_state and room.extremities else set()
+        slots = own_slot.union(auth_types_for(room.rules, draft))
+        depth = max((extremity.depth for extremity in follows), default=0) + 1
+        return Place(
+            follows,
+            before,
+            rooms.stored_state_at(txn, room, before, slots),
+            # Others may claim any depth, which must not keep us from speaking.
+            min(depth, canonical_json.LARGEST_INTEGER),
+        )
+
+
+def reference_hashes(txn: Transaction, room: RoomHead, place: Place) -> dict[str, str]:
+    """The hashes of the events that a new one may name, where the wire format wants them told."""
+    rules = room.rules
+    if rules.pdu_format != "ids-with-hashes":
+        return {}
+    newest = events.load(txn, [extremity.event_nid for extremity in place.follows])
+    named = [stored.event for stored in (*place.state.values(), *newest)]
+    return {event.event_id: reference_hash(rules, to_pdu(rules, event)) for event in named}

@@ -1,44 +1,55 @@
 """The one door by which any event enters a room.
 
 Everything that an event changes is written in the transaction that stores it: the event, the snapshot of the state
-after it, the current state, the log of our users' memberships, the redaction it carries out, the head of the room.
+after it, the newest events of its room and the state where they meet, the log of our users' memberships, the servers in
+the room, the redaction it carries out.
+
+Nearly always an event follows all the newest events of its room: then what it changes is what it says. One that
+comes from a fork of the history leaves several newest events, whose states are resolved; what that changes is found
+by comparing the state of the room before with the one after.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
 
-from synapse_like.protocol.events import Event
+from synapse_like.handlers import room_state
+from synapse_like.protocol.authorisation import redaction_applies
+from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
+from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import to_pdu
-from synapse_like.storage import events, membership, rooms, state
+from synapse_like.storage import events, gaps, membership, room_servers, rooms, state
 from synapse_like.storage.database import Transaction
+from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
 from synapse_like.storage.membership import MembershipChange
 from synapse_like.storage.rooms import Extremity, RoomHead
-from synapse_like.storage.state import MEMBER
+from synapse_like.storage.state import MEMBER, Snapshot
 
 REDACTION = "m.room.redaction"
 
 
 @dataclass(frozen=True, slots=True)
-class EventPersisted:
-    """News: an event stands in its room and in the stream of events."""
+class Change:
+    """What holds in a slot of a room's state, before an event and after it."""
 
-    room_id: str
-    position: int
-    stored: StoredEvent
+    before: StoredEvent | None
+    after: StoredEvent | None
+
+    @property
+    def memberships(self) -> tuple[str | None, str | None]:
+        """The memberships that the two say, if they are m.room.member events."""
+        return _membership(self.before), _membership(self.after)
 
 
-@dataclass(frozen=True, slots=True)
-class EventRedacted:
-    """News: an event has been stripped of its content."""
-
-    event_nid: int
+Changes = Mapping[StateSlot, Change]
 
 
 @dataclass(slots=True)
@@ -51,70 +62,188 @@ class EventPersistence:
     server_name: str
 
     def persist(
-        self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, replaced: StoredEvent | None
+        self,
+        txn: Transaction,
+        room: RoomHead,
+        event: Event,
+        pdu: bytes,
+        replaced: StoredEvent | None,
+        *,
+        before: Snapshot | None = None,
+        standing: Standing = Standing.ACCEPTED,
+        is_ours: bool = True,
     ) -> StoredEvent:
-        """Store an event that has been authorised and follows all the newest events of its room.
+        """Store an event that has been judged.
 
         :param pdu: its wire form.
         :param replaced: the state event it replaces.
+        :param before: the state that it saw; None for the state of the room.
+        :param is_ours: does this server see to it that the other servers in the room get it?
         """
-        before = room.snapshot_id
-        snapshot_id, height = before, room.snapshot_height
-        snapshot = None
-        if event.is_state:
-            snapshot = state.place_snapshot(txn, room.room_nid, parent_id=before, parent_height=height)
-            snapshot_id, height = snapshot.snapshot_id, snapshot.height
+        before = room.snapshot if before is None else before
+        is_accepted = standing is Standing.ACCEPTED
+        new = None
+        if event.is_state and standing is not Standing.REJECTED:
+            new = state.place_snapshot(txn, room.room_nid, after=before)
+        after = new.snapshot if new is not None else before
+        destinations = self._destinations(txn, room, event) if is_ours and is_accepted else frozenset()
         stored = events.insert(
             txn,
             room.room_nid,
             event,
             pdu,
-            snapshot_before=before,
-            snapshot_after=snapshot_id,
+            place=events.next_place(txn) if is_accepted else None,
+            snapshot_before=before.snapshot_id,
+            snapshot_after=after.snapshot_id,
             replaced=replaced,
+            standing=standing,
+            is_outgoing=bool(destinations),
         )
-        if snapshot is not None:
-            self._change_state(txn, room, stored, snapshot)
-        newest = (Extremity(stored.event_nid, event.event_id, event.depth),)
-        rooms.advance(txn, room, newest, snapshot_id, height)
+        if new is not None:
+            state.fill_snapshot(txn, new, {state.make_slot_id(txn, event.state_slot): stored.event_nid})
+        if not is_accepted:
+            return stored
+        changes = self._move_head(txn, room, stored, replaced, before, after)
+        self._apply(txn, room, changes, stored.position)
+        for server in destinations - room_servers.present(txn, room).keys():
+            if is_about(event, server):
+                room_servers.add_passing(txn, room, server, position=stored.position)
         if event.type == REDACTION and event.redacts is not None:
-            self._carry_out_redaction(txn, room, stored, event.redacts)
-        assert stored.position is not None
-        txn.announce(EventPersisted(room.room_id, stored.position, stored))
+            carry_out_redaction(txn, room, stored, before)
+        if event.domain != self.server_name:
+            arrived(txn, room, stored)
+        memberships = {slot[1]: change.memberships[1] or LEAVE for slot, change in changes.items() if slot[0] == MEMBER}
+        txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations))
         return stored
 
-    def _change_state(self, txn: Transaction, room: RoomHead, stored: StoredEvent, snapshot: state.NewSnapshot) -> None:
+    def _destinations(self, txn: Transaction, room: RoomHead, event: Event) -> frozenset[str]:
+        """The other servers that get an event: those in the room, and that of somebody who is put out of it."""
+        servers = frozenset(room_servers.present(txn, room))
+        if event.type == MEMBER and event.content["membership"] in (LEAVE, BAN):
+            server = _server_of(event.state_key)
+            if server is not None and server != self.server_name and event.state_key != event.sender:
+                return servers | {server}
+        return servers
+
+    def _move_head(
+        self,
+        txn: Transaction,
+        room: RoomHead,
+        stored: StoredEvent,
+        replaced: StoredEvent | None,
+        before: Snapshot,
+        after: Snapshot,
+    ) -> Changes:
+        """Make an event one of the newest of its room; what that changes in the state of the room."""
         event = stored.event
-        slot = state.make_slot_id(txn, event.state_slot)
-        state.fill_snapshot(txn, snapshot, {slot: stored.event_nid})
-        now = event.content["membership"] if event.type == MEMBER else None
-        state.set_current(txn, room.room_nid, slot, stored.event_nid, now)
-        rooms.remember_state(room, stored)
-        if now is not None:
-            self._log_membership(txn, stored, now)
+        left = _not_followed(txn, room, event)
+        was = room.snapshot
+        new = Extremity(stored.event_nid, event.event_id, event.depth, after)
+        head = after if not left else room_state.merge(txn, room, [after, *(extremity.after for extremity in left)])
+        rooms.advance(txn, room, (*left, new), head)
+        if not left and before == was:
+            return {event.state_slot: Change(replaced, stored)} if event.is_state else {}
+        return _difference(txn, was, head)
 
-    def _log_membership(self, txn: Transaction, stored: StoredEvent, now: str) -> None:
-        user_id = stored.event.state_key
-        assert user_id is not None
-        assert stored.position is not None
-        if domain_of(user_id) != self.server_name:
-            return
-        before = stored.replaced.content["membership"] if stored.replaced is not None else None
-        if (before, now) != ("join", "join"):
-            change = MembershipChange(stored.position, stored.room_nid, stored.event_nid, now)
-            membership.record_change(txn, user_id, change)
+    def _apply(self, txn: Transaction, room: RoomHead, changes: Changes, position: int) -> None:
+        """Change the current state of a room, and what follows from it."""
+        joined: Counter[str] = Counter()
+        for slot, change in changes.items():
+            number = state.make_slot_id(txn, slot)
+            was, now = change.memberships
+            if change.after is None:
+                state.unset_current(txn, room.room_nid, number)
+            else:
+                state.set_current(txn, room.room_nid, number, change.after.event_nid, now)
+            rooms.remember_state(room, slot, change.after)
+            if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
+                continue
+            server = _server_of(slot[1])
+            if server == self.server_name:
+                self._log_membership(txn, room, slot[1], change, position)
+            elif server is not None and JOIN in (was, now):
+                joined[server] += (now == JOIN) - (was == JOIN)
+        if joined:
+            room_servers.change(txn, room, joined, position=position)
 
-    def _carry_out_redaction(self, txn: Transaction, room: RoomHead, redaction: StoredEvent, redacts: str) -> None:
-        """RED-1, RED-2: strip the target, if the redaction's sender may: by level, or because it is their own."""
-        target = events.find(txn, redacts)
-        if target is None or target.room_nid != room.room_nid or target.redacted_because is not None:
-            return
-        sender = redaction.event.sender
-        if target.event.sender != sender:
-            levels = PowerLevels.from_state(room.rules, rooms.state_at_head(txn, room, PowerLevels.slots(room.rules)))
-            if levels.user(sender) < levels.redact:
-                return
-        stripped = redact(room.rules, target.event)
-        events.redact(txn, target, orjson.dumps(to_pdu(room.rules, stripped)), because=redaction)
-        rooms.forget_redacted(room, target)
-        txn.announce(EventRedacted(target.event_nid))
+    def _log_membership(self, txn: Transaction, room: RoomHead, user_id: str, change: Change, position: int) -> None:
+        """Log that one of our own users came or went."""
+        held = change.after or change.before
+        assert held is not None
+        now = change.memberships[1] or LEAVE
+        membership.record_change(txn, user_id, MembershipChange(position, room.room_nid, held.event_nid, now))
+
+
+def is_about(event: Event, server: str) -> bool:
+    """Is an event a change of the membership of a user of a server?"""
+    return event.type == MEMBER and _server_of(event.state_key) == server
+
+
+def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent) -> None:
+    """An event from elsewhere has got its place: close the gaps that it fills, and do what was waiting for it."""
+    gaps.close(txn, room.room_nid, stored.event.event_id)
+    for redaction in events.redactions_ahead(txn, stored.event.event_id):
+        before, _ = events.snapshots_of(txn, redaction.event_nid)
+        if before is not None:
+            carry_out_redaction(txn, room, redaction, state.snapshot(txn, before))
+
+
+def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent, before: Snapshot) -> None:
+    """RED-1, RED-2: strip what a redaction names, if its sender may; as soon as it is here.
+
+    :param before: the state that the redaction saw.
+    """
+    assert redaction.event.redacts is not None
+    target = events.find(txn, redaction.event.redacts)
+    if target is None:
+        events.wait_for_target(txn, redaction)
+        return
+    if target.room_nid != room.room_nid or target.redacted_because is not None:
+        return
+    seen = rooms.stored_state_at(txn, room, before, PowerLevels.slots(room.rules))
+    levels = PowerLevels.from_state(room.rules, {slot: stored.event for slot, stored in seen.items()})
+    if not redaction_applies(room.rules, redaction.event, target.event, levels):
+        return
+    stripped = redact(room.rules, target.event)
+    events.redact(txn, target, orjson.dumps(to_pdu(room.rules, stripped)), because=redaction)
+    rooms.forget_redacted(room, target)
+    txn.announce(EventRedacted(target.event_nid))
+
+
+def _not_followed(txn: Transaction, room: RoomHead, event: Event) -> list[Extremity]:
+    """Those of the newest events of a room that an event does not come after."""
+    followed = set(event.prev_events)
+    left = [extremity for extremity in room.extremities if extremity.event_id not in followed]
+    waiting = followed - {extremity.event_id for extremity in room.extremities} if left else set()
+    while waiting and left:
+        # What was soft-failed is not among the newest events, but what comes after it comes after what it followed.
+        known = events.known(txn, waiting)
+        hidden = [event_id for event_id, item in known.items() if item.standing is Standing.SOFT_FAILED]
+        waiting = {prev for stored in events.by_ids(txn, hidden).values() for prev in stored.event.prev_events}
+        waiting -= followed
+        followed |= waiting
+        left = [extremity for extremity in left if extremity.event_id not in followed]
+    return left
+
+
+def _difference(txn: Transaction, was: Snapshot, now: Snapshot) -> Changes:
+    """What differs between two states of a room."""
+    if was == now:
+        return {}
+    before, after = state.ids_at(txn, was), state.ids_at(txn, now)
+    differing = sorted({slot for slot, _ in before.items() ^ after.items()})
+    ids = [side[slot] for slot in differing for side in (before, after) if slot in side]
+    found = events.by_ids(txn, ids)
+    return {slot: Change(found.get(before.get(slot, "")), found.get(after.get(slot, ""))) for slot in differing}
+
+
+def _membership(stored: StoredEvent | None) -> str | None:
+    if stored is None or stored.event.type != MEMBER:
+        return None
+    said: str = stored.event.content["membership"]
+    return said
+
+
+def _server_of(user_id: str | None) -> str | None:
+    """The server of a user; None for what is no user ID."""
+    return domain_of(user_id) if user_id is not None and ":" in user_id else None

@@ -82,7 +82,7 @@ class EventStream:
         poll = _Poll(requester)
         self._polls.add(poll)
         try:
-            end, found = await self._news(poll, start.events, self._clock.monotonic() + timeout_ms / 1000)
+            end, found = await self._news(poll, start.place // events.GAP, self._clock.monotonic() + timeout_ms / 1000)
         finally:
             self._polls.discard(poll)
         return StreamChunk(start, StreamToken(end), found)
@@ -182,8 +182,11 @@ def visible_since(
     return reached, events.load(txn, seen)
 
 
-def sees(history: Sequence[MembershipChange], position: int) -> bool:
-    """Whether a user with these changes of membership of a room was to see the event at a position of it."""
+def sees(history: Sequence[MembershipChange], position: float) -> bool:
+    """Whether a user with these changes of membership of a room was to see the event at a position of it.
+
+    :param position: a fraction for an event that stands between two positions.
+    """
     before = None
     for change in history:
         if change.position == position:

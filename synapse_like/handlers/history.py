@@ -126,7 +126,7 @@ class History:
 
     def _event(self, txn: Transaction, user_id: str, event_id: str) -> StoredEvent:
         stored = events.find(txn, event_id)
-        if stored is None or stored.position is None or not _may_see(txn, user_id, stored):
+        if stored is None or stored.place is None or not _may_see(txn, user_id, stored):
             raise NotFound("There is no such event, or you may not see it.")
         return stored
 
@@ -134,8 +134,8 @@ class History:
 def _may_see(txn: Transaction, user_id: str, stored: StoredEvent) -> bool:
     if membership.in_room(txn, stored.room_nid, user_id) == "join":
         return True
-    assert stored.position is not None
-    return sees(membership.changes_in_room(txn, user_id, stored.room_nid), stored.position)
+    assert stored.place is not None
+    return sees(membership.changes_in_room(txn, user_id, stored.room_nid), stored.place / events.GAP)
 
 
 def page_back(
@@ -145,15 +145,15 @@ def page_back(
 
     :param remember: keep copies of its events: for pages at the present, which everybody reads.
     """
-    rows = events.page_back(txn, room_nid, before_or_at=first.events, after=last.events, limit=limit)
-    end = rows[-1][0] - 1 if rows else min(first.events, last.events)
-    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows], remember=remember))
+    rows = events.page_back(txn, room_nid, before_or_at=first.place, after=last.place, limit=limit)
+    end = rows[-1][0] - 1 if rows else min(first.place, last.place)
+    return Page(first, StreamToken.at(end), events.load(txn, [row[1] for row in rows], remember=remember))
 
 
 def page_forward(
     txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int, *, remember: bool
 ) -> Page:
     """A page of a room, oldest first, from a token up to another; `remember` as in `page_back`."""
-    rows = events.page_forward(txn, room_nid, after=first.events, before_or_at=last.events, limit=limit)
-    end = rows[-1][0] if len(rows) == limit else max(first.events, last.events)
-    return Page(first, StreamToken(end), events.load(txn, [row[1] for row in rows], remember=remember))
+    rows = events.page_forward(txn, room_nid, after=first.place, before_or_at=last.place, limit=limit)
+    end = rows[-1][0] if len(rows) == limit else max(first.place, last.place)
+    return Page(first, StreamToken.at(end), events.load(txn, [row[1] for row in rows], remember=remember))

@@ -17,12 +17,10 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.handlers.event_persistence import EventPersisted, EventRedacted
 from synapse_like.storage import events, membership
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database
-from synapse_like.storage.events import StoredEvent
-from synapse_like.storage.state import MEMBER
+from synapse_like.storage.events import EventPersisted, EventRedacted, StoredEvent
 
 #: How many of the newest events are kept in memory, and how many bytes of them.
 MOST_RECENT = 1000
@@ -186,12 +184,10 @@ class Notifier:
         self.position = news.position
         self.recent.add(news)
         self._touch(self._by_room.get(news.room_id, ()), news.position)
-        event = news.stored.event
-        if event.type == MEMBER and event.state_key is not None:
-            watcher = self._watchers.get(event.state_key)
+        for user_id, now in news.memberships.items():
+            watcher = self._watchers.get(user_id)
             if watcher is not None:
-                self._on_own_membership(watcher, news, event.content["membership"])
-
+                self._on_own_membership(watcher, news, now)
         if self._behind:
             self._let_those_behind_go_on()
 

@@ -15,7 +15,7 @@ from synapse_like.protocol.errors import BadJson, BadPagination, Forbidden, NotF
 from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id
 from synapse_like.protocol.room_creation import description, opening_events
 from synapse_like.protocol.room_versions import rules_for
-from synapse_like.storage import directory, events, membership, rooms, state
+from synapse_like.storage import directory, events, gaps, membership, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import Room, RoomHead
@@ -211,6 +211,8 @@ def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> i
     if still_in and not force:
         raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, e.g. {min(still_in)}.")
     directory.delete_room(txn, room.room_nid)
+    gaps.delete_room(txn, room.room_nid)
+    room_servers.delete_room(txn, room.room_nid)
     membership.delete_room(txn, room.room_nid)
     state.delete_room(txn, room.room_nid)
     deleted = events.delete_room(txn, room.room_nid)

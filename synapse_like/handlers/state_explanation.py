@@ -14,6 +14,7 @@ from synapse_like.protocol.state_resolution import MissingEvents, StateIds, Step
 from synapse_like.storage import events, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.state import Snapshot
 
 
 def explain(txn: Transaction, room_id: str, slot: StateSlot | None) -> list[str]:
@@ -26,7 +27,7 @@ def explain(txn: Transaction, room_id: str, slot: StateSlot | None) -> list[str]
     if room is None:
         raise NotFound(f"This server does not know the room {room_id}.")
     known: dict[str, Event] = {}
-    ends = [_state_after(txn, extremity.event_nid, known) for extremity in room.extremities]
+    ends = [_state_after(txn, extremity.after, known) for extremity in room.extremities]
     newest = ", ".join(extremity.event_id for extremity in room.extremities)
     lines = [f"{room_id} has room version {room.rules.name}.", f"Its newest events: {newest}."]
     steps: list[Step] = []
@@ -35,8 +36,8 @@ def explain(txn: Transaction, room_id: str, slot: StateSlot | None) -> list[str]
     return [*lines, "", *_describe(resolved, known, slot)]
 
 
-def _state_after(txn: Transaction, event_nid: int, known: dict[str, Event]) -> StateIds:
-    by_slot = state.at_snapshot(txn, events.snapshot_at(txn, event_nid))
+def _state_after(txn: Transaction, snapshot: Snapshot, known: dict[str, Event]) -> StateIds:
+    by_slot = state.at_snapshot(txn, snapshot.snapshot_id)
     found = events.load(txn, list(by_slot.values()), remember=False)
     known.update({stored.event.event_id: stored.event for stored in found})
     return {stored.event.state_slot: stored.event.event_id for stored in found}

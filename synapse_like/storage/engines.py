@@ -22,13 +22,14 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 Row = tuple[Any, ...]
+Item = TypeVar("Item")
 
 #: How long to wait for a database that somebody else has locked, or for the connection to it.
 BUSY_SECONDS = 10
@@ -267,6 +268,17 @@ def open_engine(url: str, *, data_dir: Path, durability: str = "full") -> Engine
     if url.startswith("sqlite:"):
         return SqliteEngine(data_dir / url.removeprefix("sqlite:"), durability)
     return PostgresEngine(url)
+
+
+#: How many values one statement takes in an ``IN (…)``; databases have a limit for a statement's parameters.
+MOST_VALUES = 5000
+
+
+def batched(values: Iterable[Item]) -> Iterator[list[Item]]:
+    """Values in lists that are short enough for an ``IN (…)``."""
+    waiting = list(values)
+    for start in range(0, len(waiting), MOST_VALUES):
+        yield waiting[start : start + MOST_VALUES]
 
 
 def placeholders(values: Sequence[object]) -> str:

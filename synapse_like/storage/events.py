@@ -1,9 +1,16 @@
-"""Events as rows: putting them in, reading them with what belongs to them, taking redacted data out."""
+"""Events as rows: putting them in, reading them with what belongs to them, taking redacted data out.
+
+An event that was accepted when it arrived has a *position* in the stream of events and a *place* in the timeline of its
+room, `GAP` times the position. Older events that are fetched later get places between: they can be paged back to, but
+nobody is told of them. An event without snapshots is an *outlier*: known as part of an auth chain or of a state, but
+without a place in history. The timeline shows neither outliers nor what was rejected or soft-failed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import orjson
 
@@ -13,16 +20,31 @@ from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
+from synapse_like.storage.engines import batched, placeholders
 
 STREAM = "events"
+
+#: Places between two events that follow each other in the stream of events.
+GAP = 2**20
+
+
+class Standing(IntEnum):
+    """What this server makes of an event.
+
+    `SOFT_FAILED`: allowed by its own past, but not by the room as it is now; kept for those who build on it, and shown
+    to nobody. `REJECTED`: not allowed; allows nothing.
+    """
+
+    ACCEPTED = 0
+    SOFT_FAILED = 1
+    REJECTED = 2
 
 
 @dataclass(slots=True, eq=False)
 class StoredEvent:
     """An event with what a reader is shown beside it.
 
-    :ivar position: its place in the stream of events; None if it is not shown to clients.
+    :ivar place: where it stands in its room's timeline; None if it is not shown to clients.
     :ivar replaced: the state event that this one replaced.
     :ivar redacted_because: the redaction that stripped this event; it stands alone, whatever became of it since.
     :ivar size: of its wire form, in bytes.
@@ -31,17 +53,54 @@ class StoredEvent:
 
     event_nid: int
     room_nid: int
-    position: int | None
+    place: int | None
     event: Event
     replaced: Event | None = None
     redacted_because: Event | None = None
     size: int = 0
     renderings: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def position(self) -> int:
+        """Its position in the stream of events.
+
+        :raises ValueError: it has none: nobody was told of it.
+        """
+        if self.place is None or self.place % GAP:
+            raise ValueError(f"{self.event.event_id} is not in the stream of events")
+        return self.place // GAP
+
+
+@dataclass(frozen=True, slots=True)
+class EventPersisted:
+    """News: an event stands in its room and in the stream of events.
+
+    :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
+    :ivar destinations: the other servers that this server has to send it to.
+    """
+
+    room_id: str
+    position: int
+    stored: StoredEvent
+    memberships: Mapping[str, str]
+    destinations: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class EventRedacted:
+    """News: an event has been stripped of its content."""
+
+    event_nid: int
+
 
 #: What an event in memory costs beside its content, for the bounds of what is kept: roughly, in bytes.
 OVERHEAD = 1000
 EVENTS = CacheKind[int, StoredEvent]("events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD)
+
+
+def next_place(txn: Transaction) -> int:
+    """The place of the next event that everybody is told of."""
+    return positions.take(txn, STREAM) * GAP
 
 
 def insert(
@@ -50,33 +109,44 @@ def insert(
     event: Event,
     pdu: bytes,
     *,
-    snapshot_before: int,
-    snapshot_after: int,
-    replaced: StoredEvent | None,
+    place: int | None,
+    snapshot_before: int | None,
+    snapshot_after: int | None,
+    replaced: StoredEvent | None = None,
+    standing: Standing = Standing.ACCEPTED,
+    is_outgoing: bool = False,
 ) -> StoredEvent:
-    """Add an event at the end of the stream.
+    """Add an event, or give one that was an outlier its place in history.
 
     :param pdu: its wire form.
-    :param snapshot_before: the state that it saw; 0 for the first event of a room.
+    :param place: in the timeline; None if it is not to be shown.
+    :param snapshot_before: the state that it saw; 0 for the first event of a room, None if that is not known.
     :param snapshot_after: the state with it; the same for an event that is not state.
     :param replaced: the state event that it replaces.
+    :param is_outgoing: does this server see to it that the other servers in the room get it?
     """
-    position = positions.take(txn, STREAM)
     event_nid = txn.insert(
-        "INSERT INTO events (event_id, room_nid, position, snapshot_before, snapshot_after, replaces, pdu)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING event_nid",
+        "INSERT INTO events"
+        " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, pdu)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        # What it says stays as it was first stored: it may have been redacted since.
+        " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
+        " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
+        " is_outgoing = excluded.is_outgoing RETURNING event_nid",
         (
             event.event_id,
             room_nid,
-            position,
+            place,
             snapshot_before,
             snapshot_after,
             replaced.event_nid if replaced is not None else None,
+            int(standing),
+            int(is_outgoing),
             pdu,
         ),
     )
     replaced_event = replaced.event if replaced is not None else None
-    stored = StoredEvent(event_nid, room_nid, position, event, replaced_event, size=len(pdu))
+    stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu))
     txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
@@ -101,37 +171,39 @@ def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) 
 
 
 def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEvent]:
-    rows = txn.all(
-        "SELECT e.event_nid, e.room_nid, e.position, e.replaces, e.redacted_by, e.pdu, r.version, e.event_id"
-        " FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
-        f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
-        list(event_nids),
-    )
+    rows = []
+    for part in batched(event_nids):
+        rows += txn.all(
+            "SELECT e.event_nid, e.room_nid, e.place, e.replaces, e.redacted_by, e.pdu, r.version, e.event_id"
+            " FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            f" WHERE e.event_nid IN ({placeholders(part)})",
+            part,
+        )
     replaced = _decoded(txn, {row[3] for row in rows if row[3] is not None})
     because = _decoded(txn, {row[4] for row in rows if row[4] is not None})
     return [
         StoredEvent(
             nid,
             room_nid,
-            position,
+            place,
             _decode(pdu, version, event_id),
             replaced.get(replaces),
             because.get(redacted_by),
             size=len(pdu),
         )
-        for nid, room_nid, position, replaces, redacted_by, pdu, version, event_id in rows
+        for nid, room_nid, place, replaces, redacted_by, pdu, version, event_id in rows
     ]
 
 
 def _decoded(txn: Transaction, event_nids: Collection[int]) -> dict[int, Event]:
     """Events without what belongs to them."""
-    if not event_nids:
-        return {}
-    rows = txn.all(
-        "SELECT e.event_nid, e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
-        f" WHERE e.event_nid IN ({placeholders(list(event_nids))})",
-        list(event_nids),
-    )
+    rows = []
+    for part in batched(event_nids):
+        rows += txn.all(
+            "SELECT e.event_nid, e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            f" WHERE e.event_nid IN ({placeholders(part)})",
+            part,
+        )
     return {row[0]: _decode(row[1], row[2], row[3]) for row in rows}
 
 
@@ -146,6 +218,49 @@ def find(txn: Transaction, event_id: str) -> StoredEvent | None:
         return None
     found = load(txn, [row[0]])
     return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What this server made of an event that it has.
+
+    :ivar snapshot_after: the state with it; None for an outlier.
+    """
+
+    event_nid: int
+    room_nid: int
+    place: int | None
+    snapshot_after: int | None
+    standing: Standing
+
+
+def known(txn: Transaction, event_ids: Iterable[str]) -> dict[str, Known]:
+    """Those of some events that this server has, by ID."""
+    found = {}
+    for part in batched(event_ids):
+        rows = txn.all(
+            "SELECT event_id, event_nid, room_nid, place, snapshot_after, standing FROM events"
+            f" WHERE event_id IN ({placeholders(part)})",
+            part,
+        )
+        for event_id, event_nid, room_nid, place, snapshot_after, standing in rows:
+            found[event_id] = Known(event_nid, room_nid, place, snapshot_after, Standing(standing))
+    return found
+
+
+def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False) -> dict[str, StoredEvent]:
+    """Those of some events that this server has, by ID, with what they say."""
+    nids = [item.event_nid for item in known(txn, event_ids).values()]
+    return {stored.event.event_id: stored for stored in load(txn, nids, remember=remember)}
+
+
+def ids_of(txn: Transaction, event_nids: Collection[int]) -> dict[int, str]:
+    """The IDs of some events, by number."""
+    found: dict[int, str] = {}
+    for part in batched(event_nids):
+        rows = txn.all(f"SELECT event_nid, event_id FROM events WHERE event_nid IN ({placeholders(part)})", part)
+        found.update((row[0], row[1]) for row in rows)
+    return found
 
 
 def _forget_copies(txn: Transaction) -> None:
@@ -163,6 +278,22 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
     _forget_copies(txn)
 
 
+def wait_for_target(txn: Transaction, redaction: StoredEvent) -> None:
+    """Remember a redaction whose target is not here yet."""
+    txn.execute(
+        "INSERT INTO redactions_ahead (target, event_nid) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (redaction.event.redacts, redaction.event_nid),
+    )
+
+
+def redactions_ahead(txn: Transaction, target: str) -> list[StoredEvent]:
+    """The redactions that waited for an event; they do not any more."""
+    rows = txn.all("SELECT event_nid FROM redactions_ahead WHERE target = ? ORDER BY event_nid", (target,))
+    if rows:
+        txn.execute("DELETE FROM redactions_ahead WHERE target = ?", (target,))
+    return load(txn, [row[0] for row in rows])
+
+
 def since(
     txn: Transaction, room_nids: Collection[int], *, after: int, up_to: int, limit: int
 ) -> list[tuple[int, int, int]]:
@@ -170,19 +301,19 @@ def since(
     if not room_nids or after >= up_to:
         return []
     rows = txn.all(
-        "SELECT position, room_nid, event_nid FROM events"
-        f" WHERE room_nid IN ({placeholders(list(room_nids))}) AND position > ? AND position <= ?"
-        " ORDER BY position LIMIT ?",
-        (*room_nids, after, up_to, limit),
+        "SELECT place, room_nid, event_nid FROM events"
+        f" WHERE room_nid IN ({placeholders(list(room_nids))}) AND place > ? AND place <= ? AND place % {GAP} = 0"
+        " ORDER BY place LIMIT ?",
+        (*room_nids, after * GAP, up_to * GAP, limit),
     )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [(row[0] // GAP, row[1], row[2]) for row in rows]
 
 
 def page_back(txn: Transaction, room_nid: int, *, before_or_at: int, after: int, limit: int) -> list[tuple[int, int]]:
-    """(position, event_nid) of a room, newest first: after < position <= before_or_at."""
+    """(place, event_nid) of a room's timeline, newest first: after < place <= before_or_at."""
     rows = txn.all(
-        "SELECT position, event_nid FROM events WHERE room_nid = ? AND position <= ? AND position > ?"
-        " ORDER BY position DESC LIMIT ?",
+        "SELECT place, event_nid FROM events WHERE room_nid = ? AND place <= ? AND place > ?"
+        " ORDER BY place DESC LIMIT ?",
         (room_nid, before_or_at, after, limit),
     )
     return [(row[0], row[1]) for row in rows]
@@ -191,10 +322,9 @@ def page_back(txn: Transaction, room_nid: int, *, before_or_at: int, after: int,
 def page_forward(
     txn: Transaction, room_nid: int, *, after: int, before_or_at: int, limit: int
 ) -> list[tuple[int, int]]:
-    """(position, event_nid) of a room, oldest first: after < position <= before_or_at."""
+    """(place, event_nid) of a room's timeline, oldest first: after < place <= before_or_at."""
     rows = txn.all(
-        "SELECT position, event_nid FROM events WHERE room_nid = ? AND position > ? AND position <= ?"
-        " ORDER BY position LIMIT ?",
+        "SELECT place, event_nid FROM events WHERE room_nid = ? AND place > ? AND place <= ? ORDER BY place LIMIT ?",
         (room_nid, after, before_or_at, limit),
     )
     return [(row[0], row[1]) for row in rows]
@@ -205,15 +335,16 @@ def current_position(txn: Transaction) -> int:
     return positions.current(txn, STREAM)
 
 
-def snapshot_at(txn: Transaction, event_nid: int) -> int:
-    """The snapshot of the state after an event."""
-    row = txn.one("SELECT snapshot_after FROM events WHERE event_nid = ?", (event_nid,))
+def snapshots_of(txn: Transaction, event_nid: int) -> tuple[int | None, int | None]:
+    """The snapshots of the state before an event and after it; None where they are not known."""
+    row = txn.one("SELECT snapshot_before, snapshot_after FROM events WHERE event_nid = ?", (event_nid,))
     assert row is not None
-    snapshot: int = row[0]
-    return snapshot
+    return row[0], row[1]
 
 
 def delete_room(txn: Transaction, room_nid: int) -> int:
     """Take every event of a room out; the number of them."""
     _forget_copies(txn)
+    of_room = "(SELECT event_nid FROM events WHERE room_nid = ?)"
+    txn.execute(f"DELETE FROM redactions_ahead WHERE event_nid IN {of_room}", (room_nid,))
     return txn.execute("DELETE FROM events WHERE room_nid = ?", (room_nid,)).rowcount

@@ -14,11 +14,12 @@ import orjson
 
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.room_versions import RoomRules, rules_for
-from synapse_like.storage import events
+from synapse_like.storage import events, state
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.state import NOTHING, Snapshot
 
 #: How many state events a head keeps; members of large rooms come and go, the few rule events stay in use.
 MOST_STATE_KEPT = 500
@@ -31,24 +32,27 @@ class Extremity:
     event_nid: int
     event_id: str
     depth: int
+    after: Snapshot
 
 
 @dataclass(slots=True)
 class RoomHead:
     """Where a room stands: see the head of this file.
 
-    :ivar snapshot_id: the state after the extremities; 0 in a room without events.
-    :ivar snapshot_height: the height of that snapshot (`state.py`).
+    :ivar snapshot: the state after the extremities.
     :ivar known_state: current state events by slot; None where it is known that there is none.
+    :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
+    :ivar merged: states that several snapshots made together, by the numbers of these.
     """
 
     room_nid: int
     room_id: str
     rules: RoomRules
     extremities: tuple[Extremity, ...] = ()
-    snapshot_id: int = 0
-    snapshot_height: int = -1
+    snapshot: Snapshot = NOTHING
     known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
+    servers: dict[str, int] | None = None
+    merged: dict[tuple[int, ...], Snapshot] = field(default_factory=dict)
 
 
 HEADS = CacheKind[str, RoomHead]("heads", 500)
@@ -79,18 +83,14 @@ def head(txn: Transaction, room_id: str) -> RoomHead | None:
     if row is None:
         return None
     room_nid, version, extremities, snapshot_id, height = row
-    newest = events.load(txn, orjson.loads(extremities))
-    return _keep(
-        txn,
-        RoomHead(
-            room_nid,
-            room_id,
-            rules_for(version),
-            tuple(Extremity(e.event_nid, e.event.event_id, e.event.depth) for e in newest),
-            snapshot_id,
-            height,
-        ),
-    )
+    newest = tuple(_extremity(txn, stored) for stored in events.load(txn, orjson.loads(extremities)))
+    return _keep(txn, RoomHead(room_nid, room_id, rules_for(version), newest, Snapshot(snapshot_id, height)))
+
+
+def _extremity(txn: Transaction, stored: StoredEvent) -> Extremity:
+    _, after = events.snapshots_of(txn, stored.event_nid)
+    assert after is not None, "the newest events of a room have a state"
+    return Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, state.snapshot(txn, after))
 
 
 def _keep(txn: Transaction, room: RoomHead) -> RoomHead:
@@ -103,17 +103,10 @@ def _discard_if_rolled_back(txn: Transaction, room_id: str) -> None:
     txn.when_rolled_back(lambda: txn.cache(HEADS).forget(room_id))
 
 
-def advance(
-    txn: Transaction,
-    room: RoomHead,
-    extremities: tuple[Extremity, ...],
-    snapshot_id: int,
-    snapshot_height: int,
-) -> None:
+def advance(txn: Transaction, room: RoomHead, extremities: tuple[Extremity, ...], snapshot: Snapshot) -> None:
     """Move the head; the row is written once, at the end of the transaction."""
     room.extremities = extremities
-    room.snapshot_id = snapshot_id
-    room.snapshot_height = snapshot_height
+    room.snapshot = snapshot
     txn.before_commit(("head", room.room_id), lambda: _write_head(txn, room))
 
 
@@ -121,7 +114,7 @@ def _write_head(txn: Transaction, room: RoomHead) -> None:
     newest = orjson.dumps([extremity.event_nid for extremity in room.extremities]).decode()
     txn.execute(
         "UPDATE room_heads SET extremities = ?, snapshot_id = ? WHERE room_nid = ?",
-        (newest, room.snapshot_id, room.room_nid),
+        (newest, room.snapshot.snapshot_id, room.room_nid),
     )
 
 
@@ -150,9 +143,20 @@ def stored_state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[State
     return {slot: known for slot in wanted if (known := room.known_state[slot]) is not None}
 
 
-def remember_state(room: RoomHead, stored: StoredEvent) -> None:
-    """A state event has become the current one of its slot."""
-    room.known_state[stored.event.state_slot] = stored
+def stored_state_at(
+    txn: Transaction, room: RoomHead, snapshot: Snapshot, slots: Iterable[StateSlot]
+) -> dict[StateSlot, StoredEvent]:
+    """The state events in some slots of any state of a room."""
+    if snapshot == room.snapshot:
+        return stored_state_at_head(txn, room, slots)
+    numbers = [number for slot in slots if (number := state.slot_id(txn, slot)) is not None]
+    found = state.in_slots_at_snapshot(txn, snapshot.snapshot_id, numbers)
+    return {stored.event.state_slot: stored for stored in events.load(txn, list(found.values()))}
+
+
+def remember_state(room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
+    """A state event has become the current one of its slot, or there is none any more."""
+    room.known_state[slot] = stored
 
 
 def forget_redacted(room: RoomHead, target: StoredEvent) -> None:

@@ -52,46 +52,93 @@ def reach(height: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A state of a room, and how many snapshots lie below it."""
+
+    snapshot_id: int
+    height: int
+
+
+#: The state of a room without events.
+NOTHING = Snapshot(0, -1)
+
+
+def snapshot(txn: Transaction, snapshot_id: int) -> Snapshot:
+    """A snapshot by its number; 0 is `NOTHING`."""
+    if snapshot_id == NOTHING.snapshot_id:
+        return NOTHING
+    row = txn.one("SELECT height FROM state_snapshots WHERE snapshot_id = ?", (snapshot_id,))
+    assert row is not None, "a snapshot that an event names is there"
+    return Snapshot(snapshot_id, row[0])
+
+
+@dataclass(frozen=True, slots=True)
 class NewSnapshot:
     """A snapshot that has its place in the chain, but not yet its changes.
 
     :ivar inherited: what changed before it, since its parent: event_nid by slot_id.
     """
 
-    snapshot_id: int
-    height: int
+    snapshot: Snapshot
     inherited: Mapping[int, int | None]
 
 
-def place_snapshot(txn: Transaction, room_nid: int, *, parent_id: int, parent_height: int) -> NewSnapshot:
-    """Make the snapshot that follows another; `fill_snapshot` must come next.
-
-    :param parent_id: the snapshot it follows; 0 for the first of a room.
-    :param parent_height: the height of that one; -1 for the first.
-    """
-    height = parent_height + 1
+def place_snapshot(txn: Transaction, room_nid: int, *, after: Snapshot) -> NewSnapshot:
+    """Make the snapshot that follows another; `fill_snapshot` must come next."""
+    height = after.height + 1
     step = reach(height)
     inherited: dict[int, int | None] = {}
-    base_id: int | None = parent_id or None
+    base_id: int | None = after.snapshot_id or None
     if step > 1:
-        base_id, inherited = _gather(txn, parent_id, height - step)
+        base_id, inherited = _gather(txn, after.snapshot_id, height - step)
     snapshot_id: int = txn.insert(
         "INSERT INTO state_snapshots (room_nid, parent_id, height) VALUES (?, ?, ?) RETURNING snapshot_id",
         (room_nid, base_id, height),
     )
-    return NewSnapshot(snapshot_id, height, inherited)
+    return NewSnapshot(Snapshot(snapshot_id, height), inherited)
 
 
-def fill_snapshot(txn: Transaction, snapshot: NewSnapshot, changes: Mapping[int, int | None]) -> None:
+def fill_snapshot(txn: Transaction, new: NewSnapshot, changes: Mapping[int, int | None]) -> None:
     """Say by what a snapshot differs from the one it follows.
 
     :param changes: event_nid by slot_id; None takes a slot away.
     """
-    for slot, event_nid in {**snapshot.inherited, **changes}.items():
+    for slot, event_nid in {**new.inherited, **changes}.items():
         txn.execute(
             "INSERT INTO state_deltas (snapshot_id, slot_id, event_nid) VALUES (?, ?, ?)",
-            (snapshot.snapshot_id, slot, event_nid),
+            (new.snapshot.snapshot_id, slot, event_nid),
         )
+
+
+#: Whole states in memory, for rooms that have forked; the entries of all of them together.
+STATES = CacheKind[int, Mapping[StateSlot, str]]("states", 200_000, weigh=lambda ids: len(ids) + 10)
+
+
+def ids_at(txn: Transaction, snapshot: Snapshot) -> Mapping[StateSlot, str]:
+    """The whole state of a snapshot: event ID by slot. It must not be changed."""
+    kept = txn.cache(STATES).get(snapshot.snapshot_id)
+    if kept is not None:
+        return kept
+    rows = txn.all(
+        f"{_CHAIN} SELECT s.type, s.state_key, e.event_id FROM chain c"
+        " JOIN state_deltas d ON d.snapshot_id = c.snapshot_id JOIN state_slots s ON s.slot_id = d.slot_id"
+        " LEFT JOIN events e ON e.event_nid = d.event_nid ORDER BY c.height",
+        (snapshot.snapshot_id, -1),
+    )
+    nearest: dict[StateSlot, str | None] = {(row[0], row[1]): row[2] for row in rows}
+    ids = {slot: event_id for slot, event_id in nearest.items() if event_id is not None}
+    txn.cache(STATES).put(txn, snapshot.snapshot_id, ids)
+    return ids
+
+
+def derive(txn: Transaction, room_nid: int, parent: Snapshot, changes: Mapping[StateSlot, int | None]) -> Snapshot:
+    """A snapshot that differs from another in some slots.
+
+    :param changes: event_nid by slot; None where nothing holds any more.
+    """
+    new = place_snapshot(txn, room_nid, after=parent)
+    fill_snapshot(txn, new, {make_slot_id(txn, slot): event_nid for slot, event_nid in changes.items()})
+    return new.snapshot
 
 
 _CHAIN = (
@@ -156,6 +203,11 @@ def set_current(txn: Transaction, room_nid: int, slot: int, event_nid: int, memb
         " SET event_nid = excluded.event_nid, membership = excluded.membership",
         (room_nid, slot, event_nid, membership),
     )
+
+
+def unset_current(txn: Transaction, room_nid: int, slot: int) -> None:
+    """Take a slot out of the current state of its room."""
+    txn.execute("DELETE FROM current_state WHERE room_nid = ? AND slot_id = ?", (room_nid, slot))
 
 
 def current(txn: Transaction, room_nid: int) -> list[int]:

@@ -139,7 +139,8 @@ def test_present_state_and_the_newest_snapshot_agree(house: House) -> None:
     last = house.connection.transact(house.set_topic, "two")
 
     def look(txn: Transaction) -> tuple[set[int], set[int]]:
-        snapshot = events.snapshot_at(txn, last.event_nid)
+        _, snapshot = events.snapshots_of(txn, last.event_nid)
+        assert snapshot is not None
         return set(state.at_snapshot(txn, snapshot).values()), set(state.current(txn, last.room_nid))
 
     at_snapshot, current = house.connection.transact(look)

@@ -9,12 +9,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.handlers.event_persistence import EventPersisted, EventRedacted, StoredEvent
 from synapse_like.handlers.event_stream import sees
 from synapse_like.handlers.notifier import IDLE_SECONDS, MOST_RECENT, Notifier, Watcher, visible_from_memory
 from synapse_like.protocol.events import Event
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.events import GAP, EventPersisted, EventRedacted, StoredEvent
 from synapse_like.storage.membership import MembershipChange
 from tests.support.threads import ThreadBridge
 
@@ -37,7 +37,8 @@ def event_in(room_id: str, position: int, **fields: Any) -> EventPersisted:
             **fields,
         }
     )
-    return EventPersisted(room_id, position, StoredEvent(position, 1, position, event))
+    memberships = {event.state_key: event.content["membership"]} if event.state_key else {}
+    return EventPersisted(room_id, position, StoredEvent(position, 1, position * GAP, event), memberships)
 
 
 def membership_of(user_id: str, membership: str, position: int, room_id: str = ROOM) -> EventPersisted:

@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 
 from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.protocol.errors import BadPagination
+from synapse_like.storage.events import GAP
 
 
-@given(st.integers(0, 10**18 - 1))
-def test_a_token_comes_back_as_it_was(position: int) -> None:
-    token = StreamToken(position)
-    assert StreamToken.parse(str(token), newest=position) == token
+@given(st.integers(0, 2**43 - 1))
+def test_a_token_comes_back_as_it_was(place: int) -> None:
+    token = StreamToken.at(place)
+    assert token.place == place
+    assert StreamToken.parse(str(token), newest=token.events) == token
+
+
+def test_a_token_of_a_position_is_that_position() -> None:
+    assert StreamToken.at(3 * GAP) == StreamToken(3)
+    assert str(StreamToken.at(3 * GAP - 1)) == "s3-1"
 
 
 @given(st.text())
@@ -26,7 +33,10 @@ def test_anything_else_is_refused_and_never_fails_otherwise(text: str) -> None:
     assert token.events <= 100
 
 
-@pytest.mark.parametrize("text", ["", "s", "s-1", "s01", "s1 ", " s1", "S1", "1", "s1_2", "s٣", "s" + "9" * 30])
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "s-1", "s01", "s1 ", " s1", "S1", "1", "s1_2", "s٣", "s" + "9" * 30, "s3-0", "s3-", "s0-1", f"s3-{GAP}"],
+)
 def test_other_spellings_are_refused(text: str) -> None:
     with pytest.raises(BadPagination):
         StreamToken.parse(text, newest=10**18)

@@ -8,28 +8,27 @@ from hypothesis import strategies as st
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import rooms, state
 from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.state import NOTHING, Snapshot
 
 Changes = list[tuple[int, int | None]]
 
 
-def add_snapshot(
-    txn: Transaction, room_nid: int, parent_id: int, parent_height: int, changes: dict[int, int | None]
-) -> tuple[int, int]:
-    """Place and fill a snapshot; its ID and height."""
-    snapshot = state.place_snapshot(txn, room_nid, parent_id=parent_id, parent_height=parent_height)
-    state.fill_snapshot(txn, snapshot, changes)
-    return snapshot.snapshot_id, snapshot.height
+def add_snapshot(txn: Transaction, room_nid: int, parent: Snapshot, changes: dict[int, int | None]) -> Snapshot:
+    """Place and fill a snapshot."""
+    new = state.place_snapshot(txn, room_nid, after=parent)
+    state.fill_snapshot(txn, new, changes)
+    return new.snapshot
 
 
 def write_history(txn: Transaction, room_nid: int, changes: Changes) -> tuple[list[int], list[dict[int, int]]]:
     """Make a snapshot per change; what each should hold, by simply doing it."""
-    snapshot, height = 0, -1
+    snapshot = NOTHING
     snapshots, models = [], []
     model: dict[int, int] = {}
     for slot, event_nid in changes:
-        snapshot, height = add_snapshot(txn, room_nid, snapshot, height, {slot: event_nid})
+        snapshot = add_snapshot(txn, room_nid, snapshot, {slot: event_nid})
         model = {key: value for key, value in {**model, slot: event_nid}.items() if value is not None}
-        snapshots.append(snapshot)
+        snapshots.append(snapshot.snapshot_id)
         models.append(model)
     return snapshots, models
 
@@ -85,10 +84,10 @@ def test_snapshots_can_fork(connection: Connection) -> None:
     room_nid = make_room(connection)
 
     def fork(txn: Transaction) -> tuple[dict[int, int], dict[int, int]]:
-        base = add_snapshot(txn, room_nid, 0, -1, {1: 1})
-        left, _ = add_snapshot(txn, room_nid, *base, {1: 2})
-        right, _ = add_snapshot(txn, room_nid, *base, {2: 3})
-        return state.at_snapshot(txn, left), state.at_snapshot(txn, right)
+        base = add_snapshot(txn, room_nid, NOTHING, {1: 1})
+        left = add_snapshot(txn, room_nid, base, {1: 2})
+        right = add_snapshot(txn, room_nid, base, {2: 3})
+        return state.at_snapshot(txn, left.snapshot_id), state.at_snapshot(txn, right.snapshot_id)
 
     assert connection.transact(fork) == ({1: 2}, {1: 1, 2: 3})
 

@@ -1,0 +1,91 @@
+"""Which other servers are in which room.
+
+A *stay* is a row: from which position of the stream of events a server was in a room, and until which. What this server
+has to send to another is what it says in the rooms of the other's stays: the queue for a server is the stream of
+events itself, read through its stays (`destinations.py`), and costs nothing per message and server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.engines import placeholders
+from synapse_like.storage.rooms import RoomHead
+
+
+def present(txn: Transaction, room: RoomHead) -> dict[str, int]:
+    """The other servers in a room, and how many of their users are joined. For a writing transaction."""
+    if room.servers is None:
+        rows = txn.all("SELECT server, joined FROM room_servers WHERE room_nid = ? AND until IS NULL", (room.room_nid,))
+        room.servers = {row[0]: row[1] for row in rows}
+    return room.servers
+
+
+def in_room(txn: Transaction, room_nid: int) -> list[str]:
+    """The other servers in a room, in alphabetical order."""
+    rows = txn.all("SELECT server FROM room_servers WHERE room_nid = ? AND until IS NULL ORDER BY server", (room_nid,))
+    return [row[0] for row in rows]
+
+
+def is_in_room(txn: Transaction, room_nid: int, server: str) -> bool:
+    """Is another server in a room?"""
+    row = txn.one("SELECT 1 FROM room_servers WHERE room_nid = ? AND server = ? AND until IS NULL", (room_nid, server))
+    return row is not None
+
+
+def change(txn: Transaction, room: RoomHead, changes: Mapping[str, int], *, position: int) -> None:
+    """Count users of other servers who came or went.
+
+    :param changes: by server, how many more are joined.
+    :param position: of the event by which they did; who leaves gets it, too.
+    """
+    servers = present(txn, room)
+    for server, more in changes.items():
+        joined = servers.get(server, 0) + more
+        if server not in servers:
+            # A server may come back at the position at which it went, if one event changed it all.
+            txn.execute(
+                "INSERT INTO room_servers (room_nid, server, since, until, joined) VALUES (?, ?, ?, NULL, ?)"
+                " ON CONFLICT (room_nid, server, since) DO UPDATE SET until = NULL, joined = excluded.joined",
+                (room.room_nid, server, position, joined),
+            )
+        else:
+            txn.execute(
+                "UPDATE room_servers SET joined = ?, until = ? WHERE room_nid = ? AND server = ? AND until IS NULL",
+                (joined, position if joined <= 0 else None, room.room_nid, server),
+            )
+        if joined > 0:
+            servers[server] = joined
+        else:
+            servers.pop(server, None)
+
+
+def add_passing(txn: Transaction, room: RoomHead, server: str, *, position: int) -> None:
+    """Let a server that is not in a room get one event of it: it is about a user of that server."""
+    txn.execute(
+        "INSERT INTO room_servers (room_nid, server, since, until, joined) VALUES (?, ?, ?, ?, 0)"
+        " ON CONFLICT (room_nid, server, since) DO UPDATE SET until = excluded.until",
+        (room.room_nid, server, position - 1, position),
+    )
+
+
+def rooms_in_common(txn: Transaction, server: str) -> list[int]:
+    """The numbers of the rooms that another server is in."""
+    return [
+        row[0] for row in txn.all("SELECT room_nid FROM room_servers WHERE server = ? AND until IS NULL", (server,))
+    ]
+
+
+def of_rooms(txn: Transaction, room_nids: Iterable[int]) -> set[str]:
+    """All other servers in any of some rooms."""
+    wanted = list(room_nids)
+    rows = txn.all(
+        f"SELECT DISTINCT server FROM room_servers WHERE until IS NULL AND room_nid IN ({placeholders(wanted)})", wanted
+    )
+    return {row[0] for row in rows}
+
+
+def delete_room(txn: Transaction, room_nid: int) -> None:
+    """Take all stays in a room out."""
+    txn.execute("DELETE FROM room_servers WHERE room_nid = ?", (room_nid,))
