@@ -62,6 +62,6 @@ setup(
         "signedjson>=1.1.4,<2",
         "unpaddedbase64>=2.1,<3",
     ],
-    extras_require={"postgres": POSTGRES, "test": TEST},
+    extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},
 )

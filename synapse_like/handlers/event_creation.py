@@ -6,7 +6,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, replace
 
-import orjson
 from signedjson.types import SigningKey
 
 from synapse_like.clock import Clock
@@ -128,7 +127,7 @@ class EventCreation:
             reference_hashes=reference_hashes(txn, room, place),
         )
         authorise(rules, event, state)
-        return MadeEvent(event, orjson.dumps(pdu), replaced, place.before)
+        return MadeEvent(event, canonical_json.encode_in_any_order(pdu), replaced, place.before)
 
     def place_for(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Place:
         """Where a new event would stand in a room."""

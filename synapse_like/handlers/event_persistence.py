@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import orjson
-
 from synapse_like.handlers import room_state
 from synapse_like.protocol.authorisation import redaction_applies
+from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.membership import BAN, JOIN, LEAVE
@@ -205,7 +204,7 @@ def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent
     if not redaction_applies(room.rules, redaction.event, target.event, levels):
         return
     stripped = redact(room.rules, target.event)
-    events.redact(txn, target, orjson.dumps(to_pdu(room.rules, stripped)), because=redaction)
+    events.redact(txn, target, encode_in_any_order(to_pdu(room.rules, stripped)), because=redaction)
     rooms.forget_redacted(room, target)
     txn.announce(EventRedacted(target.event_nid))
 

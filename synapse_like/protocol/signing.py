@@ -18,12 +18,13 @@ from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.hashes import reference_bytes
 from synapse_like.protocol.identifiers import domain_of, historical_user_id
 from synapse_like.protocol.room_versions import RoomRules
-from synapse_like.protocol.shapes import string
+from synapse_like.protocol.shapes import map_of, object_with, string
 
 TRUSTED_AHEAD = 7 * 24 * 60 * 60 * 1000
 """How far into the future a key's own word on its validity counts, in milliseconds."""
 
 _NOT_SIGNED = frozenset({"signatures", "unsigned"})
+_SIGNATURES = map_of(object_with())
 
 
 def sign_json(obj: Mapping[str, Any], name: str, key: SigningKey) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def sign_json(obj: Mapping[str, Any], name: str, key: SigningKey) -> dict[str, A
 
     :param name: of the signer: a server, mostly.
     :raises CanonicalJsonError: there is no canonical JSON for the object.
+    :raises BadJson: it has `signatures` already, but they do not look like some.
     """
     return add_signature(obj, _signed_bytes(obj), name, key)
 
@@ -62,10 +64,12 @@ def add_signature(obj: Mapping[str, Any], signed: bytes, name: str, key: Signing
 
     :param signed: the object in canonical JSON; for a PDU its `reference_bytes`.
     :param name: of the signer.
+    :raises BadJson: it has `signatures` already, but they do not look like some.
     """
-    signatures = dict(obj.get("signatures", {}))
-    signatures[name] = {**signatures.get(name, {}), _key_id(key): encode_base64(key.sign(signed).signature)}
-    return {**obj, "signatures": signatures}
+    signatures = obj.get("signatures", {})
+    _SIGNATURES("signatures", signatures)
+    of_signer = {**signatures.get(name, {}), _key_id(key): encode_base64(key.sign(signed).signature)}
+    return {**obj, "signatures": {**signatures, name: of_signer}}
 
 
 def signers_of(rules: RoomRules, event: Event) -> frozenset[str]:
