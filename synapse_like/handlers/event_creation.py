@@ -6,7 +6,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, replace
 
-import orjson
 from signedjson.types import SigningKey
 
 from synapse_like.clock import Clock
@@ -94,7 +93,7 @@ class EventCreation:
             reference_hashes=self._reference_hashes(txn, room, state),
         )
         authorise(rules, event, state)
-        return event, orjson.dumps(pdu), replaced
+        return event, canonical_json.encode_in_any_order(pdu), replaced
 
     def _reference_hashes(self, txn: Transaction, room: RoomHead, state: StateMap) -> dict[str, str]:
         """The hashes of the events that a new one may name, where the wire format wants them told."""

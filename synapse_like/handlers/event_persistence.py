@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import orjson
-
+from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.power_levels import PowerLevels
@@ -115,6 +114,6 @@ class EventPersistence:
             if levels.user(sender) < levels.redact:
                 return
         stripped = redact(room.rules, target.event)
-        events.redact(txn, target, orjson.dumps(to_pdu(room.rules, stripped)), because=redaction)
+        events.redact(txn, target, encode_in_any_order(to_pdu(room.rules, stripped)), because=redaction)
         rooms.forget_redacted(room, target)
         txn.announce(EventRedacted(target.event_nid))

@@ -5,15 +5,20 @@ It knows neither floats nor integers that a double cannot hold, since languages 
 
 Room versions 1 to 5 came before that rule. What their events hold against it is written as the specification's own
 example does it (appendix "Canonical JSON"): by Python's `json`.
+
+JSON that need not be canonical, on its way into a table or to a client, is written and read here as well, so that
+integers of any size come back as they were.
 """
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 import orjson
 
-from synapse_like.protocol.errors import CanonicalJsonError
+from synapse_like.protocol.errors import CanonicalJsonError, NotJson
 
 LARGEST_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader keeps exact; the smallest is its negative."""
@@ -58,6 +63,46 @@ def check(value: object, *, max_depth: int = MAX_DEPTH, strict: bool = True) -> 
     raise CanonicalJsonError(f"Objects and lists may not be nested more than {max_depth} deep.")
 
 
+def encode_in_any_order(value: object) -> bytes:
+    """Some JSON of a value, the fastest there is; `decode` makes the same value of it.
+
+    :raises CanonicalJsonError: there is no JSON for it.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # It may hold an integer of more than 64 bits.
+        return encode(value, strict=False)
+
+
+def decode(data: bytes) -> object:
+    """The value of some JSON, every integer exact.
+
+    :raises NotJson: it is not JSON, it is nested too deeply for any event, or it has an integer of more digits than
+        Python reads (4300).
+    :raises CanonicalJsonError: no server can keep it exact: a number beyond all floats, half a surrogate pair.
+    """
+    try:
+        if _LONG_RUN not in data.translate(_DIGITS):
+            return orjson.loads(data)
+        value = _EXACT.decode(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise NotJson("This is not JSON.", reason=str(error)) from error
+    check(value, max_depth=sys.getrecursionlimit(), strict=False)
+    return value
+
+
+# An integer that orjson would make a float of has 19 digits at least. To look for so many is the cheapest way to know,
+# and most JSON has no run of them.
+_LONG_RUN = b"0" * 19
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_EXACT = json.JSONDecoder(parse_constant=_refuse_constant)
 _LENIENT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 

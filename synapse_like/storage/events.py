@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-import orjson
-
-from synapse_like.protocol.events import Event
+from synapse_like.protocol.canonical_json import decode
+from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
@@ -136,7 +136,7 @@ def _decoded(txn: Transaction, event_nids: Collection[int]) -> dict[int, Event]:
 
 
 def _decode(pdu: bytes, version: str, event_id: str) -> Event:
-    return read_pdu(rules_for(version), orjson.loads(pdu), event_id)
+    return read_pdu(rules_for(version), cast(Pdu, decode(pdu)), event_id)
 
 
 def find(txn: Transaction, event_id: str) -> StoredEvent | None:

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from signedjson.key import generate_signing_key
+from signedjson.key import generate_signing_key, get_verify_key
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.protocol import canonical_json
+from synapse_like.protocol.building import build
 from synapse_like.protocol.events import EventDraft
-from synapse_like.protocol.room_versions import SPEC_2014
+from synapse_like.protocol.hashes import check_content_hash
+from synapse_like.protocol.room_versions import SPEC_2014, V1
+from synapse_like.protocol.signing import verify_pdu
+from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import events, membership, rooms, state
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.events import StoredEvent
@@ -156,3 +161,52 @@ def test_only_comings_and_goings_are_logged_as_such(house: House) -> None:
     )
     house.connection.transact(house.say, "m.room.member", {"membership": "leave"}, state_key=ALICE)
     assert house.connection.transact(look) == ["join", "leave"]
+
+
+def hear_aliases(house: House, txn: Transaction, aliases: object) -> StoredEvent:
+    """Another server says something in a room of Matrix room version 1, where JSON is not checked strictly."""
+    room = house.creation.found_room(txn, V1, ALICE, is_public=True)
+    house.creation.say(txn, room, EventDraft(room.room_id, "m.room.member", ALICE, {"membership": "join"}, ALICE))
+    event, pdu = build(
+        V1,
+        EventDraft(room.room_id, "m.room.aliases", "@bob:there", {"aliases": aliases}, "there"),
+        local_id="1",
+        origin="there",
+        origin_server_ts=1,
+        depth=3,
+        prev_events=(),
+        auth_events=(),
+        replaces=None,
+        power_level=0,
+        key=house.creation.signing_key,
+    )
+    return house.creation.persistence.persist(txn, room, event, canonical_json.encode_in_any_order(pdu), None)
+
+
+def test_integers_of_any_size_are_read_back_as_they_were(house: House) -> None:
+    """Through a double, 2^70 + 1 would come back as another number, and the event under another hash."""
+    numbers = [2**63 - 1, 2**64, 2**70 + 1, -(2**63) - 1, 10**4000]
+    heard = house.connection.transact(lambda txn: hear_aliases(house, txn, numbers))
+    again = read_again(house.connection, heard.event_nid)
+    assert again.event == heard.event
+    assert check_content_hash(V1, to_pdu(V1, again.event))
+
+
+def test_integers_of_any_size_outlive_a_redaction(house: House) -> None:
+    """What a redaction keeps, it keeps exactly: the signature is over it."""
+    key = house.creation.signing_key
+
+    def hear_and_redact(txn: Transaction) -> StoredEvent:
+        heard = hear_aliases(house, txn, 2**70 + 1)
+        room = rooms.head(txn, heard.event.room_id)
+        assert room is not None
+        house.creation.say(
+            txn, room, EventDraft(room.room_id, "m.room.redaction", ALICE, {}, redacts=heard.event.event_id)
+        )
+        return heard
+
+    heard = house.connection.transact(hear_and_redact)
+    again = read_again(house.connection, heard.event_nid)
+    assert again.redacted_because is not None
+    assert again.event.content == {"aliases": 2**70 + 1}
+    verify_pdu(V1, to_pdu(V1, again.event), "there", get_verify_key(key))

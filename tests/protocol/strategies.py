@@ -38,6 +38,15 @@ lenient_values = _nested(
 )
 """JSON as room versions without strict rules allow it."""
 
+json_texts = st.lists(
+    st.sampled_from(
+        ["[", "]", "{", "}", ",", ":", '"', "a", "\\u", "d800", "dc00", "-", ".", "e", "0", "9" * 18, "1" * 19]
+    )
+    | st.sampled_from(["true", "null", "NaN", " ", "\ufeff", '"":', "1" * 20, '"é"', "Infinity"]),
+    max_size=12,
+).map(lambda tokens: "".join(tokens).encode())
+"""Bytes that are JSON, or almost."""
+
 contents = st.dictionaries(texts, canonical_values, max_size=4)
 
 opaque = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", min_size=1, max_size=12)

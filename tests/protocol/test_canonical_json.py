@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 from canonicaljson import encode_canonical_json
 from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from synapse_like.protocol.canonical_json import LARGEST_INTEGER, MAX_DEPTH, check, encode
-from synapse_like.protocol.errors import CanonicalJsonError
+from synapse_like.protocol.canonical_json import (
+    LARGEST_INTEGER,
+    MAX_DEPTH,
+    check,
+    decode,
+    encode,
+    encode_in_any_order,
+)
+from synapse_like.protocol.errors import CanonicalJsonError, MatrixError, NotJson
 from tests.protocol.refusals import refusal_of
-from tests.protocol.strategies import any_values, canonical_values, lenient_values
+from tests.protocol.strategies import any_values, canonical_values, json_texts, lenient_values
 
 EXAMPLES = json.loads((Path(__file__).parent.parent / "vectors" / "canonical_json.json").read_text())["examples"]
 
@@ -138,3 +146,71 @@ def test_lenient_rules_refuse_what_is_not_json(value: object) -> None:
 def test_lenient_encoding_fails_by_a_matrix_error_only(value: object) -> None:
     with pytest.raises(CanonicalJsonError):
         encode(value, strict=False)
+
+
+# JSON in any form, read and written.
+
+
+@given(lenient_values)
+def test_every_value_comes_back_from_storage_as_it_was(value: object) -> None:
+    assert decode(encode_in_any_order(value)) == value
+    assert decode(encode(value, strict=False)) == value
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("digits", [1, 18, 19, 20, 21, 40, 400, 4300])
+def test_integers_of_any_size_are_read_exactly(digits: int, sign: str) -> None:
+    """orjson makes floats of those beyond 64 bits, and refuses those beyond all floats."""
+    for digit in "19":
+        number = decode(f'{{"deep": [{sign}{digit * digits}]}}'.encode())
+        assert number == {"deep": [int(sign + digit * digits)]}
+        assert isinstance(number["deep"][0], int)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**4299])
+def test_integers_of_any_size_are_written_exactly(number: int) -> None:
+    assert encode_in_any_order([number]) == b"[%d]" % number
+
+
+@pytest.mark.parametrize("beside", ["0", "1234567890123456789", "12345678901234567890123"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[1,]", "01", "+1", "1.", ".5", "'x'", "nul", "NaN", "Infinity", "-Infinity", "1e999", "-1e999"),
+        *('{"a" 1}', "{1: 2}", '"\\ud800"', '{"\\udfff": 1}', '"\n"', '"\\x"', "\ufeff1", "\u00a01", "1 2"),
+        *("[" * 5000, "[" * 5000 + "]" * 5000, '{"":' * 5000 + "1" + "}" * 5000),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_is_not_json_is_refused_the_fast_way_and_the_exact_one(text: str, beside: str) -> None:
+    with pytest.raises((NotJson, CanonicalJsonError)):
+        decode(f"[{beside}, {text}]".encode())
+
+
+@pytest.mark.parametrize("text", [b"\xff", b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', "[1]".encode("utf-16")])
+@pytest.mark.parametrize("beside", [b"0", b"1234567890123456789"])
+def test_what_is_not_utf_8_is_refused(text: bytes, beside: bytes) -> None:
+    with pytest.raises(NotJson):
+        decode(b"[%s, %s]" % (beside, text))
+
+
+def test_integer_of_more_digits_than_python_reads_is_refused() -> None:
+    """Python raises a plain ValueError for it, since reading it takes time that grows with the square."""
+    with pytest.raises(NotJson):
+        decode(b"1" * 4301)
+
+
+@given(st.binary(max_size=40) | json_texts)
+def test_decoding_agrees_with_python_and_fails_by_a_matrix_error_only(data: bytes) -> None:
+    try:
+        value = decode(data)
+    except MatrixError:
+        return
+    assert value == json.loads(data.decode())
+    check(value, max_depth=1024, strict=False)
+
+
+@pytest.mark.parametrize("value", [object(), "\ud800", [10**5000], {1: 10**20, "a": 2}])
+def test_writing_fails_by_a_matrix_error_only(value: object) -> None:
+    with pytest.raises(CanonicalJsonError):
+        encode_in_any_order(value)

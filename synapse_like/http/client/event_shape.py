@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from synapse_like.handlers.event_persistence import StoredEvent
+from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.events import Event
 
 DIALECT = "v1"
@@ -23,7 +24,7 @@ def event_v1(stored: StoredEvent, now_ms: int) -> orjson.Fragment:
     """
     lasting = stored.renderings.get(DIALECT)
     if lasting is None:
-        lasting = stored.renderings[DIALECT] = orjson.dumps(
+        lasting = stored.renderings[DIALECT] = encode_in_any_order(
             _lasting(stored.event, stored.replaced, stored.redacted_because)
         )
     age = max(0, now_ms - stored.event.origin_server_ts)

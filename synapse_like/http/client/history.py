@@ -13,6 +13,8 @@ from synapse_like.handlers.history import History, Page
 from synapse_like.handlers.initial_sync import InitialSync, InvitedRoom, JoinedRoom
 from synapse_like.http.client.event_shape import event_v1
 from synapse_like.http.requests import Call
+from synapse_like.http.responses import Encoded
+from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.errors import BadPagination
 
 MOST_MESSAGES = 1000
@@ -81,9 +83,10 @@ class HistoryEndpoints:
 
     async def state_content(self, call: Call[Requester]) -> object:
         """The content of one state event (EVS-7)."""
-        return await self._history.state_content(
+        content = await self._history.state_content(
             call.requester, call.params["room"], call.params["type"], call.params.get("state_key", "")
         )
+        return Encoded(encode_in_any_order(content))
 
     async def initial_sync(self, call: Call[Requester]) -> object:
         """All rooms of the user (EVS-4)."""
