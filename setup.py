@@ -50,6 +50,9 @@ setup(
     zip_safe=False,
     install_requires=[
         "Twisted[tls]>=26.4,<27",
+        "cryptography>=43",
+        "pyOpenSSL>=24.2",
+        "service-identity>=24.1",
         "zope.interface>=6.0,<9",
         "orjson>=3.10,<4",
         "pydantic>=2.11,<3",

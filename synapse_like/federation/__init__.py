@@ -1,0 +1,1 @@
+"""Speaking to other servers: finding them, reaching them, knowing their keys."""
