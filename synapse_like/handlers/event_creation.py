@@ -121,7 +121,7 @@ class EventCreation:
             depth=place.depth,
             prev_events=[extremity.event_id for extremity in place.follows],
             auth_events=auth_events_for(rules, draft, state),
-            replaces=replaced.event if replaced is not None else None,
+            replaces=replaced.event.event_id if replaced is not None else None,
             power_level=PowerLevels.from_state(rules, state).user(draft.sender),
             key=self.signing_key,
             reference_hashes=reference_hashes(txn, room, place),

@@ -34,6 +34,9 @@ from synapse_like.storage.state import MEMBER, Snapshot
 
 REDACTION = "m.room.redaction"
 
+#: Changes of a state that are kept in memory; those of somebody who comes into a large room are not.
+MOST_REMEMBERED = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -115,6 +118,20 @@ class EventPersistence:
         txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations))
         return stored
 
+    def enter(self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, before: Snapshot) -> StoredEvent:
+        """Come into a room by the join of one of our users, which another server has let in.
+
+        :param before: the state of the room, as that server told it. What this server knew of it before is past.
+        """
+        held = events.by_ids(txn, state.ids_at(txn, before).values())
+        present = events.load(txn, state.current(txn, room.room_nid), remember=False)
+        was = {stored.event.state_slot: stored for stored in present}
+        now = {stored.event.state_slot: stored for stored in held.values()}
+        changes = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
+        self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
+        rooms.advance(txn, room, (), before)
+        return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
+
     def _destinations(self, txn: Transaction, room: RoomHead, event: Event) -> frozenset[str]:
         """The other servers that get an event: those in the room, and that of somebody who is put out of it."""
         servers = frozenset(room_servers.present(txn, room))
@@ -146,6 +163,8 @@ class EventPersistence:
 
     def _apply(self, txn: Transaction, room: RoomHead, changes: Changes, position: int) -> None:
         """Change the current state of a room, and what follows from it."""
+        if len(changes) > MOST_REMEMBERED:
+            room.known_state.clear()
         joined: Counter[str] = Counter()
         for slot, change in changes.items():
             number = state.make_slot_id(txn, slot)
@@ -154,11 +173,13 @@ class EventPersistence:
                 state.unset_current(txn, room.room_nid, number)
             else:
                 state.set_current(txn, room.room_nid, number, change.after.event_nid, now)
-            rooms.remember_state(room, slot, change.after)
+            if len(changes) <= MOST_REMEMBERED:
+                rooms.remember_state(room, slot, change.after)
             if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
                 continue
             server = _server_of(slot[1])
             if server == self.server_name:
+                room.is_inhabited = True if now == JOIN else None
                 self._log_membership(txn, room, slot[1], change, position)
             elif server is not None and JOIN in (was, now):
                 joined[server] += (now == JOIN) - (was == JOIN)

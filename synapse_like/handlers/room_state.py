@@ -40,6 +40,14 @@ def merge(txn: Transaction, room: RoomHead, snapshots: Iterable[Snapshot]) -> Sn
     return merged
 
 
+def snapshot_by_id(txn: Transaction, room: RoomHead, snapshot_id: int) -> Snapshot:
+    """A snapshot of a room by its number; nothing is read for those at its head."""
+    for extremity in room.extremities:
+        if extremity.after.snapshot_id == snapshot_id:
+            return extremity.after
+    return room.snapshot if room.snapshot.snapshot_id == snapshot_id else state.snapshot(txn, snapshot_id)
+
+
 def keep(txn: Transaction, room: RoomHead, ids: StateIds, near: Sequence[Snapshot]) -> Snapshot:
     """A snapshot of a state, whose events are all here.
 

@@ -233,6 +233,11 @@ class Known:
     snapshot_after: int | None
     standing: Standing
 
+    @property
+    def is_judged(self) -> bool:
+        """Is it settled what it is, so that it is not judged when it comes again?"""
+        return self.standing is Standing.REJECTED or self.place is not None or self.snapshot_after is not None
+
 
 def known(txn: Transaction, event_ids: Iterable[str]) -> dict[str, Known]:
     """Those of some events that this server has, by ID."""
