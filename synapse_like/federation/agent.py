@@ -43,7 +43,7 @@ from twisted.web.client import (
 )
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer, providedBy
 
 from synapse_like.federation.addresses import is_public
 from synapse_like.federation.errors import ServerUnreachable
@@ -339,7 +339,7 @@ class _Connection(Protocol):
             transport.abortConnection()
             return
         self._is_open = True
-        self._http.makeConnection(transport)
+        self._http.makeConnection(_AbruptTransport(transport))
         if not self.ready.called:
             self.ready.callback(self._http)
 
@@ -378,6 +378,19 @@ class _Connection(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
+
+
+class _AbruptTransport:
+    """A TLS transport that does not wait, when it is closed, for the other side to agree."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.write = transport.write
+        self.loseConnection = transport.abortConnection
+        directlyProvides(self, providedBy(transport))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 @implementer(IReactorPluggableNameResolver)
@@ -461,7 +474,7 @@ class _BodyReader(Protocol):
     def _abort(self) -> None:
         transport: Any = self.transport
         if transport is not None:
-            transport.abortConnection()
+            transport.loseConnection()
 
 
 def _why(error: BaseException) -> str | None:
