@@ -103,6 +103,7 @@ class Agent:
     """Asks other servers.
 
     :param reactor: Twisted's reactor.
+    :param enabled: False lets nothing out: every server is unreachable.
     :param allow_private_addresses: whether addresses that are not on the internet may be reached.
     :param user_agent: what we call ourselves.
     """
@@ -113,6 +114,7 @@ class Agent:
         resolver: ServerResolver,
         tls: ClientTls,
         *,
+        enabled: bool = True,
         allow_private_addresses: bool = False,
         timeouts: Timeouts | None = None,
         user_agent: str = "synapse_like",
@@ -120,6 +122,7 @@ class Agent:
         self._reactor = reactor
         self._resolver = resolver
         self._tls = tls
+        self._enabled = enabled
         self._guarded: Any = reactor if allow_private_addresses else _GuardedReactor(reactor)
         self._timeouts = timeouts or Timeouts()
         self._user_agent = [user_agent.encode("ascii")]
@@ -144,6 +147,8 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
+        if not self._enabled:
+            raise ServerUnreachable(destination, "federation is switched off")
         given = Headers({name: [value] for name, value in (headers or {}).items()})
         given.setRawHeaders(b"Host", [destination.encode("ascii")])
         given.setRawHeaders(b"User-Agent", self._user_agent)

@@ -404,14 +404,17 @@ class Keyring:
 
     # For others who want keys (the notary).
 
-    async def signed_answer(self, server_name: str) -> Mapping[str, Any] | None:
+    async def signed_answer(self, server_name: str, minimum: int | None = None) -> Mapping[str, Any] | None:
         """What a server says of its own keys, signed by it, as fresh as can be had; None if it never said anything.
 
         :param server_name: well-formed, and not ours.
+        :param minimum: until when it should be valid; it is asked anew if what we have is not. Now, if left out.
         """
-        now = self._clock.now_ms()
+        # Nobody's word counts for more than a week ahead, so that to want more would be to ask in vain each time.
+        latest = self._clock.now_ms() + TRUSTED_AHEAD // 2
+        wanted_until = min(max(minimum or 0, self._clock.now_ms()), latest)
         found = await self._database.read("server-key-answer", stored_keys.answer_of, server_name)
-        if found is None or found[1] <= now:
+        if found is None or found[1] <= wanted_until:
             try:
                 await self._refresh(server_name, lambda _: True)
             except MatrixError as error:
