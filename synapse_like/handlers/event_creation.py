@@ -13,7 +13,7 @@ from synapse_like.clock import Clock
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.authorisation import auth_events_for, auth_types_for, authorise, required_power_level_for
-from synapse_like.protocol.building import build
+from synapse_like.protocol.building import build, depth_after
 from synapse_like.protocol.contents import check_content, check_event_type, check_state_key
 from synapse_like.protocol.events import Event, EventDraft, StateMap
 from synapse_like.protocol.hashes import reference_hash
@@ -85,7 +85,7 @@ class EventCreation:
             local_id=secrets.token_urlsafe(ID_BYTES),
             origin=self.server_name,
             origin_server_ts=self.clock.now_ms(),
-            depth=max((extremity.depth for extremity in room.extremities), default=0) + 1,
+            depth=depth_after(rules, (extremity.depth for extremity in room.extremities)),
             prev_events=[extremity.event_id for extremity in room.extremities],
             auth_events=auth_events_for(rules, draft, state),
             replaces=replaced.event if replaced is not None else None,

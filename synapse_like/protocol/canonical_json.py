@@ -10,6 +10,7 @@ example does it (appendix "Canonical JSON"): by Python's `json`.
 import json
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import orjson
 
@@ -34,6 +35,15 @@ def encode(value: object, *, strict: bool = True) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS) if strict else _LENIENT.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CanonicalJsonError("This value cannot be written as JSON.", reason=str(error)) from error
+
+
+def decode(text: bytes, *, strict: bool = True) -> Any:
+    """The value that some JSON stands for.
+
+    :param strict: by the room's rules; if not, integers of any size are kept exact, and so is what is hashed.
+    :raises ValueError: it is no JSON.
+    """
+    return orjson.loads(text) if strict else json.loads(text)
 
 
 def check(value: object, *, max_depth: int = MAX_DEPTH, strict: bool = True) -> None:

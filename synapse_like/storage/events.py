@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
+from synapse_like.protocol import canonical_json
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
@@ -136,7 +135,8 @@ def _decoded(txn: Transaction, event_nids: Collection[int]) -> dict[int, Event]:
 
 
 def _decode(pdu: bytes, version: str, event_id: str) -> Event:
-    return read_pdu(rules_for(version), orjson.loads(pdu), event_id)
+    rules = rules_for(version)
+    return read_pdu(rules, canonical_json.decode(pdu, strict=rules.strict_canonical_json), event_id)
 
 
 def find(txn: Transaction, event_id: str) -> StoredEvent | None:

@@ -8,7 +8,7 @@ import pytest
 from canonicaljson import encode_canonical_json
 from hypothesis import assume, given
 
-from synapse_like.protocol.canonical_json import LARGEST_INTEGER, MAX_DEPTH, check, encode
+from synapse_like.protocol.canonical_json import LARGEST_INTEGER, MAX_DEPTH, check, decode, encode
 from synapse_like.protocol.errors import CanonicalJsonError
 from tests.protocol.refusals import refusal_of
 from tests.protocol.strategies import any_values, canonical_values, lenient_values
@@ -138,3 +138,17 @@ def test_lenient_rules_refuse_what_is_not_json(value: object) -> None:
 def test_lenient_encoding_fails_by_a_matrix_error_only(value: object) -> None:
     with pytest.raises(CanonicalJsonError):
         encode(value, strict=False)
+
+
+@pytest.mark.parametrize("number", [2**53, 2**64, -(2**70), 10**30])
+def test_integers_of_any_size_come_back_exact_where_they_may_be(number: int) -> None:
+    """Appendix "Canonical JSON", on room versions 1 to 5: what is hashed must not change by being stored."""
+    written = encode({"a": number}, strict=False)
+    assert decode(written, strict=False) == {"a": number}
+    assert encode(decode(written, strict=False), strict=False) == written
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_no_json_is_not_read(strict: bool) -> None:
+    with pytest.raises(ValueError, match=r"end of data|property name"):
+        decode(b"{", strict=strict)
