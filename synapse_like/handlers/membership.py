@@ -7,7 +7,7 @@ What the names add is only which change is meant: a "kick" is not to lift a ban,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from synapse_like.handlers.authentication import Requester
@@ -23,6 +23,16 @@ from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+
+_STANDING = {
+    None: "not in this room",
+    "leave": "not in this room",
+    "ban": "banned from this room; lift the ban instead",
+    "join": "not banned from this room",
+    "invite": "not banned from this room",
+    "knock": "not banned from this room",
+}
+"""What is told of somebody to whom a thing cannot be done as they are."""
 
 
 class Membership:
@@ -62,7 +72,7 @@ class Membership:
 
     async def kick(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Make somebody leave, or take back their invite, or turn down their knock."""
-        await self._set(requester, room_id, user_id, "leave", reason, request, never_from="ban")
+        await self._set(requester, room_id, user_id, "leave", reason, request, only_from=("join", "invite", "knock"))
 
     async def ban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Ban somebody."""
@@ -70,7 +80,7 @@ class Membership:
 
     async def unban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Lift a ban."""
-        await self._set(requester, room_id, user_id, "leave", reason, request, only_from="ban")
+        await self._set(requester, room_id, user_id, "leave", reason, request, only_from=("ban",))
 
     async def _set(
         self,
@@ -81,20 +91,18 @@ class Membership:
         reason: str | None,
         request: Once,
         *,
-        only_from: str | None = None,
-        never_from: str | None = None,
+        only_from: Collection[str] | None = None,
     ) -> None:
         target = canonical_user_id(user_id)
         content = {"membership": membership} | ({} if reason is None else {"reason": reason})
 
         def work(txn: Transaction) -> Outcome:
             room = room_to_act_in(txn, parse_room_id(room_id))
-            if only_from is not None or never_from is not None:
+            # Who is not in the room is told by its rules, and learns nothing of the target.
+            if only_from is not None and self._present(txn, room, requester.user_id) == "join":
                 present = self._present(txn, room, target)
-                if only_from is not None and present != only_from:
-                    raise Forbidden(f"{target} is not banned from this room.")
-                if present == never_from:
-                    raise Forbidden(f"{target} is banned from this room; lift the ban instead.")
+                if present not in only_from:
+                    raise Forbidden(f"{target} is {_STANDING[present]}.")
             self.change(txn, room, requester.user_id, target, content)
             return {}
 
