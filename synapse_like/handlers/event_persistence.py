@@ -165,14 +165,21 @@ class EventPersistence:
         """Change the current state of a room, and what follows from it."""
         if len(changes) > MOST_REMEMBERED:
             room.known_state.clear()
+        numbers = state.make_slot_ids(txn, changes.keys())
+        state.set_current(
+            txn,
+            room.room_nid,
+            [
+                (numbers[slot], change.after.event_nid, change.memberships[1])
+                for slot, change in changes.items()
+                if change.after is not None
+            ],
+        )
         joined: Counter[str] = Counter()
         for slot, change in changes.items():
-            number = state.make_slot_id(txn, slot)
             was, now = change.memberships
             if change.after is None:
-                state.unset_current(txn, room.room_nid, number)
-            else:
-                state.set_current(txn, room.room_nid, number, change.after.event_nid, now)
+                state.unset_current(txn, room.room_nid, numbers[slot])
             if len(changes) <= MOST_REMEMBERED:
                 rooms.remember_state(room, slot, change.after)
             if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
