@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 from synapse_like.handlers import room_state
 from synapse_like.protocol.authorisation import redaction_applies
-from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
-from synapse_like.protocol.wire_formats import to_pdu
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, gaps, membership, room_servers, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
@@ -235,7 +234,7 @@ def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent
     if not redaction_applies(room.rules, redaction.event, target.event, levels):
         return
     stripped = redact(room.rules, target.event)
-    events.redact(txn, target, encode_in_any_order(to_pdu(room.rules, stripped)), because=redaction)
+    events.redact(txn, target, encode_pdu(to_pdu(room.rules, stripped)), because=redaction)
     rooms.forget_redacted(room, target)
     txn.announce(EventRedacted(target.event_nid))
 
