@@ -70,7 +70,7 @@ def verify(answer: Any, server: HomeServer, key_id: str) -> None:
     verify_signed_json(answer, server.name, decode_verify_key_base64(algorithm, version, said))
 
 
-def test_keys_are_published_signed_and_may_be_cached(certified: MakeServer, authority: Authority) -> None:
+def test_keys_are_published_signed_and_cacheable(certified: MakeServer, authority: Authority) -> None:
     server = certified()
     status, headers, answer = ask_all(server, "GET", "/_matrix/key/v2/server", authority=authority)
     assert status == 200
