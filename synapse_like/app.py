@@ -16,7 +16,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__, logs
@@ -444,7 +443,7 @@ class HomeServerService(Service):
             return
         factory: Any = federation.site
         if federation.tls is not None:
-            factory = TLSMemoryBIOFactory(federation.tls, False, federation.site, self._reactor)
+            factory = federation.tls.wrap(federation.site, self._reactor)
         scheme = "http" if federation.tls is None else "https"
         for address in config.federation_bind:
             port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)

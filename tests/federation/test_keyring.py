@@ -436,6 +436,13 @@ class RelayTests(KeyringCase):
         self.relay.notary = [forged, {"server_name": "other.example"}, {}, {"server_name": 5}]
         assert isinstance(await self.outcome(signed(self.away), self.relay.name), ServerUnreachable)
 
+    async def test_relayed_keys_that_nobody_asked_for_are_not_kept(self) -> None:
+        other = Peer(self)
+        other.is_mute = True
+        self.relay.notary.append(other.published())
+        assert await self.outcome(signed(self.away), self.relay.name) is None
+        assert isinstance(await self.outcome(signed(other)), ServerUnreachable)
+
     async def test_relayed_keys_can_be_refused(self) -> None:
         self.keyring = self.new_keyring(accept_relayed=False)
         assert isinstance(await self.outcome(signed(self.away), self.relay.name), ServerUnreachable)
