@@ -264,7 +264,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, seen=outside)
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 
     async def drop_idle_watchers() -> None:
         notifier.drop_idle()
