@@ -23,6 +23,7 @@ from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation import own_keys as own_key_files
+from synapse_like.federation import status as sending_status
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.destinations import DestinationQueues
@@ -76,7 +77,7 @@ from synapse_like.http.site import Site, make_site
 from synapse_like.protocol.errors import NotFound, Unavailable
 from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.identifiers import local_part_for_registration
-from synapse_like.storage import accounts, events, positions
+from synapse_like.storage import accounts, destinations, events, positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
@@ -263,7 +264,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, seen=outside)
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 
     async def drop_idle_watchers() -> None:
         notifier.drop_idle()
@@ -668,6 +669,41 @@ def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:
         return "\n".join(connection.transact(state_explanation.explain, room_id, slot))
     finally:
         connection.close()
+
+
+def federation_status(config: Config) -> str:
+    """How it stands with the servers that we send to, in lines.
+
+    :raises StartError: the database cannot be opened.
+    """
+    connection = _connect(config)
+    try:
+        txn = connection.begin(writable=False)
+        try:
+            return "\n".join(sending_status.table(txn, _now_ms()))
+        finally:
+            connection.roll_back(txn)
+    finally:
+        connection.close()
+
+
+def federation_retry(config: Config, server: str | None) -> str:
+    """Have a server tried again at once; a sentence about what was done.
+
+    :param server: None for all that cannot be reached.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: nothing was ever sent to this server.
+    """
+    connection = _connect(config)
+    try:
+        count = connection.transact(destinations.ask_retry, server)
+    finally:
+        connection.close()
+    if server is None:
+        return f"Servers to be tried again at once: {count}."
+    if not count:
+        raise NotFound(f"Nothing was ever sent to {server}.")
+    return f"{server} is to be tried again at once."
 
 
 def purge_room(config: Config, room_id: str, force: bool) -> str:
