@@ -19,7 +19,7 @@ from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__, logs
-from synapse_like.background import Repeating, every, run_in_background
+from synapse_like.background import Repeating, Slices, every, run_in_background
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation import own_keys as own_key_files
@@ -137,13 +137,15 @@ class Federation:
 class Speaking:
     """What asks other servers, and knows who they are.
 
-    :ivar threads: where signatures are checked.
+    :ivar threads: of the slices.
+    :ivar slices: where what others tell is read and checked, if it is much.
     """
 
     agent: Agent
     client: FederationClient
     keyring: Keyring
     threads: ThreadPool
+    slices: Slices
 
 
 def build(config: Config, reactor: Any) -> HomeServer:
@@ -177,7 +179,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     )
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    checks = EventChecks(speaking.keyring)
+    checks = EventChecks(speaking.keyring, speaking.slices)
     locks = RoomLocks()
     persistence = EventPersistence(name)
     creation = EventCreation(name, own_keys.signing, clock, persistence)
@@ -395,17 +397,17 @@ def speak(
     )
     client = FederationClient(agent, config.server_name, own_keys.signing, slow=timeouts(config, slow=True))
     threads = ThreadPool(0, SIGNATURE_THREADS, "signatures")
+    slices = Slices(reactor, threads)
     keyring = Keyring(
         own_keys,
         client,
         database,
         clock,
-        reactor,
-        threads,
+        slices,
         accept_relayed=federation.accept_relayed_keys,
         trusted_key_servers=federation.trusted_key_servers,
     )
-    return Speaking(agent, client, keyring, threads)
+    return Speaking(agent, client, keyring, threads, slices)
 
 
 def timeouts(config: Config, *, slow: bool = False) -> Timeouts:
