@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 #: Things that are worked on at one go, on a thread; up to so many others are worked on at once, on none.
-SLICE, FEW = 64, 4
+SLICE, FEW = 64, 20
 
 _log = get_logger(__name__)
 
