@@ -279,6 +279,19 @@ def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False
     return {stored.event.event_id: stored for stored in load(txn, nids, remember=remember)}
 
 
+def auth_events(txn: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The IDs of the events that some events rest on, by the ID of the event."""
+    found: dict[str, tuple[str, ...]] = {}
+    for part in batched(event_ids):
+        rows = txn.all(
+            "SELECT e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            f" WHERE e.event_id IN ({placeholders(part)})",
+            part,
+        )
+        found.update((row[2], _decode(*row).auth_events) for row in rows)
+    return found
+
+
 def pdus(txn: Transaction, event_ids: Iterable[str]) -> dict[str, bytes]:
     """The wire forms of those of some events that are here and were not rejected, by ID."""
     found: dict[str, bytes] = {}
