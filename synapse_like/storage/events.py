@@ -77,6 +77,7 @@ class EventPersisted:
 
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
+    :ivar pdu: its wire form, if it has to be sent.
     """
 
     room_id: str
@@ -84,6 +85,7 @@ class EventPersisted:
     stored: StoredEvent
     memberships: Mapping[str, str]
     destinations: frozenset[str] = frozenset()
+    pdu: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
