@@ -77,10 +77,12 @@ class QueueState:
 
     :ivar doing: `waiting` is for the time to try again.
     :ivar behind_seconds: for how long something has been waiting that waits now; 0 if nothing does.
+    :ivar passing_edus: how many EDUs wait that are in memory only.
     """
 
     doing: Literal["idle", "sending", "waiting"]
     behind_seconds: float
+    passing_edus: int
 
 
 class DestinationQueues:
@@ -192,7 +194,8 @@ class DestinationQueues:
         doing: Literal["idle", "sending", "waiting"] = "idle"
         if outbox.is_running or outbox.timer is not None:
             doing = "sending" if outbox.is_running else "waiting"
-        return QueueState(doing, 0 if since is None else self._clock.monotonic() - since)
+        behind = 0 if since is None else self._clock.monotonic() - since
+        return QueueState(doing, behind, len(outbox.passing))
 
     # What is heard on the bus.
 
