@@ -81,6 +81,7 @@ from synapse_like.storage import accounts, destinations, events, positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.events import EventRedacted
 from synapse_like.storage.migrations import migrate as migrate_tables
 
 _log = logs.get_logger(__name__)
@@ -194,6 +195,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
     files = ThreadPool(0, FILE_THREADS, "files")
     content_store = ContentStore(database, clock, reactor, files, config.data_dir / "content")
 
+    # Also what others have redacted must leave the files, and not only the tables.
+    bus.subscribe(EventRedacted, database.deleted)
     position, outside = database.prepare(_where_streams_stand)
     notifier = Notifier(database, bus, clock, position)
     event_stream = EventStream(database, notifier, bus, clock)
