@@ -16,17 +16,17 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__, logs
-from synapse_like.background import Repeating, every
+from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation import own_keys as own_key_files
 from synapse_like.federation import status as sending_status
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.client import FederationClient
+from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.federation.keyring import Keyring
 from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
 from synapse_like.federation.resolver import ServerResolver, ServiceLookup
@@ -34,20 +34,28 @@ from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTl
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers import state_explanation
 from synapse_like.handlers.authentication import Authentication, Requester
+from synapse_like.handlers.backfill import Backfill
 from synapse_like.handlers.content import ContentStore
 from synapse_like.handlers.directory import Directory
+from synapse_like.handlers.disclosure import Disclosure
+from synapse_like.handlers.event_checks import EventChecks
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
+from synapse_like.handlers.incoming_transactions import IncomingTransactions
 from synapse_like.handlers.initial_sync import InitialSync
 from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.membership import Membership
+from synapse_like.handlers.membership_requests import MembershipRequests
 from synapse_like.handlers.messages import Messages
+from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideChanges
 from synapse_like.handlers.passwords import Hasher, Passwords, check_strength
+from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.retransmissions import Retransmissions
+from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.rooms import Rooms
 from synapse_like.handlers.server_keys import ServerKeys
 from synapse_like.http.client.accounts import AccountEndpoints
@@ -60,6 +68,8 @@ from synapse_like.http.client.rooms import RoomEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
+from synapse_like.http.federation.rooms import FederatedRoomEndpoints
+from synapse_like.http.federation.v1 import mount_federation
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
@@ -71,6 +81,7 @@ from synapse_like.storage import accounts, destinations, events, positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.events import EventRedacted
 from synapse_like.storage.migrations import migrate as migrate_tables
 
 _log = logs.get_logger(__name__)
@@ -87,6 +98,8 @@ SIGNATURE_THREADS = 1
 DNS_SECONDS = (1, 2, 4)
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
+#: How often events are tried again that wait for what they lack, in seconds.
+WAITING_SECONDS = 20
 #: How often the file of the certificate is looked at, in seconds.
 CERTIFICATE_SECONDS = 60
 
@@ -117,6 +130,8 @@ class Federation:
     agent: Agent
     site: Site[str]
     tls: ServerTls | None
+    queues: DestinationQueues
+    transactions: IncomingTransactions
 
 
 @dataclass(slots=True)
@@ -140,7 +155,6 @@ def build(config: Config, reactor: Any) -> HomeServer:
     """
     clock = ReactorClock(reactor)
     own_keys = load_keys(config, clock.now_ms())
-    key = own_keys.signing
     client_tls, server_tls = open_tls(config)
     bus = Bus()
     database = open_database(config, reactor, bus)
@@ -163,9 +177,17 @@ def build(config: Config, reactor: Any) -> HomeServer:
         session_lifetime=config.login.session_lifetime,
     )
 
-    creation = EventCreation(name, key, clock, EventPersistence(name))
-    directory = Directory(database, creation, name)
-    membership = Membership(database, creation, directory)
+    speaking = speak(config, reactor, clock, database, own_keys, client_tls)
+    checks = EventChecks(speaking.keyring)
+    locks = RoomLocks()
+    persistence = EventPersistence(name)
+    creation = EventCreation(name, own_keys.signing, clock, persistence)
+    missing = MissingEvents(database, speaking.client, checks, persistence)
+
+    directory = Directory(database, creation, speaking.client, name)
+    membership = Membership(
+        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
+    )
     messages = Messages(database, creation, membership)
     rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
     retransmissions = Retransmissions(database, clock)
@@ -173,11 +195,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
     files = ThreadPool(0, FILE_THREADS, "files")
     content_store = ContentStore(database, clock, reactor, files, config.data_dir / "content")
 
+    # Also what others have redacted must leave the files, and not only the tables.
+    bus.subscribe(EventRedacted, database.deleted)
     position, outside = database.prepare(_where_streams_stand)
     notifier = Notifier(database, bus, clock, position)
     event_stream = EventStream(database, notifier, bus, clock)
     history_endpoints = HistoryEndpoints(
-        History(database, notifier),
+        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, name)),
         InitialSync(database, notifier),
         event_stream,
         clock,
@@ -208,10 +232,29 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    # What other servers may ask of us: more of it is mounted here.
+    queues = DestinationQueues(database, bus, clock, speaking.client, name)
+    transactions = IncomingTransactions(
+        database,
+        clock,
+        speaking.client,
+        checks,
+        persistence,
+        missing,
+        locks,
+        edus={},
+        heard_from=queues.heard_from,
+    )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
+        *mount_federation(
+            FederatedRoomEndpoints(
+                name,
+                clock,
+                transactions,
+                MembershipRequests(database, checks, creation),
+                Disclosure(database, directory, name),
+            )
+        ),
     ]
     federation_site = make_site(
         federation_mounts,
@@ -224,7 +267,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, seen=outside)
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 
     async def drop_idle_watchers() -> None:
         notifier.drop_idle()
@@ -234,6 +277,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-deleted", 5, database.forget_what_is_left),
         every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
+        every(clock, "forget-transactions", 3600, transactions.forget_old),
+        every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
     ]
     if server_tls is not None:
@@ -243,7 +288,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
         [passwords.threads, files, speaking.threads],
         event_stream,
         site,
-        Federation(speaking.agent, federation_site, server_tls) if config.federation.enabled else None,
+        Federation(speaking.agent, federation_site, server_tls, queues, transactions)
+        if config.federation.enabled
+        else None,
         tasks,
     )
 
@@ -431,6 +478,9 @@ class HomeServerService(Service):
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        if server.federation is not None:
+            run_in_background("queues", server.federation.queues.start)
+            run_in_background("waiting-events", server.federation.transactions.retry_waiting)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
     def _listen(self, server: HomeServer) -> None:
@@ -445,7 +495,7 @@ class HomeServerService(Service):
             return
         factory: Any = federation.site
         if federation.tls is not None:
-            factory = TLSMemoryBIOFactory(federation.tls, False, federation.site, self._reactor)
+            factory = federation.tls.wrap(federation.site, self._reactor)
         scheme = "http" if federation.tls is None else "https"
         for address in config.federation_bind:
             port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
@@ -471,6 +521,7 @@ class HomeServerService(Service):
         for task in server.tasks:
             await task.stop()
         if server.federation is not None:
+            await server.federation.queues.stop()
             await server.federation.agent.close()
         for pool in server.thread_pools:
             pool.stop()

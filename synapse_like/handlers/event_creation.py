@@ -13,10 +13,10 @@ from synapse_like.handlers import room_state
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.authorisation import auth_events_for, auth_types_for, authorise, required_power_level_for
-from synapse_like.protocol.building import build
+from synapse_like.protocol.building import build, depth_after
 from synapse_like.protocol.contents import check_content, check_event_type, check_state_key
 from synapse_like.protocol.events import Event, EventDraft, StateSlot
-from synapse_like.protocol.hashes import reference_hash
+from synapse_like.protocol.hashes import ALGORITHM, reference_hash
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import RoomRules
@@ -129,6 +129,37 @@ class EventCreation:
         authorise(rules, event, state)
         return MadeEvent(event, encode_pdu(pdu), replaced, place.before)
 
+    def outline(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Event:
+        """What an event that another server is to make for this room would be, without hash and signature.
+
+        :raises AuthError: the rules of the room do not allow it.
+        """
+        place = self.place_for(txn, room, draft)
+        state = {slot: stored.event for slot, stored in place.state.items()}
+        hashes = reference_hashes(txn, room, place)
+        prev_events = tuple(extremity.event_id for extremity in place.follows)
+        auth_events = auth_events_for(room.rules, draft, state)
+        replaced = state.get(draft.state_slot)
+        level = PowerLevels.from_state(room.rules, state).user(draft.sender)
+        event = Event(
+            event_id=f"$outline:{self.server_name}",
+            room_id=room.room_id,
+            type=draft.type,
+            sender=draft.sender,
+            content=draft.content,
+            origin_server_ts=self.clock.now_ms(),
+            depth=place.depth,
+            prev_events=prev_events,
+            auth_events=auth_events,
+            state_key=draft.state_key,
+            power_level=level if room.rules.required_power_levels else None,
+            replaces_state=replaced.event_id if replaced and room.rules.required_power_levels else None,
+            prev_hashes=tuple({ALGORITHM: hashes[event_id]} for event_id in prev_events if hashes),
+            auth_hashes=tuple({ALGORITHM: hashes[event_id]} for event_id in auth_events if hashes),
+        )
+        authorise(room.rules, event, state)
+        return event
+
     def place_for(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Place:
         """Where a new event would stand in a room."""
         follows, before = room.extremities, room.snapshot
@@ -137,14 +168,8 @@ class EventCreation:
             before = room_state.merge(txn, room, [extremity.after for extremity in follows])
         own_slot = {draft.state_slot} if draft.is_state and room.extremities else set()
         slots = own_slot.union(auth_types_for(room.rules, draft))
-        depth = max((extremity.depth for extremity in follows), default=0) + 1
-        return Place(
-            follows,
-            before,
-            rooms.stored_state_at(txn, room, before, slots),
-            # Others may claim any depth, which must not keep us from speaking.
-            min(depth, canonical_json.LARGEST_INTEGER),
-        )
+        depth = depth_after(room.rules, (extremity.depth for extremity in follows))
+        return Place(follows, before, rooms.stored_state_at(txn, room, before, slots), depth)
 
 
 def reference_hashes(txn: Transaction, room: RoomHead, place: Place) -> dict[str, str]:

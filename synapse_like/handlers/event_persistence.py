@@ -122,7 +122,7 @@ class EventPersistence:
 
         :param before: the state of the room, as that server told it. What this server knew of it before is past.
         """
-        held = events.by_ids(txn, state.ids_at(txn, before).values())
+        held = events.by_ids(txn, state.ids_at(txn, before.snapshot_id).values())
         present = events.load(txn, state.current(txn, room.room_nid), remember=False)
         was = {stored.event.state_slot: stored for stored in present}
         now = {stored.event.state_slot: stored for stored in held.values()}
@@ -164,14 +164,21 @@ class EventPersistence:
         """Change the current state of a room, and what follows from it."""
         if len(changes) > MOST_REMEMBERED:
             room.known_state.clear()
+        numbers = state.make_slot_ids(txn, changes.keys())
+        state.set_current(
+            txn,
+            room.room_nid,
+            [
+                (numbers[slot], change.after.event_nid, change.memberships[1])
+                for slot, change in changes.items()
+                if change.after is not None
+            ],
+        )
         joined: Counter[str] = Counter()
         for slot, change in changes.items():
-            number = state.make_slot_id(txn, slot)
             was, now = change.memberships
             if change.after is None:
-                state.unset_current(txn, room.room_nid, number)
-            else:
-                state.set_current(txn, room.room_nid, number, change.after.event_nid, now)
+                state.unset_current(txn, room.room_nid, numbers[slot])
             if len(changes) <= MOST_REMEMBERED:
                 rooms.remember_state(room, slot, change.after)
             if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
@@ -203,14 +210,13 @@ def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent) -> None:
     gaps.close(txn, room.room_nid, stored.event.event_id)
     for redaction in events.redactions_ahead(txn, stored.event.event_id):
         before, _ = events.snapshots_of(txn, redaction.event_nid)
-        if before is not None:
-            carry_out_redaction(txn, room, redaction, state.snapshot(txn, before))
+        carry_out_redaction(txn, room, redaction, None if before is None else state.snapshot(txn, before))
 
 
-def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent, before: Snapshot) -> None:
+def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent, before: Snapshot | None) -> None:
     """RED-1, RED-2: strip what a redaction names, if its sender may; as soon as it is here.
 
-    :param before: the state that the redaction saw.
+    :param before: the state that the redaction saw; None if only what it rests on is known of that.
     """
     assert redaction.event.redacts is not None
     target = events.find(txn, redaction.event.redacts)
@@ -219,7 +225,11 @@ def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent
         return
     if target.room_nid != room.room_nid or target.redacted_because is not None:
         return
-    seen = rooms.stored_state_at(txn, room, before, PowerLevels.slots(room.rules))
+    if before is None:
+        cited = events.by_ids(txn, redaction.event.auth_events).values()
+        seen = {stored.event.state_slot: stored for stored in cited if stored.event.is_state}
+    else:
+        seen = rooms.stored_state_at(txn, room, before, PowerLevels.slots(room.rules))
     levels = PowerLevels.from_state(room.rules, {slot: stored.event for slot, stored in seen.items()})
     if not redaction_applies(room.rules, redaction.event, target.event, levels):
         return
@@ -249,7 +259,7 @@ def _difference(txn: Transaction, was: Snapshot, now: Snapshot) -> Changes:
     """What differs between two states of a room."""
     if was == now:
         return {}
-    before, after = state.ids_at(txn, was), state.ids_at(txn, now)
+    before, after = state.ids_at(txn, was.snapshot_id), state.ids_at(txn, now.snapshot_id)
     differing = sorted({slot for slot, _ in before.items() ^ after.items()})
     ids = [side[slot] for slot in differing for side in (before, after) if slot in side]
     found = events.by_ids(txn, ids)

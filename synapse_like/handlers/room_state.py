@@ -32,8 +32,8 @@ def merge(txn: Transaction, room: RoomHead, snapshots: Iterable[Snapshot]) -> Sn
     known = tuple(snapshot.snapshot_id for snapshot in different)
     merged = room.merged.get(known)
     if merged is None:
-        ends = [state.ids_at(txn, snapshot) for snapshot in different]
-        merged = keep(txn, room, resolve_ids(txn, room.rules, ends), different)
+        ends = [state.ids_at(txn, snapshot.snapshot_id) for snapshot in different]
+        merged = keep(txn, room, resolve_ids(txn, room.rules, ends), [room.snapshot, *different])
         while len(room.merged) >= MOST_MERGED:
             del room.merged[next(iter(room.merged))]
         room.merged[known] = merged
@@ -55,7 +55,7 @@ def keep(txn: Transaction, room: RoomHead, ids: StateIds, near: Sequence[Snapsho
     """
     parent, changed = state.NOTHING, set(ids)
     for snapshot in near:
-        differing = {slot for slot, _ in ids.items() ^ state.ids_at(txn, snapshot).items()}
+        differing = {slot for slot, _ in ids.items() ^ state.ids_at(txn, snapshot.snapshot_id).items()}
         if not differing:
             return snapshot
         if len(differing) < len(changed) or parent is state.NOTHING:

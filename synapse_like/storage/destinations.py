@@ -73,7 +73,7 @@ class EduStored:
 
 
 # An event waits if it lies in a stay, and after what the server has. The lower bound must be a single expression: of
-# two, a database may take the beginning of the stay and search from there. CROSS JOIN makes SQLite search room by room.
+# two, a database may take the beginning of the stay and search from there. CROSS JOIN makes SQLite go room by room.
 _AFTER = f"e.place > CASE WHEN s.since > ? THEN s.since ELSE ? END * {GAP}"
 _IN_STAY = (
     " FROM room_servers s CROSS JOIN events e WHERE e.room_nid = s.room_nid AND e.is_outgoing = 1"

@@ -199,6 +199,30 @@ class Room:
     is_public: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RoomView:
+    """Where a room stands, for readers.
+
+    :ivar snapshot_id: of its state.
+    """
+
+    room_nid: int
+    room_id: str
+    rules: RoomRules
+    snapshot_id: int
+
+
+def view(txn: Transaction, room_id: str) -> RoomView:
+    """Where a room stands that is known to be here."""
+    row = txn.one(
+        "SELECT r.room_nid, r.version, h.snapshot_id FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid"
+        " WHERE r.room_id = ?",
+        (room_id,),
+    )
+    assert row is not None, "the room is known"
+    return RoomView(row[0], room_id, rules_for(row[1]), row[2])
+
+
 def find(txn: Transaction, room_id: str) -> Room | None:
     """A room by its ID, or None."""
     row = txn.one("SELECT room_nid, is_public FROM rooms WHERE room_id = ?", (room_id,))
