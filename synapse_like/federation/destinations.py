@@ -122,7 +122,7 @@ class DestinationQueues:
 
     async def start(self) -> None:
         """Go on where the last run of the server ended."""
-        await self.look_again()
+        await self._look_until_answered()
 
     async def look_again(self) -> None:
         """See in the tables for whom something waits, and whom an operator wants tried again."""
@@ -147,6 +147,7 @@ class DestinationQueues:
                 timer.cancel()
         if self._save_timer is not None:
             self._save_timer.cancel()
+            self._save_timer = None
         if self._unsaved:
             await self._save()
 

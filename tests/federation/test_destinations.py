@@ -143,6 +143,8 @@ def test_servers_that_fail_take_no_place_from_those_that_are_well(house: House) 
     house.say(ROOM, "1")
     for sent in house.other.under_way:
         sent.fail()
+    house.settle()
+    house.without_place = 5
     house.advance(FIRST_RETRY)
     assert len(house.other.under_way) == MOST_TO_FAILING
     house.say("!other:here", "2")
