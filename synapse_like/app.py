@@ -16,16 +16,16 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__, logs
-from synapse_like.background import Repeating, every
+from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation import own_keys as own_key_files
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.client import FederationClient
+from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.federation.keyring import Keyring
 from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
 from synapse_like.federation.resolver import ServerResolver, ServiceLookup
@@ -128,6 +128,8 @@ class Federation:
     agent: Agent
     site: Site[str]
     tls: ServerTls | None
+    queues: DestinationQueues
+    transactions: IncomingTransactions
 
 
 @dataclass(slots=True)
@@ -226,6 +228,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
+    queues = DestinationQueues(database, bus, clock, speaking.client, name)
     transactions = IncomingTransactions(
         database,
         clock,
@@ -235,7 +238,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         missing,
         locks,
         edus={},
-        heard_from=lambda server: None,
+        heard_from=queues.heard_from,
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
@@ -281,7 +284,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
         [passwords.threads, files, speaking.threads],
         event_stream,
         site,
-        Federation(speaking.agent, federation_site, server_tls) if config.federation.enabled else None,
+        Federation(speaking.agent, federation_site, server_tls, queues, transactions)
+        if config.federation.enabled
+        else None,
         tasks,
     )
 
@@ -469,6 +474,9 @@ class HomeServerService(Service):
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        if server.federation is not None:
+            run_in_background("queues", server.federation.queues.start)
+            run_in_background("waiting-events", server.federation.transactions.retry_waiting)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
     def _listen(self, server: HomeServer) -> None:
@@ -483,7 +491,7 @@ class HomeServerService(Service):
             return
         factory: Any = federation.site
         if federation.tls is not None:
-            factory = TLSMemoryBIOFactory(federation.tls, False, federation.site, self._reactor)
+            factory = federation.tls.wrap(federation.site, self._reactor)
         scheme = "http" if federation.tls is None else "https"
         for address in config.federation_bind:
             port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
@@ -509,6 +517,7 @@ class HomeServerService(Service):
         for task in server.tasks:
             await task.stop()
         if server.federation is not None:
+            await server.federation.queues.stop()
             await server.federation.agent.close()
         for pool in server.thread_pools:
             pool.stop()

@@ -18,13 +18,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IProtocolFactory,
@@ -222,7 +222,7 @@ class _Destination:
             raise _NotAnAnswer("too many requests wait for it")
         self._requests += 1
         try:
-            await self._free.acquire().addTimeout(asked.timeouts.answer, self._reactor)
+            await self._within(asked.timeouts.answer, self._free.acquire())
             try:
                 return await self._ask_or_ask_again(asked)
             finally:
@@ -242,13 +242,21 @@ class _Destination:
     async def _ask(self, asked: _Asked) -> Answer:
         body = None if asked.body is None else _BytesProducer(asked.body)
         answering = self._agent.request(asked.method, b"https://server" + asked.uri, asked.headers, body)
-        response: Any = await answering.addTimeout(asked.timeouts.answer, self._reactor)
-        reading = _read(response, asked.most_bytes)
-        return Answer(response.code, await reading.addTimeout(asked.timeouts.body, self._reactor))
+        response: Any = await self._within(asked.timeouts.answer, answering)
+        body_bytes = await self._within(asked.timeouts.body, _read(response, asked.most_bytes))
+        return Answer(response.code, body_bytes)
+
+    def _within(self, seconds: float, doing: Deferred[Any]) -> Deferred[Any]:
+        return doing.addTimeout(seconds, self._reactor, _timed_out)
 
     async def close(self) -> None:
         with suppress(DeferredTimeoutError):
-            await self._pool.closeCachedConnections().addTimeout(CLOSING_SECONDS, self._reactor)
+            await self._within(CLOSING_SECONDS, self._pool.closeCachedConnections())
+
+
+def _timed_out(_outcome: object, _seconds: float) -> NoReturn:
+    """For `addTimeout`, which knows only one of the many exceptions by which Twisted says that it was cancelled."""
+    raise DeferredTimeoutError
 
 
 def _was_closed(error: Any) -> bool:
@@ -291,7 +299,7 @@ class _ServerEndpoint:
         for place in others:
             try:
                 return await self._connect_to(place, factory)
-            except CancelledError:
+            except (CancelledError, ConnectingCancelledError):
                 raise
             except Exception as error:
                 if _why(error) is None:
@@ -303,8 +311,9 @@ class _ServerEndpoint:
         plain = HostnameEndpoint(self._reactor, place.host, place.port, timeout=self._seconds)
         endpoint = wrapClientTLS(self._tls.towards(self._server_name), plain, self._reactor)
         outer = _ConnectionFactory(self._server_name, self._tls, factory)
-        connection: Any = await endpoint.connect(outer).addTimeout(self._seconds, self._reactor)
-        return await connection.ready.addTimeout(self._seconds, self._reactor)
+        connecting: Deferred[Any] = endpoint.connect(outer)
+        connection = await connecting.addTimeout(self._seconds, self._reactor, _timed_out)
+        return await connection.ready.addTimeout(self._seconds, self._reactor, _timed_out)
 
 
 class _ConnectionFactory(Factory):
@@ -488,7 +497,7 @@ def _why(error: BaseException) -> str | None:
         return error.reason
     if isinstance(error, ResponseFailed | RequestTransmissionFailed):
         return "; ".join(_why(failure.value) or repr(failure.value) for failure in error.reasons)
-    if isinstance(error, DeferredTimeoutError | CancelledError):
+    if isinstance(error, DeferredTimeoutError):
         return "it took too long"
     if isinstance(error, NAME_ERRORS):
         return f"its certificate is not that of this server: {error!r}"

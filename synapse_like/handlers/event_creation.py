@@ -20,7 +20,7 @@ from synapse_like.protocol.hashes import ALGORITHM, reference_hash
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import RoomRules
-from synapse_like.protocol.wire_formats import to_pdu
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
@@ -127,7 +127,7 @@ class EventCreation:
             reference_hashes=reference_hashes(txn, room, place),
         )
         authorise(rules, event, state)
-        return MadeEvent(event, canonical_json.encode_in_any_order(pdu), replaced, place.before)
+        return MadeEvent(event, encode_pdu(pdu), replaced, place.before)
 
     def outline(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Event:
         """What an event that another server is to make for this room would be, without hash and signature.
