@@ -20,12 +20,13 @@ from itertools import count, zip_longest
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from servers import HERE, DemoError, Server, find_servers
+from servers import HERE, DemoError, Server, data_folder, find_servers
 
 API = "/_matrix/client/api/v1"
 PASSWORD = "a cup of tea"
-#: How long anything may take. A server that was away is tried again after 1, 2, 4 ... seconds.
-PATIENCE_SECONDS = 60
+#: How long anything may take. A server that was away is tried again after 1, 2, 4 ... seconds, and so, at the latest,
+#: after as long as it was away.
+PATIENCE_SECONDS = 90
 
 Json = dict[str, Any]
 
@@ -51,7 +52,7 @@ class Person:
         #: What the event stream has told since `listen`.
         self.heard: list[Json] = []
 
-    def call(self, method: str, path: str, body: Json | None = None, **query: object) -> Json:
+    def call(self, method: str, path: str, body: Json | None = None, **query: Any) -> Json:
         """Ask the server for something.
 
         :raises Refused: it answers with an error.
@@ -99,7 +100,8 @@ class Person:
                     return event
             if time.monotonic() > deadline:
                 raise DemoError(f"{self.name} has waited {PATIENCE_SECONDS} s in vain for {what}.")
-            news = self.call("GET", "/events", **{"from": self._position, "timeout": 5000})
+            query: Json = {"from": self._position, "timeout": 5000}
+            news = self.call("GET", "/events", **query)
             self._position = news["end"]
             self.heard += news["chunk"]
 
@@ -207,6 +209,9 @@ def main() -> None:
     :raises DemoError: something did not happen.
     """
     servers = find_servers()
+    away = [server.name for server in servers if server.pid() is None]
+    if away:
+        raise DemoError(f"{', '.join(away)} cannot have a conversation: start all servers with demo/start.sh first.")
     people = alice, bob, carol = [Person(*pair) for pair in zip(("alice", "bob", "carol"), servers, strict=True)]
 
     tell("Three servers, which know nothing of each other yet, and a person on each:")
@@ -218,7 +223,7 @@ def main() -> None:
 
     room = meet(alice, bob, carol)
 
-    tell("They talk. Each says it to their own server, which tells the others. In brackets: when it has come.")
+    tell("They talk. Each says it to their own server, which tells the others; in how long, is in brackets.")
     print()
     talk(
         room,
@@ -328,6 +333,5 @@ if __name__ == "__main__":
     try:
         main()
     except DemoError as error:
-        print(f"\nThis should not have happened. {error}", file=sys.stderr)
-        print(f"The logs of the servers may tell why: {HERE}/data/*/server.log", file=sys.stderr)
+        print(f"\n{error}\nThe logs of the servers may tell why: {data_folder()}/*/server.log", file=sys.stderr)
         sys.exit(1)

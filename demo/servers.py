@@ -224,7 +224,7 @@ def _why_not(port: int) -> str | None:
 
 
 def _make(server: Server) -> None:
-    """Make the server's data directory, as an operator would: by `init`, with a certificate from an authority."""
+    """Make the server's data directory, unless it is there: by `init`, with a certificate from an authority."""
     from certificates import make  # here, since only starting has the libraries that it needs
 
     server.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -232,6 +232,8 @@ def _make(server: Server) -> None:
     if not ports.exists():
         pairs = [(other.client_port, other.server_port) for other in find_servers()]
         ports.write_text("".join(f"{client} {federation}\n" for client, federation in pairs))
+    if server.config.exists() and (server.folder / "signing.key").exists():
+        return
     make(server.folder.parent, HOST, server.folder / "tls.crt", server.folder / "tls.key")
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words = ["init", "--data-dir", str(server.folder), "--server-name", server.name]
