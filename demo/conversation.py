@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -203,9 +204,10 @@ def _run(script: str, server: Server) -> None:
 # The story.
 
 
-def main() -> None:
+def main(version: str | None) -> None:
     """Tell it.
 
+    :param version: whose rules the room has, such as 12; the server's choice if None.
     :raises DemoError: something did not happen.
     """
     servers = find_servers()
@@ -221,7 +223,7 @@ def main() -> None:
         print(f"  {person.user_id:<24} talks to {person.server.url}")
     print()
 
-    room = meet(alice, bob, carol)
+    room = meet(alice, bob, carol, version)
 
     tell("They talk. Each says it to their own server, which tells the others; in how long, is in brackets.")
     print()
@@ -278,9 +280,9 @@ def main() -> None:
     )
 
 
-def meet(alice: Person, bob: Person, carol: Person) -> str:
+def meet(alice: Person, bob: Person, carol: Person, version: str | None) -> str:
     """Bring them together in a new room; its ID."""
-    room, alias = make_room(alice)
+    room, alias = make_room(alice, version)
     tell(f"Alice makes the room {alias}. It is on her server only, so far.")
     found = bob.call("POST", f"/join/{quote(alias)}", {})["room_id"]
     if found != room:
@@ -296,11 +298,13 @@ def meet(alice: Person, bob: Person, carol: Person) -> str:
     return room
 
 
-def make_room(alice: Person) -> tuple[str, str]:
+def make_room(alice: Person, version: str | None) -> tuple[str, str]:
     """A new room that anybody may join, under the first name that is free; its ID and alias."""
     local_part = "tea"
     for number in count(2):
         wish: Json = {"room_alias_name": local_part, "visibility": "public", "name": "Tea at four"}
+        if version is not None:
+            wish["room_version"] = version
         try:
             room = alice.call("POST", "/createRoom", wish)["room_id"]
         except Refused as refusal:
@@ -329,9 +333,15 @@ def expect_the_same(what: str, people: Sequence[Person], seen: Sequence[Sequence
             raise DemoError(f"{person.name} and {people[0].name} differ in {what}:\n{theirs}\n{seen[0]}")
 
 
+def _arguments() -> Namespace:
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("room_version", nargs="?", help="whose rules the room is to have, such as 12")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
     try:
-        main()
+        main(_arguments().room_version)
     except DemoError as error:
         print(f"\n{error}\nThe logs of the servers may tell why: {data_folder()}/*/server.log", file=sys.stderr)
         sys.exit(1)
