@@ -313,7 +313,7 @@ class _ServerEndpoint:
         outer = _ConnectionFactory(self._server_name, self._tls, factory)
         connecting: Deferred[Any] = endpoint.connect(outer)
         connection = await connecting.addTimeout(self._seconds, self._reactor, _timed_out)
-        return await connection.ready.addTimeout(self._seconds, self._reactor, _timed_out)
+        return await connection.ready().addTimeout(self._seconds, self._reactor, _timed_out)
 
 
 class _ConnectionFactory(Factory):
@@ -330,13 +330,11 @@ class _ConnectionFactory(Factory):
 
 @implementer(IHandshakeListener)
 class _Connection(Protocol):
-    """Stands between TLS and Twisted's HTTP: lets it begin once we know who is there, and counts the bytes of heads.
-
-    :ivar ready: gives the protocol of HTTP when the handshake is done.
-    """
+    """Stands between TLS and Twisted's HTTP: lets it begin once we know who is there, and counts the bytes of heads."""
 
     def __init__(self, server_name: str, tls: ClientTls, http: Any) -> None:
-        self.ready: Deferred[Any] = Deferred(lambda _: self._abort())
+        self._outcome: Any = None
+        self._waiter: Deferred[Any] | None = None
         self._server_name = server_name
         self._tls = tls
         self._http = http
@@ -344,18 +342,33 @@ class _Connection(Protocol):
         self._head_bytes = 0
         self._has_session = False
 
+    def ready(self) -> Deferred[Any]:
+        """The protocol of HTTP, when the handshake is done. To cancel it is to close the connection."""
+        waiter: Deferred[Any] = Deferred(lambda _: self._abort())
+        if self._outcome is None:
+            self._waiter = waiter
+        else:
+            waiter.callback(self._outcome)
+        return waiter
+
+    def _settle(self, outcome: Any) -> None:
+        """Tell who waits, if anybody does: of several connections that are tried, only one is waited for."""
+        if self._outcome is None:
+            self._outcome = outcome
+            if self._waiter is not None and not self._waiter.called:
+                self._waiter.callback(outcome)
+
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         transport: Any = self.transport
         try:
             self._tls.check(self._server_name, transport.getHandle())
         except Exception:
-            self._fail(Failure())
+            self._settle(Failure())
             transport.abortConnection()
             return
         self._is_open = True
         self._http.makeConnection(_AbruptTransport(transport))
-        if not self.ready.called:
-            self.ready.callback(self._http)
+        self._settle(self._http)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         if not self._has_session:
@@ -382,11 +395,7 @@ class _Connection(Protocol):
             self._http.connectionLost(reason)
         else:
             self._tls.forget_session(self._server_name)
-            self._fail(reason)
-
-    def _fail(self, reason: Failure) -> None:
-        if not self.ready.called:
-            self.ready.errback(reason)
+            self._settle(reason)
 
     def _abort(self) -> None:
         transport: Any = self.transport

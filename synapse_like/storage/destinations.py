@@ -72,9 +72,8 @@ class EduStored:
     server: str
 
 
-# An event waits if it lies in a stay, and after what the server has. The lower bound must be a single expression, or
-# else databases search a room from the beginning of the stay; with CROSS JOIN, SQLite searches room by room, as is
-# best.
+# An event waits if it lies in a stay, and after what the server has. The lower bound must be a single expression: of
+# two, a database may take the beginning of the stay and search from there. CROSS JOIN makes SQLite go room by room.
 _AFTER = f"e.place > CASE WHEN s.since > ? THEN s.since ELSE ? END * {GAP}"
 _IN_STAY = (
     " FROM room_servers s CROSS JOIN events e WHERE e.room_nid = s.room_nid AND e.is_outgoing = 1"

@@ -191,6 +191,15 @@ class RequestTests(KeyringCase):
         assert await self.verify(peer.credentials()) == peer.name
         assert len(peer.asked) == 1
 
+    async def test_key_is_at_hand_once_it_was_used(self) -> None:
+        peer = Peer(self)
+        assert not self.keyring.has_at_hand(peer.name, "ed25519:1")
+        await self.verify(peer.credentials())
+        assert self.keyring.has_at_hand(peer.name, "ed25519:1")
+        assert not self.keyring.has_at_hand(peer.name, "ed25519:2")
+        self.time.advance(DAY / 1000 + 1)
+        assert not self.keyring.has_at_hand(peer.name, "ed25519:1")
+
     async def test_concurrent_wishes_share_one_question(self) -> None:
         peer = Peer(self)
         credentials = peer.credentials()
