@@ -89,6 +89,18 @@ class HomeServerService(Service):
         server, self._server = self._server, None
         if server is None:
             return
+        try:
+            await self._finish(server)
+        except Exception:
+            # Threads that go on would keep the process from ending.
+            _log.exception("the server could not finish in good order")
+        for pool in server.thread_pools:
+            pool.stop()
+        server.database.stop()
+        _log.info("the server has stopped")
+
+    async def _finish(self, server: HomeServer) -> None:
+        """Take nothing new, and let what is under way come to its end."""
         await DeferredList([_stopped(port) for port in self._ports])
         server.event_stream.close()
         drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
@@ -100,10 +112,6 @@ class HomeServerService(Service):
         if server.federation is not None:
             await server.federation.queues.stop()
             await server.federation.agent.close()
-        for pool in server.thread_pools:
-            pool.stop()
-        server.database.stop()
-        _log.info("the server has stopped")
 
 
 def _stopped(port: IListeningPort) -> Deferred[Any]:
