@@ -62,6 +62,7 @@ def site() -> IProtocolFactory:
     from twisted.internet import reactor
 
     from synapse_like.clock import ReactorClock
+    from synapse_like.http.client.authentication import TokenAuthenticator
     from synapse_like.http.limits import Limiter
     from synapse_like.http.requests import Body, Call
     from synapse_like.http.routing import Mount, Route
@@ -78,8 +79,7 @@ def site() -> IProtocolFactory:
     route = Route("PUT", path, null, rate="send", body=Body.OBJECT, idempotent=True)
     return make_site(
         [Mount("/_matrix/client/api/v1", [route], cors=True)],
-        authenticate=authenticate,
-        name_of=str,
+        authenticator=TokenAuthenticator(authenticate, str),
         limiter=Limiter({"send": (1e6, 1000)}, clock.monotonic),
         clock=clock,
     )

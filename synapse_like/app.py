@@ -9,21 +9,27 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
-from signedjson.key import read_signing_keys
-from signedjson.types import SigningKey
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.names.client import Resolver
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
 
-from synapse_like import logs
+from synapse_like import __version__, logs
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
+from synapse_like.federation import own_keys as own_key_files
+from synapse_like.federation.agent import Agent, Timeouts
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.keyring import Keyring
+from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
+from synapse_like.federation.resolver import ServerResolver, ServiceLookup
+from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers import state_explanation
 from synapse_like.handlers.authentication import Authentication, Requester
@@ -42,13 +48,17 @@ from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideCha
 from synapse_like.handlers.passwords import Hasher, Passwords, check_strength
 from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.handlers.rooms import Rooms
+from synapse_like.handlers.server_keys import ServerKeys
 from synapse_like.http.client.accounts import AccountEndpoints
+from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.client.content import ContentEndpoints, mount_content
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints
 from synapse_like.http.client.messages import MessageEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
 from synapse_like.http.client.v1 import mount_v1
+from synapse_like.http.federation.authentication import SignatureAuthenticator
+from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
@@ -70,6 +80,14 @@ DRAIN_SECONDS = 10.0
 HEALTH_SECONDS = 5.0
 #: Threads that read and write uploaded files.
 FILE_THREADS = 4
+#: Threads that check signatures.
+SIGNATURE_THREADS = 1
+#: How long DNS may take to answer each of our questions, in seconds.
+DNS_SECONDS = (1, 2, 4)
+#: How many times as long other servers may take for what concerns a whole room.
+SLOW_FACTOR = 5
+#: How often the file of the certificate is looked at, in seconds.
+CERTIFICATE_SECONDS = 60
 
 
 class StartError(Exception):
@@ -84,7 +102,33 @@ class HomeServer:
     thread_pools: list[ThreadPool]
     event_stream: EventStream
     site: Site[Requester]
+    federation: Federation | None
     tasks: list[Repeating]
+
+
+@dataclass(slots=True)
+class Federation:
+    """What of it other servers deal with.
+
+    :ivar tls: None behind a proxy that does it.
+    """
+
+    agent: Agent
+    site: Site[str]
+    tls: ServerTls | None
+
+
+@dataclass(slots=True)
+class Speaking:
+    """What asks other servers, and knows who they are.
+
+    :ivar threads: where signatures are checked.
+    """
+
+    agent: Agent
+    client: FederationClient
+    keyring: Keyring
+    threads: ThreadPool
 
 
 def build(config: Config, reactor: Any) -> HomeServer:
@@ -93,11 +137,14 @@ def build(config: Config, reactor: Any) -> HomeServer:
     :param reactor: Twisted's reactor.
     :raises StartError: the database cannot be used, or the signing key cannot be read.
     """
-    key = read_key(config.signing_key_file)
     clock = ReactorClock(reactor)
+    own_keys = load_keys(config, clock.now_ms())
+    key = own_keys.signing
+    client_tls, server_tls = open_tls(config)
     bus = Bus()
     database = open_database(config, reactor, bus)
     name = config.server_name
+    limits = limiter(config, clock)
 
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
@@ -151,9 +198,24 @@ def build(config: Config, reactor: Any) -> HomeServer:
     ]
     site = make_site(
         mounts,
-        authenticate=authentication.authenticate,
-        name_of=lambda requester: requester.user_id,
-        limiter=limiter(config, clock),
+        authenticator=TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id),
+        limiter=limits,
+        clock=clock,
+        max_body=config.limits.max_body_bytes,
+        max_json_depth=config.limits.max_json_depth,
+        max_pipelined=config.limits.max_pipelined,
+        trusted_proxies=config.client.trusted_proxies,
+    )
+
+    speaking = speak(config, reactor, clock, database, own_keys, client_tls)
+    # What other servers may ask of us: more of it is mounted here.
+    federation_mounts: list[Mount[str]] = [
+        mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
+    ]
+    federation_site = make_site(
+        federation_mounts,
+        authenticator=SignatureAuthenticator(speaking.keyring, limits),
+        limiter=limits,
         clock=clock,
         max_body=config.limits.max_body_bytes,
         max_json_depth=config.limits.max_json_depth,
@@ -173,7 +235,16 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
     ]
-    return HomeServer(database, [passwords.threads, files], event_stream, site, tasks)
+    if server_tls is not None:
+        tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, server_tls.look))
+    return HomeServer(
+        database,
+        [passwords.threads, files, speaking.threads],
+        event_stream,
+        site,
+        Federation(speaking.agent, federation_site, server_tls) if config.federation.enabled else None,
+        tasks,
+    )
 
 
 def _where_streams_stand(connection: Connection) -> tuple[int, int]:
@@ -232,20 +303,71 @@ def hasher(config: Config) -> Hasher:
     return Hasher(memory_kib=cost.memory_kib, iterations=cost.iterations, parallelism=cost.parallelism)
 
 
-def read_key(path: Path) -> SigningKey:
-    """The server's signing key.
+def load_keys(config: Config, now_ms: int) -> OwnKeys:
+    """The server's signing keys.
 
     :raises StartError: there is none.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            keys = read_signing_keys(file)
-    except (OSError, ValueError) as error:
-        raise StartError(f"cannot read the signing key {path}: {error}") from error
-    if not keys:
-        raise StartError(f"there is no key in {path}")
-    key: SigningKey = keys[0]
-    return key
+        return own_key_files.load(config.signing_key_file, config.server_name, now_ms)
+    except KeysUnusable as error:
+        raise StartError(str(error)) from error
+
+
+def open_tls(config: Config) -> tuple[ClientTls, ServerTls | None]:
+    """TLS towards other servers, for asking and for answering.
+
+    :raises StartError: a certificate cannot be used.
+    """
+    federation = config.federation
+    try:
+        client = ClientTls(
+            ca_file=federation.ca_file if federation.enabled else None,
+            verify=federation.verify_certificates,
+            unverified_servers=federation.unverified_servers,
+        )
+        if not federation.enabled or not federation.tls:
+            return client, None
+        return client, ServerTls(config.tls_certificate, config.tls_private_key)
+    except CertificateUnusable as error:
+        raise StartError(f"{error}. To have a certificate made, run `synapse_like init` again.") from error
+
+
+def speak(
+    config: Config, reactor: Any, clock: ReactorClock, database: Database, own_keys: OwnKeys, tls: ClientTls
+) -> Speaking:
+    """Put together what asks other servers."""
+    federation = config.federation
+    lookup: ServiceLookup = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
+    agent = Agent(
+        reactor,
+        ServerResolver(lookup, clock),
+        tls,
+        enabled=federation.enabled,
+        allow_private_addresses=federation.allow_private_addresses,
+        timeouts=timeouts(config),
+        user_agent=f"synapse_like/{__version__}",
+    )
+    client = FederationClient(agent, config.server_name, own_keys.signing, slow=timeouts(config, slow=True))
+    threads = ThreadPool(0, SIGNATURE_THREADS, "signatures")
+    keyring = Keyring(
+        own_keys,
+        client,
+        database,
+        clock,
+        reactor,
+        threads,
+        accept_relayed=federation.accept_relayed_keys,
+        trusted_key_servers=federation.trusted_key_servers,
+    )
+    return Speaking(agent, client, keyring, threads)
+
+
+def timeouts(config: Config, *, slow: bool = False) -> Timeouts:
+    """How long other servers may take; longer for what concerns a whole room."""
+    federation = config.federation
+    factor = SLOW_FACTOR if slow else 1
+    return Timeouts(federation.connect_timeout, federation.answer_timeout * factor, federation.body_timeout * factor)
 
 
 def engine_of(config: Config) -> Engine:
@@ -304,15 +426,31 @@ class HomeServerService(Service):
         for task in server.tasks:
             task.start()
         try:
-            for address in self._config.client.bind:
-                port = self._reactor.listenTCP(self._config.client.port, server.site, backlog=511, interface=address)
-                self._ports.append(port)
+            self._listen(server)
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
-        where = " and ".join(_url(address, self._config.client.port) for address in self._config.client.bind)
-        self._tell(f"{self._config.server_name} listens for clients at {where}")
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+
+    def _listen(self, server: HomeServer) -> None:
+        config = self._config
+        for address in config.client.bind:
+            port = self._reactor.listenTCP(config.client.port, server.site, backlog=511, interface=address)
+            self._ports.append(port)
+        where = " and ".join(_url(address, config.client.port) for address in config.client.bind)
+        self._tell(f"{config.server_name} listens for clients at {where}")
+        federation = server.federation
+        if federation is None:
+            return
+        factory: Any = federation.site
+        if federation.tls is not None:
+            factory = TLSMemoryBIOFactory(federation.tls, False, federation.site, self._reactor)
+        scheme = "http" if federation.tls is None else "https"
+        for address in config.federation_bind:
+            port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
+            self._ports.append(port)
+        where = " and ".join(_url(address, config.federation.port, scheme) for address in config.federation_bind)
+        self._tell(f"{config.server_name} listens for other servers at {where}")
 
     def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
         """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
@@ -325,9 +463,14 @@ class HomeServerService(Service):
             return
         await DeferredList([_stopped(port) for port in self._ports])
         server.event_stream.close()
-        await server.site.drain(DRAIN_SECONDS)
+        drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
+        if server.federation is not None:
+            drained.append(Deferred.fromCoroutine(server.federation.site.drain(DRAIN_SECONDS)))
+        await DeferredList(drained)
         for task in server.tasks:
             await task.stop()
+        if server.federation is not None:
+            await server.federation.agent.close()
         for pool in server.thread_pools:
             pool.stop()
         server.database.stop()
@@ -343,8 +486,8 @@ def _stopped(port: IListeningPort) -> Deferred[Any]:
     return result
 
 
-def _url(address: str, port: int) -> str:
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+def _url(address: str, port: int, scheme: str = "http") -> str:
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
 
 class _TwistdService(HomeServerService):

@@ -23,6 +23,8 @@ from signedjson.key import generate_signing_key, write_signing_keys
 
 from synapse_like import __version__, app, logs
 from synapse_like.config import Config, ConfigError, load, parse, sample
+from synapse_like.federation.own_keys import KeysUnusable, replace_file, rotate
+from synapse_like.federation.tls import make_key, make_self_signed
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import parse_server_name
 
@@ -88,7 +90,7 @@ def init(
     database: str,
     more: tuple[str, ...],
 ) -> None:
-    """Make a data directory with settings and a signing key.
+    """Make a data directory with settings, a signing key and a certificate.
 
     What is there already is kept, so that this may be repeated. Anyone can register if only this machine
     reaches the server; otherwise registration is closed until the settings say something else.
@@ -106,6 +108,8 @@ def init(
     try:
         config = _keep_or_write_config(path, settings)
         _keep_or_write(config.signing_key_file, _new_signing_key)
+        if config.federation.enabled and config.federation.tls:
+            _keep_or_make_certificate(config)
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
     click.echo(f"To start the server: synapse_like run --config {path}")
@@ -131,21 +135,32 @@ def _keep_or_write(path: Path, make_text: Callable[[], str]) -> None:
     if path.exists():
         click.echo(f"Kept {path}")
         return
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(make_text())
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    replace_file(path, make_text())
     click.echo(f"Wrote {path}")
 
 
+def _keep_or_make_certificate(config: Config) -> None:
+    """Make a self-signed certificate, unless there is one or the settings name one."""
+    named = {"tls_certificate", "tls_private_key"} & config.federation.model_fields_set
+    certificate, key = config.tls_certificate, config.tls_private_key
+    if named or certificate.exists():
+        return
+    _keep_or_write(key, make_key)
+    try:
+        text = make_self_signed(config.server_name, key.read_text(encoding="ascii"))
+    except ValueError as error:
+        raise click.ClickException(f"{key}: cannot be used: {error}") from error
+    _keep_or_write(certificate, lambda: text)
+
+
 def _new_signing_key() -> str:
-    version = "a_" + "".join(secrets.choice(string.ascii_letters) for _ in range(4))
     text = StringIO()
-    write_signing_keys(text, [generate_signing_key(version)])
+    write_signing_keys(text, [_generate_key()])
     return text.getvalue()
+
+
+def _generate_key() -> Any:
+    return generate_signing_key("a_" + "".join(secrets.choice(string.ascii_letters) for _ in range(4)))
 
 
 def _is_loopback(address: str) -> bool:
@@ -228,6 +243,21 @@ def _ask_for_password() -> str:
     if not password:
         raise click.ClickException("there is no password: give one on standard input or by --password")
     return password
+
+
+@main.command()
+@_needs_config
+def rotate_key(config: Config) -> None:
+    """Make a new signing key, to be used from the next start on.
+
+    The old one stays published as such, so that what it signed stays good.
+    """
+    key = _generate_key()
+    try:
+        rotate(config.signing_key_file, key)
+    except KeysUnusable as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"The new key is {key.alg}:{key.version}. Restart the server to use it.")
 
 
 @main.command()

@@ -206,10 +206,58 @@ class Client(Section):
 
 
 class Federation(Section):
-    """Where other servers come in, by HTTPS."""
+    """How this server speaks with other servers, by HTTPS."""
+
+    enabled: bool = True
+    """Whether it does so at all."""
+
+    bind: ListOf[Address] = ()
+    """IP addresses to listen on for other servers. Left out: the same as for clients."""
 
     port: Port = 8448
-    """Port to listen on."""
+    """Port to listen on. Other servers look for port 8448, unless the server name has another one or DNS has
+    an SRV record _matrix._tcp."""
+
+    tls: bool = True
+    """`false` to listen by plain HTTP, behind a proxy that does TLS."""
+
+    tls_certificate: FilePath | None = None
+    """PEM file of the certificate, followed by those between it and the authority's. It is read again when it
+    changes. Left out: tls.crt in the data directory, which `init` makes, self-signed."""
+
+    tls_private_key: FilePath | None = None
+    """PEM file of the certificate's private key. Left out: tls.key in the data directory."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates other servers are believed. Left out: those of the
+    system."""
+
+    verify_certificates: bool = True
+    """Whether the certificates of other servers are checked. `false` is for trying things out: then anybody on
+    the way can pass for any server."""
+
+    unverified_servers: ListOf[ServerName] = ()
+    """Servers whose certificates are not checked, perhaps since they are self-signed: [old.example.org]"""
+
+    allow_private_addresses: bool = False
+    """Whether servers may be reached at addresses that are not on the internet: this machine's, those of private
+    networks, and so on. Strangers choose the names of servers, and so where this server knocks."""
+
+    accept_relayed_keys: bool = True
+    """Whether the server that gives us the events of another one, which cannot be reached itself, may tell us the
+    keys of that one."""
+
+    trusted_key_servers: ListOf[ServerName] = ()
+    """Servers that are asked for the keys of others that cannot be reached: [matrix.example.org]"""
+
+    connect_timeout: PositiveFloat = 10.0
+    """Seconds in which another server must have accepted a connection, TLS included."""
+
+    answer_timeout: PositiveFloat = 60.0
+    """Seconds in which it must have begun to answer."""
+
+    body_timeout: PositiveFloat = 120.0
+    """Seconds in which it must then have finished; five times as long for what concerns a whole room."""
 
 
 class Registration(Section):
@@ -296,6 +344,9 @@ class RateClasses(Section):
     read: Rate = Rate(per_second=50, burst=200)
     """Everything else, per user, or per client address where no user is known."""
 
+    strangers: Rate = Rate(per_second=5, burst=100)
+    """Requests of other servers that make this one ask for the keys of a server, per address."""
+
 
 class RateLimits(Section):
     """How much one user or one address may ask for."""
@@ -380,6 +431,21 @@ class Config(Settings):
     limits: Limits = Limits()
     password_hashing: PasswordHashing = PasswordHashing()
     log: Log = Log()
+
+    @property
+    def federation_bind(self) -> tuple[str, ...]:
+        """The addresses to listen on for other servers."""
+        return self.federation.bind or self.client.bind
+
+    @property
+    def tls_certificate(self) -> Path:
+        """The file of the certificate that other servers are shown."""
+        return self.federation.tls_certificate or self.data_dir / "tls.crt"
+
+    @property
+    def tls_private_key(self) -> Path:
+        """The file of its private key."""
+        return self.federation.tls_private_key or self.data_dir / "tls.key"
 
 
 # Reading.

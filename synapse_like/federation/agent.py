@@ -43,7 +43,7 @@ from twisted.web.client import (
 )
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer, providedBy
 
 from synapse_like.federation.addresses import is_public
 from synapse_like.federation.errors import ServerUnreachable
@@ -103,6 +103,7 @@ class Agent:
     """Asks other servers.
 
     :param reactor: Twisted's reactor.
+    :param enabled: False lets nothing out: every server is unreachable.
     :param allow_private_addresses: whether addresses that are not on the internet may be reached.
     :param user_agent: what we call ourselves.
     """
@@ -113,6 +114,7 @@ class Agent:
         resolver: ServerResolver,
         tls: ClientTls,
         *,
+        enabled: bool = True,
         allow_private_addresses: bool = False,
         timeouts: Timeouts | None = None,
         user_agent: str = "synapse_like",
@@ -120,6 +122,7 @@ class Agent:
         self._reactor = reactor
         self._resolver = resolver
         self._tls = tls
+        self._enabled = enabled
         self._guarded: Any = reactor if allow_private_addresses else _GuardedReactor(reactor)
         self._timeouts = timeouts or Timeouts()
         self._user_agent = [user_agent.encode("ascii")]
@@ -144,6 +147,8 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
+        if not self._enabled:
+            raise ServerUnreachable(destination, "federation is switched off")
         given = Headers({name: [value] for name, value in (headers or {}).items()})
         given.setRawHeaders(b"Host", [destination.encode("ascii")])
         given.setRawHeaders(b"User-Agent", self._user_agent)
@@ -339,7 +344,7 @@ class _Connection(Protocol):
             transport.abortConnection()
             return
         self._is_open = True
-        self._http.makeConnection(transport)
+        self._http.makeConnection(_AbruptTransport(transport))
         if not self.ready.called:
             self.ready.callback(self._http)
 
@@ -378,6 +383,19 @@ class _Connection(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
+
+
+class _AbruptTransport:
+    """A TLS transport that does not wait, when it is closed, for the other side to agree."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.write = transport.write
+        self.loseConnection = transport.abortConnection
+        directlyProvides(self, providedBy(transport))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 @implementer(IReactorPluggableNameResolver)
@@ -461,7 +479,7 @@ class _BodyReader(Protocol):
     def _abort(self) -> None:
         transport: Any = self.transport
         if transport is not None:
-            transport.abortConnection()
+            transport.loseConnection()
 
 
 def _why(error: BaseException) -> str | None:

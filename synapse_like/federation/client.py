@@ -35,6 +35,8 @@ KEYS = "/_matrix/key/v2"
 MOST_ROOM_BYTES = 128 * 1024 * 1024
 MOST_BYTES = 16 * 1024 * 1024
 MOST_KEY_BYTES = 1024 * 1024
+#: Keys are there or they are not.
+KEY_TIMEOUTS = Timeouts(answer=20, body=20)
 #: How many servers are remembered that know only the paths of today.
 MOST_MODERN = 10_000
 
@@ -177,7 +179,9 @@ class FederationClient:
 
     async def server_keys(self, destination: str) -> Json:
         """Ask for the keys of the server itself."""
-        answer = await self._agent.request("GET", destination, f"{KEYS}/server", most_bytes=MOST_KEY_BYTES)
+        answer = await self._agent.request(
+            "GET", destination, f"{KEYS}/server", most_bytes=MOST_KEY_BYTES, timeouts=KEY_TIMEOUTS
+        )
         return _object(destination, _content(destination, answer))
 
     async def query_keys(self, destination: str, wanted: Mapping[str, Sequence[str]]) -> list[Json]:
@@ -186,7 +190,9 @@ class FederationClient:
         :param wanted: the IDs of the keys, by server.
         """
         body = encode_content({"server_keys": {name: {key_id: {} for key_id in ids} for name, ids in wanted.items()}})
-        answer = await self._agent.request("POST", destination, f"{KEYS}/query", body=body, most_bytes=MOST_KEY_BYTES)
+        answer = await self._agent.request(
+            "POST", destination, f"{KEYS}/query", body=body, most_bytes=MOST_KEY_BYTES, timeouts=KEY_TIMEOUTS
+        )
         return _objects(destination, _object(destination, _content(destination, answer)), "server_keys")
 
     # How it is asked.

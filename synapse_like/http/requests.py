@@ -13,9 +13,9 @@ from itertools import accumulate
 from typing import Any, Generic, TypeVar, overload
 from urllib.parse import unquote_to_bytes
 
-import orjson
 from pydantic import BaseModel, ValidationError
 
+from synapse_like.protocol import canonical_json
 from synapse_like.protocol.errors import BadJson, BadParam, MatrixError, NotJson
 
 R = TypeVar("R")
@@ -177,12 +177,32 @@ def read_json(content: bytes, kind: type[BaseModel] | None, max_depth: int) -> A
     :raises NotJson: it is not JSON in UTF-8.
     :raises BadJson: it is not such an object; says all that is wrong in one sentence.
     """
+    return as_object(decode_json(content, max_depth), kind)
+
+
+def decode_json(content: bytes, max_depth: int) -> object:
+    """What the JSON of a body says, every integer exact; None if there is nothing in it.
+
+    :param max_depth: how many objects and lists may lie within each other.
+    :raises NotJson: it is not JSON in UTF-8.
+    :raises BadJson: it nests too deeply, or has what no JSON can be made of again.
+    """
     if nests_deeper(content, max_depth):
         raise BadJson(f"The body is nested more than {max_depth} levels deep.")
+    if not content or content.isspace():
+        return None
     try:
-        value = orjson.loads(content) if content.strip() else None
-    except orjson.JSONDecodeError:
-        raise NotJson("The body is not valid JSON in UTF-8.") from None
+        return canonical_json.decode(content)
+    except NotJson as error:
+        raise NotJson("The body is not valid JSON in UTF-8.", reason=error.reason) from None
+
+
+def as_object(value: object, kind: type[BaseModel] | None) -> Any:
+    """A body as its route wants it; nothing and `null` count as an empty object (EVS-10).
+
+    :param kind: the model its fields have to fit, or None for any object.
+    :raises BadJson: it is not such an object; says all that is wrong in one sentence.
+    """
     if value is None:
         value = {}
     if not isinstance(value, dict):

@@ -1,8 +1,10 @@
 """The site: what listens on a port, and what every request goes through.
 
 The headers are there: the route is found, and with it how large a body may be. The whole request is there: who asks
-(`authenticate`), how often (`limiter`), with what body (`requests`); then the endpoint is called. What it returns or
+(`authenticator`), how often (`limiter`), with what body (`requests`); then the endpoint is called. What it returns or
 raises becomes an answer here and nowhere else, with one line in the log, which names the route and never the path.
+How one tells who asks is handed in: clients show a token (`client/authentication.py`), servers sign
+(`federation/authentication.py`).
 
 The site is a Twisted factory for its own connections (`channel`), not a `twisted.web` resource behind a
 `twisted.web.server.Site`: that one parses queries, forms and cookies, asks the socket for its addresses and formats a
@@ -12,7 +14,7 @@ turn. `bench/http_floor.py` measures both.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from email.utils import formatdate
 from itertools import count
 from tempfile import SpooledTemporaryFile
@@ -24,14 +26,15 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import ServerFactory
 
 from synapse_like.clock import Clock
+from synapse_like.http.authentication import Asking, Authenticator
 from synapse_like.http.channel import Exchange, PipelinedChannel, too_large
 from synapse_like.http.limits import Limiter
 from synapse_like.http.proxies import TrustedProxies
-from synapse_like.http.requests import Body, Call, Query, read_json
+from synapse_like.http.requests import Body, Call, Query, as_object, decode_json
 from synapse_like.http.responses import NOTHING_MORE, Response, refusal, render
 from synapse_like.http.routing import Auth, Match, Mount, Router, split_path
 from synapse_like.logs import bind, get_logger
-from synapse_like.protocol.errors import MatrixError, MethodNotAllowed, MissingToken, UnknownToken, Unrecognized
+from synapse_like.protocol.errors import MatrixError, MethodNotAllowed, Unrecognized
 
 R = TypeVar("R")
 
@@ -47,8 +50,7 @@ _INTERNAL = MatrixError(500, "M_UNKNOWN", "Internal server error")
 def make_site(
     mounts: Iterable[Mount[R]],
     *,
-    authenticate: Callable[[str], Awaitable[R]],
-    name_of: Callable[[R], str],
+    authenticator: Authenticator[R],
     limiter: Limiter,
     clock: Clock,
     max_body: int = 1024 * 1024,
@@ -58,8 +60,7 @@ def make_site(
 ) -> Site[R]:
     """Make a site of tables of routes.
 
-    :param authenticate: tells who a token belongs to, or raises UnknownToken.
-    :param name_of: what to call them in the log, and to count their requests under.
+    :param authenticator: tells who asks.
     :param max_body: bytes that a body may have where its route does not say.
     :param max_json_depth: how deeply a body may nest.
     :param max_pipelined: how many requests of one connection are worked on at the same time.
@@ -68,8 +69,7 @@ def make_site(
     """
     return Site(
         Router(mounts),
-        authenticate=authenticate,
-        name_of=name_of,
+        authenticator=authenticator,
         limiter=limiter,
         clock=clock,
         max_body=max_body,
@@ -93,8 +93,7 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         self,
         router: Router[R],
         *,
-        authenticate: Callable[[str], Awaitable[R]],
-        name_of: Callable[[R], str],
+        authenticator: Authenticator[R],
         limiter: Limiter,
         clock: Clock,
         max_body: int,
@@ -103,8 +102,7 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         trusted_proxies: TrustedProxies,
     ) -> None:
         self.router = router
-        self.authenticate = authenticate
-        self.name_of = name_of
+        self.authenticator = authenticator
         self.limiter = limiter
         self.clock = clock
         self.max_body = max_body
@@ -191,6 +189,7 @@ class _Visit(Exchange, Generic[R]):
         self._query = b""
         self._chunks: list[bytes] = []
         self._file: IO[bytes] | None = None
+        self._value: object = None
         self._user: str | None = None
         self._started = 0.0
         self._running: Deferred[None] | None = None
@@ -233,7 +232,9 @@ class _Visit(Exchange, Generic[R]):
     def keep(self, data: bytes) -> None:
         if self._file is not None:
             self._file.write(data)
-        elif isinstance(self._found, Match) and self._found.route.body is not Body.NONE:
+        elif isinstance(self._found, Match) and (
+            self._found.route.body is not Body.NONE or self._site.authenticator.reads_body
+        ):
             self._chunks.append(data)
 
     def fail(self, error: MatrixError) -> None:
@@ -271,8 +272,8 @@ class _Visit(Exchange, Generic[R]):
         if self.is_too_large:
             raise too_large(self.max_body)
         query = Query(self._query)
-        requester = None if route.auth is Auth.NONE else await self._authenticate(query, route.auth)
         address = self._client_address()
+        requester = None if route.auth is Auth.NONE else await self._authenticate(query, address, route.auth)
         if route.rate is not None:
             site.limiter.check(route.rate, self._user or address)
         call = Call(
@@ -290,18 +291,13 @@ class _Visit(Exchange, Generic[R]):
         with bind(user=self._user):
             return await route.endpoint(call)
 
-    async def _authenticate(self, query: Query, auth: Auth) -> R | None:
-        """Find out who asks; the header counts for more than the query (API-2), an empty token for none (EVS-10)."""
-        scheme, _, token = self.headers.get(b"Authorization", b"").partition(b" ")
-        given = token.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
-        given = given or query.text("access_token", "", error=UnknownToken)
-        if given:
-            requester = await self._site.authenticate(given)
-            self._user = self._site.name_of(requester)
-            return requester
-        if auth is Auth.OPTIONAL:
-            return None
-        raise MissingToken("An access token is needed for this. Please log in.")
+    async def _authenticate(self, query: Query, address: str, auth: Auth) -> R | None:
+        authenticator = self._site.authenticator
+        asking = Asking(self.method, self.target, self.headers, query, address, self._json)
+        requester = await authenticator.authenticate(asking, is_optional=auth is Auth.OPTIONAL)
+        if requester is not None:
+            self._user = authenticator.name_of(requester)
+        return requester
 
     def _client_address(self) -> str:
         forwarded_for = self.headers.get(b"X-Forwarded-For")
@@ -315,9 +311,15 @@ class _Visit(Exchange, Generic[R]):
         if self._file is not None:
             self._file.seek(0)
             return self._file
-        content = b"".join(self._chunks)
-        self._chunks.clear()
-        return read_json(content, kind if isinstance(kind, type) else None, self._site.max_json_depth)
+        return as_object(self._json(), kind if isinstance(kind, type) else None)
+
+    def _json(self) -> object:
+        """The JSON of the body, read once; None if there is no body."""
+        if self._chunks:
+            content = b"".join(self._chunks)
+            self._chunks.clear()
+            self._value = decode_json(content, self._site.max_json_depth)
+        return self._value
 
     # When it is answered
 

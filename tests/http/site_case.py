@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from synapse_like.clock import ReactorClock
+from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Mount, Route
@@ -156,8 +157,7 @@ class SiteCase(TestCase):
         self.time.advance(1_000_000)
         clock = ReactorClock(self.time)
         usual: dict[str, Any] = {
-            "authenticate": authenticate,
-            "name_of": str,
+            "authenticator": TokenAuthenticator(authenticate, str),
             "limiter": Limiter({"send": (1, 2)}, clock.monotonic),
             "clock": clock,
         }

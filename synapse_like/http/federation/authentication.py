@@ -1,0 +1,45 @@
+"""Whose request it is: servers sign theirs (FED-9, SEC-8). The requester is the name of the server."""
+
+from __future__ import annotations
+
+from synapse_like.federation.keyring import Keyring
+from synapse_like.http.authentication import Asking
+from synapse_like.http.limits import Limiter
+from synapse_like.protocol.errors import SignatureError
+from synapse_like.protocol.request_signing import parse_authorization
+
+
+class SignatureAuthenticator:
+    """Checks the signatures of requests.
+
+    :param limiter: counts, under `strangers` and by address, the requests for which a key would have to be fetched.
+    """
+
+    reads_body = True
+
+    def __init__(self, keyring: Keyring, limiter: Limiter) -> None:
+        self._keyring = keyring
+        self._limiter = limiter
+
+    async def authenticate(self, asking: Asking, *, is_optional: bool) -> str | None:
+        """The server that has signed the request.
+
+        :raises SignatureError: none has, or it is not true.
+        :raises LimitExceeded: too many requests come from an address, of servers whose keys are not known.
+        """
+        header = asking.headers.get(b"Authorization")
+        if header is None and is_optional:
+            return None
+        credentials = parse_authorization((header or b"").decode("latin-1"))
+        try:
+            uri = asking.target.decode("ascii")
+        except UnicodeDecodeError as error:
+            raise SignatureError("The path of a signed request must be percent-encoded.") from error
+        if not await self._keyring.knows_key_for_requests(credentials.origin, credentials.key_id):
+            self._limiter.check("strangers", asking.address)
+        return await self._keyring.verify_request(
+            credentials, method=asking.method.decode("ascii"), uri=uri, content=asking.json()
+        )
+
+    def name_of(self, requester: str) -> str:
+        return requester
