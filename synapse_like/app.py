@@ -33,20 +33,28 @@ from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTl
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers import state_explanation
 from synapse_like.handlers.authentication import Authentication, Requester
+from synapse_like.handlers.backfill import Backfill
 from synapse_like.handlers.content import ContentStore
 from synapse_like.handlers.directory import Directory
+from synapse_like.handlers.disclosure import Disclosure
+from synapse_like.handlers.event_checks import EventChecks
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
+from synapse_like.handlers.incoming_transactions import IncomingTransactions
 from synapse_like.handlers.initial_sync import InitialSync
 from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.membership import Membership
+from synapse_like.handlers.membership_requests import MembershipRequests
 from synapse_like.handlers.messages import Messages
+from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideChanges
 from synapse_like.handlers.passwords import Hasher, Passwords, check_strength
+from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.retransmissions import Retransmissions
+from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.rooms import Rooms
 from synapse_like.handlers.server_keys import ServerKeys
 from synapse_like.http.client.accounts import AccountEndpoints
@@ -59,6 +67,8 @@ from synapse_like.http.client.rooms import RoomEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
+from synapse_like.http.federation.rooms import FederatedRoomEndpoints
+from synapse_like.http.federation.v1 import mount_federation
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
@@ -86,6 +96,8 @@ SIGNATURE_THREADS = 1
 DNS_SECONDS = (1, 2, 4)
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
+#: How often events are tried again that wait for what they lack, in seconds.
+WAITING_SECONDS = 20
 #: How often the file of the certificate is looked at, in seconds.
 CERTIFICATE_SECONDS = 60
 
@@ -139,7 +151,6 @@ def build(config: Config, reactor: Any) -> HomeServer:
     """
     clock = ReactorClock(reactor)
     own_keys = load_keys(config, clock.now_ms())
-    key = own_keys.signing
     client_tls, server_tls = open_tls(config)
     bus = Bus()
     database = open_database(config, reactor, bus)
@@ -162,9 +173,17 @@ def build(config: Config, reactor: Any) -> HomeServer:
         session_lifetime=config.login.session_lifetime,
     )
 
-    creation = EventCreation(name, key, clock, EventPersistence(name))
-    directory = Directory(database, creation, name)
-    membership = Membership(database, creation, directory)
+    speaking = speak(config, reactor, clock, database, own_keys, client_tls)
+    checks = EventChecks(speaking.keyring)
+    locks = RoomLocks()
+    persistence = EventPersistence(name)
+    creation = EventCreation(name, own_keys.signing, clock, persistence)
+    missing = MissingEvents(database, speaking.client, checks, persistence)
+
+    directory = Directory(database, creation, speaking.client, name)
+    membership = Membership(
+        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
+    )
     messages = Messages(database, creation, membership)
     rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
     retransmissions = Retransmissions(database, clock)
@@ -176,7 +195,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     notifier = Notifier(database, bus, clock, position)
     event_stream = EventStream(database, notifier, bus, clock)
     history_endpoints = HistoryEndpoints(
-        History(database, notifier),
+        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, name)),
         InitialSync(database, notifier),
         event_stream,
         clock,
@@ -207,10 +226,28 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    # What other servers may ask of us: more of it is mounted here.
+    transactions = IncomingTransactions(
+        database,
+        clock,
+        speaking.client,
+        checks,
+        persistence,
+        missing,
+        locks,
+        edus={},
+        heard_from=lambda server: None,
+    )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
+        *mount_federation(
+            FederatedRoomEndpoints(
+                name,
+                clock,
+                transactions,
+                MembershipRequests(database, checks, creation),
+                Disclosure(database, directory, name),
+            )
+        ),
     ]
     federation_site = make_site(
         federation_mounts,
@@ -233,6 +270,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-deleted", 5, database.forget_what_is_left),
         every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
+        every(clock, "forget-transactions", 3600, transactions.forget_old),
+        every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
     ]
     if server_tls is not None:

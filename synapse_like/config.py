@@ -344,6 +344,9 @@ class RateClasses(Section):
     read: Rate = Rate(per_second=50, burst=200)
     """Everything else, per user, or per client address where no user is known."""
 
+    federation: Rate = Rate(per_second=100, burst=500)
+    """Requests of other servers, per server."""
+
     strangers: Rate = Rate(per_second=5, burst=100)
     """Requests of other servers that make this one ask for the keys of a server, per address."""
 

@@ -194,26 +194,40 @@ class Keyring:
 
     # Events.
 
-    async def check_pdu(self, rules: RoomRules, pdu: Pdu, event: Event, *, relayed_by: str | None = None) -> None:
+    async def check_pdu(
+        self,
+        rules: RoomRules,
+        pdu: Pdu,
+        event: Event,
+        *,
+        also_by: str | None = None,
+        relayed_by: str | None = None,
+    ) -> None:
         """See that an event has all the signatures that it must have.
 
+        :param also_by: a server that must have signed it beside those.
         :param relayed_by: the server that gave it to us.
         :raises SignatureError: one is missing or false.
         :raises ServerUnreachable: a key cannot be had.
         """
-        [error] = await self.check_pdus(rules, [(pdu, event)], relayed_by=relayed_by)
+        [error] = await self.check_pdus(rules, [(pdu, event)], also_by=also_by, relayed_by=relayed_by)
         if error is not None:
             raise error
 
     async def check_pdus(
-        self, rules: RoomRules, pairs: Sequence[tuple[Pdu, Event]], *, relayed_by: str | None = None
+        self,
+        rules: RoomRules,
+        pairs: Sequence[tuple[Pdu, Event]],
+        *,
+        also_by: str | None = None,
+        relayed_by: str | None = None,
     ) -> list[MatrixError | None]:
         """The same for many: for each what is wrong with it, or None."""
         outcomes: list[MatrixError | None] = [None] * len(pairs)
         needs: list[tuple[int, _Need]] = []
         for index, (pdu, event) in enumerate(pairs):
             try:
-                needs.extend((index, need) for need in _needs(rules, pdu, event))
+                needs.extend((index, need) for need in _needs(rules, pdu, event, also_by))
             except MatrixError as error:
                 outcomes[index] = error
         failures = await self._provide([need for _, need in needs], relayed_by)
@@ -442,14 +456,14 @@ def _stored(told: server_keys.ServerKeys, now: int, relayed_by: str | None) -> l
     return keys
 
 
-def _needs(rules: RoomRules, pdu: Pdu, event: Event) -> list[_Need]:
+def _needs(rules: RoomRules, pdu: Pdu, event: Event, also_by: str | None) -> list[_Need]:
     """The signatures that an event must have.
 
     :raises MatrixError: one of them is missing, or cannot be named.
     """
     signatures = pdu.get("signatures")
     needs = []
-    for signer in sorted(signers_of(rules, event)):
+    for signer in sorted(signers_of(rules, event).union([] if also_by is None else [also_by])):
         parse_server_name(signer)
         by_signer = signatures.get(signer) if isinstance(signatures, dict) else None
         key_ids = [key_id for key_id in by_signer if is_key_id(key_id)] if isinstance(by_signer, dict) else []

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.room_access import room_to_act_in, room_to_read
 from synapse_like.protocol.errors import BadJson, Forbidden, NotFound, RoomInUse
 from synapse_like.protocol.events import EventDraft
-from synapse_like.protocol.identifiers import domain_of
+from synapse_like.protocol.identifiers import domain_of, parse_room_id, parse_server_name
 from synapse_like.protocol.power_levels import PowerLevels
-from synapse_like.storage import directory, membership, rooms
+from synapse_like.protocol.shapes import string
+from synapse_like.storage import directory, membership, room_servers, rooms
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.directory import Alias
 from synapse_like.storage.rooms import RoomHead
 
 ALIASES = "m.room.aliases"
+#: How many of the servers are remembered that another one names for a room.
+MOST_SERVERS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +33,48 @@ class ResolvedAlias:
     servers: list[str]
 
 
-class Directory:
-    """The aliases of this server."""
+def _read_resolved(answer: dict[str, Any], server: str) -> ResolvedAlias:
+    """What another server says of an alias.
 
-    def __init__(self, database: Database, creation: EventCreation, server_name: str) -> None:
+    :raises ServerUnreachable: nothing that makes sense.
+    """
+    room_id, servers = answer.get("room_id"), answer.get("servers")
+    try:
+        room_id = parse_room_id(string("room_id", room_id))
+        named = [parse_server_name(string("server", name)) for name in servers] if isinstance(servers, list) else []
+    except BadJson as error:
+        raise ServerUnreachable(server, error.message) from error
+    return ResolvedAlias(room_id, list(dict.fromkeys([*named[:MOST_SERVERS], server])))
+
+
+class Directory:
+    """The aliases of this server, and the way to those of others."""
+
+    def __init__(self, database: Database, creation: EventCreation, client: FederationClient, server_name: str) -> None:
         self._database = database
         self._creation = creation
+        self._client = client
         self._server_name = server_name
 
     async def resolve(self, alias: str) -> ResolvedAlias:
-        """Look an alias up.
+        """Look an alias up, at its own server.
+
+        :raises NotFound: there is no such alias.
+        :raises ServerUnreachable: its server does not answer.
+        """
+        server = domain_of(alias)
+        if server == self._server_name:
+            return await self.resolve_here(alias)
+        try:
+            answer = await self._client.query(server, "directory", {"room_alias": alias})
+        except RemoteRefusal as error:
+            if error.status == 404:
+                raise NotFound(f"There is no room alias {alias}.", reason=error.reason) from error
+            raise
+        return _read_resolved(answer, server)
+
+    async def resolve_here(self, alias: str) -> ResolvedAlias:
+        """Look an alias of this server up.
 
         :raises NotFound: there is no such alias.
         """
@@ -45,9 +83,8 @@ class Directory:
     def _resolve(self, txn: Transaction, alias: str) -> ResolvedAlias:
         found = self.find(txn, alias)
         room = rooms.find(txn, found.room_id)
-        members = membership.users_in_room(txn, room.room_nid) if room is not None else []
-        servers = sorted({domain_of(user_id) for user_id in members} | {self._server_name})
-        return ResolvedAlias(found.room_id, servers)
+        others = room_servers.in_room(txn, room.room_nid) if room is not None else []
+        return ResolvedAlias(found.room_id, sorted([self._server_name, *others]))
 
     def find(self, txn: Transaction, alias: str) -> Alias:
         """An alias.

@@ -16,7 +16,7 @@ from synapse_like.protocol.authorisation import auth_events_for, auth_types_for,
 from synapse_like.protocol.building import build
 from synapse_like.protocol.contents import check_content, check_event_type, check_state_key
 from synapse_like.protocol.events import Event, EventDraft, StateSlot
-from synapse_like.protocol.hashes import reference_hash
+from synapse_like.protocol.hashes import ALGORITHM, reference_hash
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import RoomRules
@@ -121,13 +121,44 @@ class EventCreation:
             depth=place.depth,
             prev_events=[extremity.event_id for extremity in place.follows],
             auth_events=auth_events_for(rules, draft, state),
-            replaces=replaced.event if replaced is not None else None,
+            replaces=replaced.event.event_id if replaced is not None else None,
             power_level=PowerLevels.from_state(rules, state).user(draft.sender),
             key=self.signing_key,
             reference_hashes=reference_hashes(txn, room, place),
         )
         authorise(rules, event, state)
         return MadeEvent(event, canonical_json.encode_in_any_order(pdu), replaced, place.before)
+
+    def outline(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Event:
+        """What an event that another server is to make for this room would be, without hash and signature.
+
+        :raises AuthError: the rules of the room do not allow it.
+        """
+        place = self.place_for(txn, room, draft)
+        state = {slot: stored.event for slot, stored in place.state.items()}
+        hashes = reference_hashes(txn, room, place)
+        prev_events = tuple(extremity.event_id for extremity in place.follows)
+        auth_events = auth_events_for(room.rules, draft, state)
+        replaced = state.get(draft.state_slot)
+        level = PowerLevels.from_state(room.rules, state).user(draft.sender)
+        event = Event(
+            event_id=f"$outline:{self.server_name}",
+            room_id=room.room_id,
+            type=draft.type,
+            sender=draft.sender,
+            content=draft.content,
+            origin_server_ts=self.clock.now_ms(),
+            depth=place.depth,
+            prev_events=prev_events,
+            auth_events=auth_events,
+            state_key=draft.state_key,
+            power_level=level if room.rules.required_power_levels else None,
+            replaces_state=replaced.event_id if replaced and room.rules.required_power_levels else None,
+            prev_hashes=tuple({ALGORITHM: hashes[event_id]} for event_id in prev_events if hashes),
+            auth_hashes=tuple({ALGORITHM: hashes[event_id]} for event_id in auth_events if hashes),
+        )
+        authorise(room.rules, event, state)
+        return event
 
     def place_for(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Place:
         """Where a new event would stand in a room."""

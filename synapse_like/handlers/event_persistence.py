@@ -34,6 +34,9 @@ from synapse_like.storage.state import MEMBER, Snapshot
 
 REDACTION = "m.room.redaction"
 
+#: Changes of a state that are kept in memory; those of somebody who comes into a large room are not.
+MOST_REMEMBERED = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -115,6 +118,20 @@ class EventPersistence:
         txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations))
         return stored
 
+    def enter(self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, before: Snapshot) -> StoredEvent:
+        """Come into a room by the join of one of our users, which another server has let in.
+
+        :param before: the state of the room, as that server told it. What this server knew of it before is past.
+        """
+        held = events.by_ids(txn, state.ids_at(txn, before.snapshot_id).values())
+        present = events.load(txn, state.current(txn, room.room_nid), remember=False)
+        was = {stored.event.state_slot: stored for stored in present}
+        now = {stored.event.state_slot: stored for stored in held.values()}
+        changes = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
+        self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
+        rooms.advance(txn, room, (), before)
+        return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
+
     def _destinations(self, txn: Transaction, room: RoomHead, event: Event) -> frozenset[str]:
         """The other servers that get an event: those in the room, and that of somebody who is put out of it."""
         servers = frozenset(room_servers.present(txn, room))
@@ -146,6 +163,8 @@ class EventPersistence:
 
     def _apply(self, txn: Transaction, room: RoomHead, changes: Changes, position: int) -> None:
         """Change the current state of a room, and what follows from it."""
+        if len(changes) > MOST_REMEMBERED:
+            room.known_state.clear()
         joined: Counter[str] = Counter()
         for slot, change in changes.items():
             number = state.make_slot_id(txn, slot)
@@ -154,11 +173,13 @@ class EventPersistence:
                 state.unset_current(txn, room.room_nid, number)
             else:
                 state.set_current(txn, room.room_nid, number, change.after.event_nid, now)
-            rooms.remember_state(room, slot, change.after)
+            if len(changes) <= MOST_REMEMBERED:
+                rooms.remember_state(room, slot, change.after)
             if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
                 continue
             server = _server_of(slot[1])
             if server == self.server_name:
+                room.is_inhabited = True if now == JOIN else None
                 self._log_membership(txn, room, slot[1], change, position)
             elif server is not None and JOIN in (was, now):
                 joined[server] += (now == JOIN) - (was == JOIN)
@@ -183,14 +204,13 @@ def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent) -> None:
     gaps.close(txn, room.room_nid, stored.event.event_id)
     for redaction in events.redactions_ahead(txn, stored.event.event_id):
         before, _ = events.snapshots_of(txn, redaction.event_nid)
-        if before is not None:
-            carry_out_redaction(txn, room, redaction, state.snapshot(txn, before))
+        carry_out_redaction(txn, room, redaction, None if before is None else state.snapshot(txn, before))
 
 
-def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent, before: Snapshot) -> None:
+def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent, before: Snapshot | None) -> None:
     """RED-1, RED-2: strip what a redaction names, if its sender may; as soon as it is here.
 
-    :param before: the state that the redaction saw.
+    :param before: the state that the redaction saw; None if only what it rests on is known of that.
     """
     assert redaction.event.redacts is not None
     target = events.find(txn, redaction.event.redacts)
@@ -199,7 +219,11 @@ def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent
         return
     if target.room_nid != room.room_nid or target.redacted_because is not None:
         return
-    seen = rooms.stored_state_at(txn, room, before, PowerLevels.slots(room.rules))
+    if before is None:
+        cited = events.by_ids(txn, redaction.event.auth_events).values()
+        seen = {stored.event.state_slot: stored for stored in cited if stored.event.is_state}
+    else:
+        seen = rooms.stored_state_at(txn, room, before, PowerLevels.slots(room.rules))
     levels = PowerLevels.from_state(room.rules, {slot: stored.event for slot, stored in seen.items()})
     if not redaction_applies(room.rules, redaction.event, target.event, levels):
         return
@@ -229,7 +253,7 @@ def _difference(txn: Transaction, was: Snapshot, now: Snapshot) -> Changes:
     """What differs between two states of a room."""
     if was == now:
         return {}
-    before, after = state.ids_at(txn, was), state.ids_at(txn, now)
+    before, after = state.ids_at(txn, was.snapshot_id), state.ids_at(txn, now.snapshot_id)
     differing = sorted({slot for slot, _ in before.items() ^ after.items()})
     ids = [side[slot] for slot in differing for side in (before, after) if slot in side]
     found = events.by_ids(txn, ids)

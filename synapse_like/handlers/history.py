@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.backfill import Backfill
 from synapse_like.handlers.event_stream import sees
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.room_access import room_to_read
@@ -19,9 +20,10 @@ from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import NotFound
 from synapse_like.protocol.identifiers import canonical_state_key, parse_event_id, parse_room_id
-from synapse_like.storage import events, membership, state
+from synapse_like.storage import events, gaps, membership, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.gaps import Gap
 from synapse_like.storage.state import MEMBER
 
 
@@ -38,12 +40,17 @@ class Page:
     events: Sequence[StoredEvent]
 
 
+#: How often older history is fetched for one page.
+MOST_FETCHES = 6
+
+
 class History:
     """Reads what has happened."""
 
-    def __init__(self, database: Database, notifier: Notifier) -> None:
+    def __init__(self, database: Database, notifier: Notifier, backfill: Backfill) -> None:
         self._database = database
         self._notifier = notifier
+        self._backfill = backfill
 
     async def page(
         self,
@@ -70,10 +77,35 @@ class History:
         last = StreamToken.parse(end, newest=newest) if end is not None else default_last
         walk = page_back if backwards else page_forward
         read = partial(walk, first=first, last=last, limit=limit, remember=start is None)
-        return await self._database.read("page", self._page, requester.user_id, parse_room_id(room_id), read)
+        fetches = 0
+        while True:
+            page, gap = await self._database.read(
+                "page", self._page, requester.user_id, parse_room_id(room_id), read, backwards, limit
+            )
+            if gap is None or fetches >= MOST_FETCHES or not await self._backfill.fill(room_id, gap, limit):
+                return page
+            fetches += 1
 
-    def _page(self, txn: Transaction, user_id: str, room_id: str, read: Callable[[Transaction, int], Page]) -> Page:
-        return read(txn, room_to_read(txn, room_id, user_id).room_nid)
+    def _page(
+        self,
+        txn: Transaction,
+        user_id: str,
+        room_id: str,
+        read: Callable[[Transaction, int], Page],
+        backwards: bool,
+        limit: int,
+    ) -> tuple[Page, Gap | None]:
+        """A page, and a gap in it: something that it should show, and that is not here."""
+        room_nid = room_to_read(txn, room_id, user_id).room_nid
+        page = read(txn, room_nid)
+        if not backwards:
+            return page, None
+        # One place more: if the page before ended with an event before which something is missing, this begins there.
+        gap = gaps.newest(txn, room_nid, after=page.end.place, before_or_at=page.start.place + 1)
+        is_full = len(page.events) == limit
+        if gap is not None and is_full and gap.place == page.events[-1].place:
+            gap = None
+        return page, gap
 
     async def state(self, requester: Requester, room_id: str) -> list[StoredEvent]:
         """The whole current state of a room."""

@@ -3,66 +3,129 @@
 Whatever way it comes in, a change of membership is one m.room.member event, and the rules of the room decide on it.
 What the names add is only which change is meant: a "kick" is not to lift a ban, although both set membership
 `leave`.
+
+Most changes are made here, in one transaction. Some take another server: to come into a room that nobody here is in, to
+knock on it or to turn down an invite to it, and to invite somebody whose server is not in the room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_creation import EventCreation
-from synapse_like.handlers.room_access import room_to_act_in
+from synapse_like.handlers.remote_membership import RemoteMembership
+from synapse_like.handlers.restricted_rooms import voucher_for
+from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
 from synapse_like.protocol.contents import check_content
-from synapse_like.protocol.errors import Forbidden, NotFound
+from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
-from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, parse_room_id
-from synapse_like.storage import rooms
+from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, domain_of, parse_room_id
+from synapse_like.protocol.membership import INVITE, JOIN, KNOCK, LEAVE
+from synapse_like.storage import events, outside_memberships, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
 
 
+class Elsewhere(Exception):
+    """What is wanted takes another server; nothing has been done yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A change of membership that somebody wants.
+
+    :ivar only_from: what the target must be now; None for anything.
+    :ivar never_from: what the target must not be now.
+    :ivar servers: names of servers that may be in the room, by the client's own word.
+    """
+
+    sender: str
+    room_id: str
+    target: str
+    content: Mapping[str, Any]
+    required_power_level: int | None = None
+    only_from: str | None = None
+    never_from: str | None = None
+    servers: Sequence[str] = ()
+
+    @property
+    def membership(self) -> object:
+        """What the target is to be."""
+        return self.content.get("membership")
+
+
 class Membership:
     """Changes memberships of rooms."""
 
-    def __init__(self, database: Database, creation: EventCreation, directory: Directory) -> None:
+    def __init__(
+        self, database: Database, creation: EventCreation, directory: Directory, remote: RemoteMembership
+    ) -> None:
         self._database = database
         self._creation = creation
         self._directory = directory
+        self._remote = remote
+        self._server_name = creation.server_name
 
-    async def join(self, requester: Requester, room: str, request: Once) -> str:
+    async def join(self, requester: Requester, room: str, request: Once, servers: Sequence[str] = ()) -> str:
         """Join a room by its ID or an alias; the ID of the room.
 
+        :param servers: names of servers that may be in the room.
         :raises NotFound: there is no such room or alias.
         """
-        room = canonical_alias(room) if room.startswith("#") else parse_room_id(room)
-        outcome = await self._database.write("join", once, request, self._join, requester.user_id, room)
+        user_id = requester.user_id
+        name = canonical_alias(room) if room.startswith("#") else parse_room_id(room)
+        try:
+            outcome = await self._database.write("join", once, request, self._join, user_id, name)
+        except Elsewhere:
+            room_id = name
+            if name.startswith("#"):
+                found = await self._directory.resolve(name)
+                room_id, servers = found.room_id, (*found.servers, *servers)
+            outcome = await self._join_elsewhere(Wish(user_id, room_id, user_id, {}, servers=servers), request)
         joined: str = outcome["room_id"]
         return joined
 
     def _join(self, txn: Transaction, user_id: str, name: str) -> Outcome:
+        if name.startswith("#") and domain_of(name) != self._server_name:
+            raise Elsewhere
         room_id = self._directory.find(txn, name).room_id if name.startswith("#") else name
         room = rooms.head(txn, room_id)
-        if room is None:
-            raise NotFound(f"This server does not know the room {room_id}.")
-        if self._present(txn, room, user_id) != "join":
-            self.change(txn, room, user_id, user_id, {"membership": "join"})
+        if room is None or not self._is_here(txn, room):
+            raise Elsewhere
+        if self._present(txn, room, user_id) != JOIN:
+            content = {"membership": JOIN, **voucher_for(txn, room, user_id, self._server_name)}
+            self.change(txn, room, Wish(user_id, room_id, user_id, content))
         return {"room_id": room_id}
+
+    async def _join_elsewhere(self, wish: Wish, request: Once) -> Outcome:
+        here = await self._database.write("is-here", self._look_whether_here, wish.room_id)
+        if not here:
+            named = await self._database.read("servers-of-room", self._servers, wish)
+            content = {key: value for key, value in wish.content.items() if key != "membership"}
+            await self._remote.join(wish.target, wish.room_id, named, content)
+        return await self._database.write("join", once, request, self._join, wish.target, wish.room_id)
+
+    def _look_whether_here(self, txn: Transaction, room_id: str) -> bool:
+        room = rooms.head(txn, room_id)
+        return room is not None and self._is_here(txn, room)
 
     async def invite(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Invite a user."""
-        await self._set(requester, room_id, user_id, "invite", reason, request)
+        await self._set(requester, room_id, user_id, INVITE, reason, request)
 
     async def leave(self, requester: Requester, room_id: str, request: Once) -> None:
         """Leave a room, turn an invite down, or take a knock back."""
-        await self._set(requester, room_id, requester.user_id, "leave", None, request)
+        await self._set(requester, room_id, requester.user_id, LEAVE, None, request)
 
     async def kick(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Make somebody leave, or take back their invite, or turn down their knock."""
-        await self._set(requester, room_id, user_id, "leave", reason, request, never_from="ban")
+        await self._set(requester, room_id, user_id, LEAVE, reason, request, never_from="ban")
 
     async def ban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Ban somebody."""
@@ -70,7 +133,7 @@ class Membership:
 
     async def unban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Lift a ban."""
-        await self._set(requester, room_id, user_id, "leave", reason, request, only_from="ban")
+        await self._set(requester, room_id, user_id, LEAVE, reason, request, only_from="ban")
 
     async def _set(
         self,
@@ -84,42 +147,111 @@ class Membership:
         only_from: str | None = None,
         never_from: str | None = None,
     ) -> None:
-        target = canonical_user_id(user_id)
         content = {"membership": membership} | ({} if reason is None else {"reason": reason})
-
-        def work(txn: Transaction) -> Outcome:
-            room = room_to_act_in(txn, parse_room_id(room_id))
-            if only_from is not None or never_from is not None:
-                present = self._present(txn, room, target)
-                if only_from is not None and present != only_from:
-                    raise Forbidden(f"{target} is not banned from this room.")
-                if present == never_from:
-                    raise Forbidden(f"{target} is banned from this room; lift the ban instead.")
-            self.change(txn, room, requester.user_id, target, content)
-            return {}
-
-        await self._database.write(membership, once, request, work)
-
-    def change(
-        self,
-        txn: Transaction,
-        room: RoomHead,
-        sender: str,
-        target: str,
-        content: Mapping[str, Any],
-        required_power_level: int | None = None,
-    ) -> str:
-        """Send the m.room.member event of a change; its ID. Every way in ends here."""
-        check_content(room.rules, MEMBER, content, state_key=target)
-        draft = EventDraft(
-            room_id=room.room_id,
-            type=MEMBER,
-            sender=sender,
-            content=content,
-            state_key=target,
-            required_power_level=required_power_level,
+        target = canonical_user_id(user_id)
+        wish = Wish(
+            requester.user_id, parse_room_id(room_id), target, content, only_from=only_from, never_from=never_from
         )
-        return self._creation.say(txn, room, draft).event.event_id
+        await self.put(wish, request)
+
+    async def put(self, wish: Wish, request: Once) -> str:
+        """Make a change of membership, here or with the help of another server; the ID of the event."""
+        try:
+            outcome = await self._database.write("membership", once, request, self._put, wish)
+        except Elsewhere:
+            outcome = await self._put_elsewhere(wish, request)
+        event_id: str = outcome["event_id"]
+        return event_id
+
+    def _put(self, txn: Transaction, wish: Wish) -> Outcome:
+        room = rooms.head(txn, wish.room_id)
+        is_own = wish.sender == wish.target and wish.membership in (JOIN, LEAVE, KNOCK)
+        if is_own and (room is None or not self._is_here(txn, room)):
+            raise Elsewhere
+        room = room_to_act_in(txn, wish.room_id)
+        if wish.membership == INVITE and self._needs_telling(txn, room, wish.target):
+            raise Elsewhere
+        return {"event_id": self.change(txn, room, wish)}
+
+    def _needs_telling(self, txn: Transaction, room: RoomHead, user_id: str) -> bool:
+        """Must the server of an invited user be told, as it is not in the room?"""
+        server = domain_of(canonical_user_id(user_id))
+        return server != self._server_name and server not in room_servers.present(txn, room)
+
+    async def _put_elsewhere(self, wish: Wish, request: Once) -> Outcome:
+        if wish.membership == INVITE:
+            return await self._invite_elsewhere(wish, request)
+        if wish.membership == JOIN:
+            await self._join_elsewhere(wish, Once(request.token_id, None, request.now_ms))
+            return await self._database.write("membership", once, request, self._membership_event, wish)
+        if wish.membership == KNOCK:
+            named = await self._database.read("servers-of-room", self._servers, wish)
+            content = {key: value for key, value in wish.content.items() if key != "membership"}
+            await self._remote.knock(wish.target, wish.room_id, named, content)
+            return await self._database.write("membership", once, request, self._membership_event, wish)
+        await self._remote.leave(wish.target, wish.room_id)
+        return await self._database.write("membership", once, request, self._membership_event, wish)
+
+    async def _invite_elsewhere(self, wish: Wish, request: Once) -> Outcome:
+        made = await self._remote.invite(self._draft(wish))
+
+        def admit(txn: Transaction) -> Outcome:
+            self._remote.admit_invite(txn, made)
+            return {"event_id": made.event.event_id}
+
+        return await self._database.write("invite", once, request, admit)
+
+    async def invite_from_elsewhere(self, sender: str, room_id: str, user_id: str) -> None:
+        """Invite a user whose server is not in the room; raises what `RemoteMembership.invite` does."""
+        made = await self._remote.invite(self._draft(Wish(sender, room_id, user_id, {"membership": INVITE})))
+        await self._database.write("invite", self._remote.admit_invite, made)
+
+    def _membership_event(self, txn: Transaction, wish: Wish) -> Outcome:
+        """The event that says what a user is to a room now."""
+        room = rooms.find(txn, wish.room_id)
+        nids = state.current_in_slots(txn, [room.room_nid], [(MEMBER, wish.target)]) if room is not None else {}
+        if not nids:
+            raise Forbidden("You are not in this room.")
+        [stored] = events.load(txn, list(nids.values()))
+        return {"event_id": stored.event.event_id}
+
+    def change(self, txn: Transaction, room: RoomHead, wish: Wish) -> str:
+        """Send the m.room.member event of a change; its ID. Every way in that ends here ends in this room."""
+        if wish.only_from is not None or wish.never_from is not None:
+            present = self._present(txn, room, wish.target)
+            if wish.only_from is not None and present != wish.only_from:
+                raise Forbidden(f"{wish.target} is not banned from this room.")
+            if present == wish.never_from:
+                raise Forbidden(f"{wish.target} is banned from this room; lift the ban instead.")
+        check_content(room.rules, MEMBER, wish.content, state_key=wish.target)
+        return self._creation.say(txn, room, self._draft(wish)).event.event_id
+
+    def _draft(self, wish: Wish) -> EventDraft:
+        return EventDraft(
+            room_id=wish.room_id,
+            type=MEMBER,
+            sender=wish.sender,
+            content=wish.content,
+            state_key=wish.target,
+            required_power_level=wish.required_power_level,
+        )
+
+    def _is_here(self, txn: Transaction, room: RoomHead) -> bool:
+        """Can this server make events for a room: because it is in it, or because no other server is?"""
+        return is_inhabited(txn, room) or not room_servers.present(txn, room)
+
+    def _servers(self, txn: Transaction, wish: Wish) -> list[str]:
+        """The servers through which one may come into a room, those that are likeliest to help first."""
+        named = list(wish.servers)
+        room = rooms.find(txn, wish.room_id)
+        if room is not None:
+            outside = outside_memberships.find(txn, room.room_nid, wish.target)
+            if outside is not None:
+                named = [outside.server, *named]
+            named += room_servers.in_room(txn, room.room_nid)
+        if ":" in wish.room_id:
+            named.append(domain_of(wish.room_id))
+        return list(dict.fromkeys(named))
 
     def _present(self, txn: Transaction, room: RoomHead, user_id: str) -> str | None:
         event = rooms.state_at_head(txn, room, [(MEMBER, user_id)]).get((MEMBER, user_id))

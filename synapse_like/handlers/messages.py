@@ -8,7 +8,7 @@ from typing import Any
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import REDACTION
-from synapse_like.handlers.membership import Membership
+from synapse_like.handlers.membership import Membership, Wish
 from synapse_like.handlers.room_access import room_to_act_in, room_to_read
 from synapse_like.protocol.errors import BadJson, Forbidden, NotFound
 from synapse_like.protocol.events import EventDraft
@@ -70,24 +70,19 @@ class Messages:
         state_key = canonical_state_key(state_key)
         if event_type == POWER_LEVELS:
             content = _with_canonical_users(content)
+        room_id = parse_room_id(room_id)
+        if event_type == MEMBER:
+            wish = Wish(requester.user_id, room_id, state_key, content, required_power_level)
+            return await self._membership.put(wish, request)
         draft = EventDraft(
-            room_id=parse_room_id(room_id),
+            room_id=room_id,
             type=event_type,
             sender=requester.user_id,
             content=content,
             state_key=state_key,
             required_power_level=required_power_level,
         )
-        return await self._write("set-state", request, self._set_state, draft)
-
-    def _set_state(self, txn: Transaction, draft: EventDraft) -> Outcome:
-        room = room_to_act_in(txn, draft.room_id)
-        if draft.type == MEMBER and draft.state_key is not None:
-            event_id = self._membership.change(
-                txn, room, draft.sender, draft.state_key, draft.content, draft.required_power_level
-            )
-            return {"event_id": event_id}
-        return {"event_id": self._creation.say(txn, room, draft).event.event_id}
+        return await self._write("set-state", request, self._say, draft)
 
     async def redact(self, requester: Requester, room_id: str, event_id: str, content: Content, request: Once) -> str:
         """Redact an event of a room (RED-1); the ID of the redaction.

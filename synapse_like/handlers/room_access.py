@@ -27,6 +27,13 @@ def room_to_act_in(txn: Transaction, room_id: str) -> RoomHead:
     return room
 
 
+def is_inhabited(txn: Transaction, room: RoomHead) -> bool:
+    """Is this server in a room, by one of its users?"""
+    if room.is_inhabited is None:
+        room.is_inhabited = membership.has_own_users(txn, room.room_nid)
+    return room.is_inhabited
+
+
 def room_to_read(txn: Transaction, room_id: str, user_id: str) -> Room:
     """A room, for one who is joined to it.
 

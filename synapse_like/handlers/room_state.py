@@ -32,12 +32,20 @@ def merge(txn: Transaction, room: RoomHead, snapshots: Iterable[Snapshot]) -> Sn
     known = tuple(snapshot.snapshot_id for snapshot in different)
     merged = room.merged.get(known)
     if merged is None:
-        ends = [state.ids_at(txn, snapshot) for snapshot in different]
+        ends = [state.ids_at(txn, snapshot.snapshot_id) for snapshot in different]
         merged = keep(txn, room, resolve_ids(txn, room.rules, ends), different)
         while len(room.merged) >= MOST_MERGED:
             del room.merged[next(iter(room.merged))]
         room.merged[known] = merged
     return merged
+
+
+def snapshot_by_id(txn: Transaction, room: RoomHead, snapshot_id: int) -> Snapshot:
+    """A snapshot of a room by its number; nothing is read for those at its head."""
+    for extremity in room.extremities:
+        if extremity.after.snapshot_id == snapshot_id:
+            return extremity.after
+    return room.snapshot if room.snapshot.snapshot_id == snapshot_id else state.snapshot(txn, snapshot_id)
 
 
 def keep(txn: Transaction, room: RoomHead, ids: StateIds, near: Sequence[Snapshot]) -> Snapshot:
@@ -47,7 +55,7 @@ def keep(txn: Transaction, room: RoomHead, ids: StateIds, near: Sequence[Snapsho
     """
     parent, changed = state.NOTHING, set(ids)
     for snapshot in near:
-        differing = {slot for slot, _ in ids.items() ^ state.ids_at(txn, snapshot).items()}
+        differing = {slot for slot, _ in ids.items() ^ state.ids_at(txn, snapshot.snapshot_id).items()}
         if not differing:
             return snapshot
         if len(differing) < len(changed) or parent is state.NOTHING:

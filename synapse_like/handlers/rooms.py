@@ -10,17 +10,28 @@ from typing import Any
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_creation import EventCreation
-from synapse_like.handlers.membership import Membership
-from synapse_like.protocol.errors import BadJson, BadPagination, Forbidden, NotFound, RoomInUse, TooLarge
-from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id
+from synapse_like.handlers.membership import Membership, Wish
+from synapse_like.logs import get_logger
+from synapse_like.protocol.errors import (
+    BadJson,
+    BadPagination,
+    Forbidden,
+    MatrixError,
+    NotFound,
+    RoomInUse,
+    TooLarge,
+)
+from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id, domain_of
 from synapse_like.protocol.room_creation import description, opening_events
 from synapse_like.protocol.room_versions import rules_for
-from synapse_like.storage import directory, events, gaps, membership, room_servers, rooms, state
+from synapse_like.storage import directory, events, gaps, membership, outside_memberships, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import Room, RoomHead
 
 Content = Mapping[str, Any]
+
+_log = get_logger(__name__)
 
 NAME = ("m.room.name", "")
 TOPIC = ("m.room.topic", "")
@@ -116,10 +127,22 @@ class Rooms:
         invitees = dict.fromkeys(canonical_user_id(user_id) for user_id in wish.invite)
         # Who makes a room is in it anyhow.
         invitees.pop(requester.user_id, None)
+        from_here = [user_id for user_id in invitees if domain_of(user_id) == self._server_name]
         outcome = await self._database.write(
-            "create-room", once, request, self._create, requester.user_id, wish, alias, list(invitees)
+            "create-room", once, request, self._create, requester.user_id, wish, alias, from_here
         )
-        return NewRoom(outcome["room_id"], outcome["alias"])
+        room = NewRoom(outcome["room_id"], outcome["alias"])
+        await self._invite_from_elsewhere(requester.user_id, room, [name for name in invitees if name not in from_here])
+        return room
+
+    async def _invite_from_elsewhere(self, creator: str, room: NewRoom, invitees: Sequence[str]) -> None:
+        """Invite users of other servers. The room is there already: an invite that cannot be delivered spoils nothing,
+        and can be tried again."""
+        for user_id in invitees:
+            try:
+                await self._membership.invite_from_elsewhere(creator, room.room_id, user_id)
+            except MatrixError as error:
+                _log.info("an invite was not delivered", room=room.room_id, reason=error.reason or error.message)
 
     def _create(
         self, txn: Transaction, creator: str, wish: RoomWish, alias: str | None, invitees: Sequence[str]
@@ -135,7 +158,7 @@ class Rooms:
             self._directory.tell(txn, room, creator)
         self._describe(txn, room, creator, wish)
         for invitee in invitees:
-            self._membership.change(txn, room, creator, invitee, {"membership": "invite"})
+            self._membership.change(txn, room, Wish(creator, room.room_id, invitee, {"membership": "invite"}))
         return {"room_id": room.room_id, "alias": alias}
 
     def _describe(self, txn: Transaction, room: RoomHead, creator: str, wish: RoomWish) -> None:
@@ -212,6 +235,7 @@ def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> i
         raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, e.g. {min(still_in)}.")
     directory.delete_room(txn, room.room_nid)
     gaps.delete_room(txn, room.room_nid)
+    outside_memberships.delete_room(txn, room.room_nid)
     room_servers.delete_room(txn, room.room_nid)
     membership.delete_room(txn, room.room_nid)
     state.delete_room(txn, room.room_nid)

@@ -46,9 +46,10 @@ class Query:
     `error` always is the class of the complaint about a value that will not do, BadPagination for instance.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_query", "_values")
 
     def __init__(self, query: bytes) -> None:
+        self._query = query
         self._values: dict[bytes, bytes] = {}
         for pair in query.split(b"&") if query else ():
             name, _, value = pair.partition(b"=")
@@ -75,6 +76,23 @@ class Query:
             return unquote_to_bytes(value.replace(b"+", b" ")).decode("utf-8")
         except UnicodeDecodeError:
             raise error(f"The parameter {name} is not valid UTF-8.") from None
+
+    def required(self, name: str) -> str:
+        """Give the text of a parameter that must be there. Raises BadParam if it is not, or is not UTF-8."""
+        value = self.text(name)
+        if value is None:
+            raise BadParam(f"The parameter {name} is missing.")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """Give the texts of a parameter that may be given several times. Raises BadParam if one is not UTF-8."""
+        found = []
+        for pair in self._query.split(b"&"):
+            key, _, value = pair.partition(b"=")
+            if unquote_to_bytes(key) == name.encode():
+                text = Query(b"one=" + value).text("one")
+                found.append(text or "")
+        return found
 
     @overload
     def integer(

@@ -30,7 +30,7 @@ def build(
     depth: int,
     prev_events: Sequence[str],
     auth_events: Sequence[str],
-    replaces: Event | None,
+    replaces: str | None,
     power_level: int,
     key: SigningKey,
     reference_hashes: Mapping[str, str] = _NO_HASHES,
@@ -44,7 +44,7 @@ def build(
     :param depth: one more than the greatest depth among `prev_events`.
     :param prev_events: IDs of the latest events of the room.
     :param auth_events: IDs of the events that allow this one.
-    :param replaces: the state event in whose place this one comes.
+    :param replaces: the ID of the state event in whose place this one comes.
     :param power_level: what the sender has; told with state only, and only where the rules want it told.
     :param key: this server's.
     :param reference_hashes: of the events in `prev_events` and `auth_events`, by their IDs; needed where the wire
@@ -70,7 +70,7 @@ def build(
             event,
             required_power_level=draft.required_power_level,
             power_level=power_level,
-            replaces_state=replaces.event_id if replaces is not None else None,
+            replaces_state=replaces,
         )
     if rules.pdu_format == "ids-with-hashes":
         event = replace(

@@ -233,6 +233,16 @@ class Known:
     snapshot_after: int | None
     standing: Standing
 
+    @property
+    def is_judged(self) -> bool:
+        """Is it settled what it is, so that it is not judged when it comes again?"""
+        return self.standing is Standing.REJECTED or self.place is not None or self.snapshot_after is not None
+
+    @property
+    def is_history(self) -> bool:
+        """Is it a part of its room's history that others may be told of?"""
+        return self.standing is Standing.ACCEPTED and self.place is not None
+
 
 def known(txn: Transaction, event_ids: Iterable[str]) -> dict[str, Known]:
     """Those of some events that this server has, by ID."""
@@ -252,6 +262,18 @@ def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False
     """Those of some events that this server has, by ID, with what they say."""
     nids = [item.event_nid for item in known(txn, event_ids).values()]
     return {stored.event.event_id: stored for stored in load(txn, nids, remember=remember)}
+
+
+def pdus(txn: Transaction, event_ids: Iterable[str]) -> dict[str, bytes]:
+    """The wire forms of those of some events that are here and were not rejected, by ID."""
+    found: dict[str, bytes] = {}
+    for part in batched(event_ids):
+        rows = txn.all(
+            f"SELECT event_id, pdu FROM events WHERE event_id IN ({placeholders(part)}) AND standing != ?",
+            (*part, int(Standing.REJECTED)),
+        )
+        found.update((row[0], bytes(row[1])) for row in rows)
+    return found
 
 
 def ids_of(txn: Transaction, event_nids: Collection[int]) -> dict[int, str]:
@@ -328,6 +350,12 @@ def page_forward(
         (room_nid, after, before_or_at, limit),
     )
     return [(row[0], row[1]) for row in rows]
+
+
+def lowest_place(txn: Transaction, room_nid: int, *, above: int, default: int) -> int:
+    """The lowest place in a room's timeline that is taken, above some other."""
+    row = txn.one("SELECT MIN(place) FROM events WHERE room_nid = ? AND place > ?", (room_nid, above))
+    return row[0] if row is not None and row[0] is not None else default
 
 
 def current_position(txn: Transaction) -> int:

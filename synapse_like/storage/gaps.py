@@ -56,6 +56,16 @@ def newest(txn: Transaction, room_nid: int, *, after: int, before_or_at: int) ->
     return Gap(event_id, place, tuple(row[2] for row in rows if row[0] == event_id))
 
 
+def missing_near(txn: Transaction, room_nid: int, *, floor: int, before_or_at: int) -> tuple[str, ...]:
+    """All that is missing before the events with floor < place <= before_or_at."""
+    rows = txn.all(
+        "SELECT DISTINCT g.missing FROM gaps g JOIN events e ON e.event_nid = g.event_nid"
+        " WHERE g.room_nid = ? AND e.place > ? AND e.place <= ? ORDER BY g.missing LIMIT 20",
+        (room_nid, floor, before_or_at),
+    )
+    return tuple(row[0] for row in rows)
+
+
 def delete_room(txn: Transaction, room_nid: int) -> None:
     """Take all gaps of a room out."""
     txn.execute("DELETE FROM gaps WHERE room_nid = ?", (room_nid,))

@@ -55,6 +55,16 @@ def in_room(txn: Transaction, room_nid: int, user_id: str) -> str | None:
     return row[0] if row is not None else None
 
 
+def has_own_users(txn: Transaction, room_nid: int) -> bool:
+    """Is any user of this server joined to a room?"""
+    row = txn.one(
+        "SELECT 1 FROM membership_changes m JOIN current_state c ON c.room_nid = m.room_nid AND c.slot_id = m.slot_id"
+        " WHERE m.room_nid = ? AND c.membership = 'join' LIMIT 1",
+        (room_nid,),
+    )
+    return row is not None
+
+
 def users_in_room(txn: Transaction, room_nid: int, membership: str = "join") -> list[str]:
     """The users with a membership of a room."""
     rows = txn.all(

@@ -42,6 +42,7 @@ class RoomHead:
     :ivar snapshot: the state after the extremities.
     :ivar known_state: current state events by slot; None where it is known that there is none.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
+    :ivar is_inhabited: is a user of this server joined? None if not looked up yet.
     :ivar merged: states that several snapshots made together, by the numbers of these.
     """
 
@@ -52,6 +53,7 @@ class RoomHead:
     snapshot: Snapshot = NOTHING
     known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
     servers: dict[str, int] | None = None
+    is_inhabited: bool | None = None
     merged: dict[tuple[int, ...], Snapshot] = field(default_factory=dict)
 
 
@@ -66,6 +68,29 @@ def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool)
     )
     txn.execute("INSERT INTO room_heads (room_nid, extremities, snapshot_id) VALUES (?, '[]', 0)", (room_nid,))
     return _keep(txn, RoomHead(room_nid, room_id, rules))
+
+
+def know(txn: Transaction, room_id: str, rules: RoomRules) -> int:
+    """The number of a room that this server has heard of, given to it now if it has none; without any event."""
+    row = txn.one("SELECT room_nid FROM rooms WHERE room_id = ?", (room_id,))
+    if row is not None:
+        known: int = row[0]
+        return known
+    room_nid: int = txn.insert(
+        "INSERT INTO rooms (room_id, version, is_public) VALUES (?, ?, 0) RETURNING room_nid", (room_id, rules.name)
+    )
+    txn.execute("INSERT INTO room_heads (room_nid, extremities, snapshot_id) VALUES (?, '[]', 0)", (room_nid,))
+    return room_nid
+
+
+def enter(txn: Transaction, room_id: str) -> RoomHead:
+    """The head of a room that this server is about to come into, be it the first time; for a writing transaction."""
+    room = head(txn, room_id)
+    if room is not None:
+        return room
+    row = txn.one("SELECT room_nid, version FROM rooms WHERE room_id = ?", (room_id,))
+    assert row is not None, "the room is known"
+    return _keep(txn, RoomHead(row[0], room_id, rules_for(row[1])))
 
 
 def head(txn: Transaction, room_id: str) -> RoomHead | None:
@@ -174,6 +199,30 @@ class Room:
     is_public: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RoomView:
+    """Where a room stands, for readers.
+
+    :ivar snapshot_id: of its state.
+    """
+
+    room_nid: int
+    room_id: str
+    rules: RoomRules
+    snapshot_id: int
+
+
+def view(txn: Transaction, room_id: str) -> RoomView:
+    """Where a room stands that is known to be here."""
+    row = txn.one(
+        "SELECT r.room_nid, r.version, h.snapshot_id FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid"
+        " WHERE r.room_id = ?",
+        (room_id,),
+    )
+    assert row is not None, "the room is known"
+    return RoomView(row[0], room_id, rules_for(row[1]), row[2])
+
+
 def find(txn: Transaction, room_id: str) -> Room | None:
     """A room by its ID, or None."""
     row = txn.one("SELECT room_nid, is_public FROM rooms WHERE room_id = ?", (room_id,))
@@ -183,6 +232,21 @@ def find(txn: Transaction, room_id: str) -> Room | None:
 def lock(txn: Transaction, room: Room) -> None:
     """Keep other processes from adding to a room until this transaction has ended."""
     txn.one(f"SELECT 1 FROM rooms WHERE room_nid = ?{txn.for_update}", (room.room_nid,))
+
+
+def newest_ids(txn: Transaction, room_id: str) -> list[str]:
+    """The IDs of a room's newest events, for readers."""
+    row = txn.one(
+        "SELECT h.extremities FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid WHERE r.room_id = ?",
+        (room_id,),
+    )
+    return list(events.ids_of(txn, orjson.loads(row[0])).values()) if row is not None else []
+
+
+def rules_of(txn: Transaction, room_id: str) -> RoomRules | None:
+    """The rules of a room; None if this server has never heard of it."""
+    row = txn.one("SELECT version FROM rooms WHERE room_id = ?", (room_id,))
+    return rules_for(row[0]) if row is not None else None
 
 
 def by_nids(txn: Transaction, room_nids: Iterable[int]) -> dict[int, Room]:

@@ -114,20 +114,20 @@ def fill_snapshot(txn: Transaction, new: NewSnapshot, changes: Mapping[int, int 
 STATES = CacheKind[int, Mapping[StateSlot, str]]("states", 200_000, weigh=lambda ids: len(ids) + 10)
 
 
-def ids_at(txn: Transaction, snapshot: Snapshot) -> Mapping[StateSlot, str]:
+def ids_at(txn: Transaction, snapshot_id: int) -> Mapping[StateSlot, str]:
     """The whole state of a snapshot: event ID by slot. It must not be changed."""
-    kept = txn.cache(STATES).get(snapshot.snapshot_id)
+    kept = txn.cache(STATES).get(snapshot_id)
     if kept is not None:
         return kept
     rows = txn.all(
         f"{_CHAIN} SELECT s.type, s.state_key, e.event_id FROM chain c"
         " JOIN state_deltas d ON d.snapshot_id = c.snapshot_id JOIN state_slots s ON s.slot_id = d.slot_id"
         " LEFT JOIN events e ON e.event_nid = d.event_nid ORDER BY c.height",
-        (snapshot.snapshot_id, -1),
+        (snapshot_id, -1),
     )
     nearest: dict[StateSlot, str | None] = {(row[0], row[1]): row[2] for row in rows}
     ids = {slot: event_id for slot, event_id in nearest.items() if event_id is not None}
-    txn.cache(STATES).put(txn, snapshot.snapshot_id, ids)
+    txn.cache(STATES).put(txn, snapshot_id, ids)
     return ids
 
 

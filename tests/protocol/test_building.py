@@ -37,7 +37,7 @@ def built(draft: EventDraft, replaces: Event | None = None) -> tuple[Event, Pdu]
         depth=4,
         prev_events=["$p:b.example"],
         auth_events=["$c:a.example", "$l:a.example"],
-        replaces=replaces,
+        replaces=replaces.event_id if replaces is not None else None,
         power_level=100,
         key=KEY,
     )

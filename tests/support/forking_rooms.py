@@ -77,7 +77,7 @@ class ForkingRoom:
             depth=depth,
             prev_events=heads,
             auth_events=auth_events_for(rules, draft, part),
-            replaces=part.get((draft.type, draft.state_key)) if draft.state_key is not None else None,
+            replaces=state.get((draft.type, draft.state_key)) if draft.state_key is not None else None,
             power_level=PowerLevels.from_state(rules, part).user(draft.sender),
             key=_KEY,
             reference_hashes=self._hashes,

@@ -36,7 +36,8 @@ class MembershipEndpoints:
     async def join(self, call: Call[Requester]) -> object:
         """Join a room, named by ID or alias."""
         request = self._retransmissions.request(call.requester, call.retransmit_key)
-        return {"room_id": await self._membership.join(call.requester, call.params["room"], request)}
+        servers = call.query.texts("server_name")
+        return {"room_id": await self._membership.join(call.requester, call.params["room"], request, servers)}
 
     async def leave(self, call: Call[Requester]) -> object:
         """Leave a room."""

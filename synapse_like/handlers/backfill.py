@@ -1,0 +1,208 @@
+"""Fetching the history from before we came, or that we missed, when somebody pages back to it (EVS-6, FED-10).
+
+What is fetched stands in the timeline right before the event that it was missing from. It is judged by what it rests
+on; the state that it saw is not known here and not needed, since nothing that happens now depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, read_many
+from synapse_like.handlers.event_persistence import REDACTION, arrived, carry_out_redaction
+from synapse_like.handlers.missing_events import MissingEvents, in_causal_order
+from synapse_like.handlers.outliers import check_claim
+from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.logs import get_logger
+from synapse_like.protocol.errors import AuthError, MatrixError
+from synapse_like.protocol.room_versions import RoomRules
+from synapse_like.storage import events, gaps, room_servers, rooms
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import GAP, Known, Standing
+from synapse_like.storage.gaps import Gap
+
+#: Events that are asked for at least, and at the most.
+FEWEST, MOST = 30, 100
+#: How many servers are asked, and how often in a row for what events rest on.
+MOST_SERVERS = 5
+MOST_AUTH_QUESTIONS = 20
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a gap lacks, and who may have it."""
+
+    rules: RoomRules
+    missing: tuple[str, ...]
+    servers: list[str]
+
+
+class Backfill:
+    """Fills gaps."""
+
+    def __init__(
+        self,
+        database: Database,
+        client: FederationClient,
+        checks: EventChecks,
+        missing: MissingEvents,
+        locks: RoomLocks,
+        server_name: str,
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._checks = checks
+        self._missing = missing
+        self._locks = locks
+        self._server_name = server_name
+
+    async def fill(self, room_id: str, gap: Gap, limit: int) -> bool:
+        """Fetch some of what is missing before an event.
+
+        :param limit: how many events are wanted.
+        :return: whether anything was won: if not, there is no use in trying again at once.
+        """
+        # Not the lock of the room itself, under which events are received: reading must not wait for that.
+        async with self._locks.hold(f"history of {room_id}"):
+            wanted = await self._database.read("gap", self._look, room_id, gap)
+            if wanted is None:
+                return True
+            has_answered = False
+            for server in wanted.servers:
+                try:
+                    pdus = await self._client.backfill(server, room_id, wanted.missing, max(FEWEST, min(limit, MOST)))
+                except (ServerUnreachable, RemoteRefusal) as error:
+                    _log.info("a server did not tell what was", room=room_id, server=server, reason=error.reason)
+                    continue
+                has_answered = True
+                if await self._take(server, room_id, gap, wanted, pdus[: MOST + len(wanted.missing)]):
+                    return True
+            if has_answered:
+                _log.info("nobody has what is missing", room=room_id, event_id=gap.event_id)
+                await self._database.write("give-up", self._give_up, room_id, gap)
+            return False
+
+    def _look(self, txn: Transaction, room_id: str, gap: Gap) -> _Wanted | None:
+        """What is missing around a gap; None if nothing is any more."""
+        room, rules = rooms.find(txn, room_id), rooms.rules_of(txn, room_id)
+        if room is None or rules is None:
+            return None
+        missing = gaps.missing_near(txn, room.room_nid, floor=_floor(gap.place), before_or_at=gap.place)
+        if not missing:
+            return None
+        return _Wanted(rules, missing, room_servers.in_room(txn, room.room_nid)[:MOST_SERVERS])
+
+    def _give_up(self, txn: Transaction, room_id: str, gap: Gap) -> None:
+        room = rooms.find(txn, room_id)
+        if room is not None:
+            gaps.give_up(txn, room.room_nid, gap.event_id)
+
+    async def _take(self, server: str, room_id: str, gap: Gap, wanted: _Wanted, pdus: Sequence[object]) -> bool:
+        """Check and store what a server has told; whether there was anything new."""
+        read = read_many(wanted.rules, room_id, pdus)
+        placed = await self._database.read("placed", self._placed, list(read))
+        new = [pair for event_id, pair in read.items() if event_id not in placed]
+        checked = {
+            item.event.event_id: item for item in await self._checks.check_many(wanted.rules, new, relayed_by=server)
+        }
+        await self._fetch_auth(server, checked)
+        return await self._database.write("backfill", self._store, room_id, gap, wanted.missing, checked)
+
+    def _placed(self, txn: Transaction, event_ids: Sequence[str]) -> set[str]:
+        known = events.known(txn, event_ids)
+        return {event_id for event_id, item in known.items() if item.is_judged}
+
+    async def _fetch_auth(self, server: str, checked: Mapping[str, CheckedEvent]) -> None:
+        """Get what the events rest on that is neither here nor among them."""
+        asked = 0
+        for event_id, item in checked.items():
+            named = set(item.event.auth_events) - checked.keys()
+            known = await self._database.read("known-events", events.known, named)
+            if named <= known.keys() or asked >= MOST_AUTH_QUESTIONS:
+                continue
+            asked += 1
+            try:
+                chain = await self._client.event_auth(server, item.event.room_id, event_id)
+                await self._missing.store(item.rules, item.event.room_id, chain, server)
+            except MatrixError as error:
+                _log.info("what an event rests on is not told", event_id=event_id, reason=error.message)
+
+    def _store(
+        self,
+        txn: Transaction,
+        room_id: str,
+        gap: Gap,
+        missing: Sequence[str],
+        checked: Mapping[str, CheckedEvent],
+    ) -> bool:
+        """Give events their places before a gap: those that lead to it, the latest first."""
+        room = rooms.head(txn, room_id)
+        if room is None:
+            return False
+        reached = _leading_to(missing, checked)
+        named = {auth for item in reached.values() for auth in item.event.auth_events}
+        known = events.known(txn, named | reached.keys())
+        oldest_first = [item for item in in_causal_order(reached) if not _is_judged(known, item)]
+        for item in oldest_first:
+            self._judge(txn, room.room_nid, item, known)
+        lowest = events.lowest_place(txn, room.room_nid, above=_floor(gap.place), default=gap.place)
+        shown = [item for item in oldest_first if known[item.event.event_id].standing is Standing.ACCEPTED]
+        free = lowest - _floor(gap.place) - 1
+        for item in reversed(shown[-free:] if free < len(shown) else shown):
+            lowest -= 1
+            event = item.event
+            stored = events.insert(
+                txn, room.room_nid, event, item.pdu, place=lowest, snapshot_before=None, snapshot_after=None
+            )
+            here = self._placed(txn, event.prev_events)
+            gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
+            arrived(txn, room, stored)
+            if event.type == REDACTION and event.redacts is not None:
+                carry_out_redaction(txn, room, stored, None)
+        for event_id in missing:
+            if event_id in reached:
+                gaps.close(txn, room.room_nid, event_id)
+        return bool(shown)
+
+    def _judge(self, txn: Transaction, room_nid: int, item: CheckedEvent, known: dict[str, Known]) -> None:
+        """See whether what an event rests on allows it, and remember what came of that."""
+        event, standing = item.event, Standing.ACCEPTED
+        try:
+            if any(auth not in known or known[auth].room_nid != room_nid for auth in event.auth_events):
+                raise AuthError("The event rests on events that are not here.")
+            check_claim(txn, item.rules, event, known)
+        except AuthError as error:
+            _log.warning("an event of the past was rejected", event_id=event.event_id, reason=error.message)
+            standing = Standing.REJECTED
+        stored = events.insert(
+            txn, room_nid, event, item.pdu, place=None, snapshot_before=None, snapshot_after=None, standing=standing
+        )
+        known[event.event_id] = Known(stored.event_nid, room_nid, None, None, standing)
+
+
+def _floor(place: int) -> int:
+    """The place of the live event before a place, if every position had one in this room."""
+    return (-(-place // GAP) - 1) * GAP
+
+
+def _is_judged(known: Mapping[str, Known], item: CheckedEvent) -> bool:
+    found = known.get(item.event.event_id)
+    return found is not None and found.is_judged
+
+
+def _leading_to(missing: Collection[str], checked: Mapping[str, CheckedEvent]) -> dict[str, CheckedEvent]:
+    """Those of some events that are missing, or come before one that is."""
+    found: dict[str, CheckedEvent] = {}
+    waiting = list(missing)
+    while waiting:
+        event_id = waiting.pop()
+        item = checked.get(event_id)
+        if item is not None and event_id not in found:
+            found[event_id] = item
+            waiting.extend(item.event.prev_events)
+    return found

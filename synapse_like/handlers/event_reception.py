@@ -1,0 +1,133 @@
+"""How an event from another server gets into its room (FED-2, FED-6, SEC-2, SEC-3, SEC-6, SEC-7, SEC-8).
+
+The steps, of which 1 to 3 are in `event_checks`:
+
+1. The format: is it a PDU of its room's version? 2. The signatures of its origin. 3. The content hash; if it is
+   wrong, only the redacted form is kept.
+4. Is it here already? Then it is not judged again.
+5. Are the events here that it follows and that it rests on? If not, they are fetched (`missing_events`).
+6. Do the events that it rests on allow it? If not, it is rejected.
+7. Does the state before it allow it? If not, it is rejected.
+8. Does the room allow it as it is now? If not, it is soft-failed: kept for those who build on it, but shown to nobody
+   (server-server API, "Soft failure"). Who was banned cannot go on by pretending not to have heard of it.
+9. It enters the room by the one door, `event_persistence`.
+
+Steps 4 to 9 are one function of a transaction; nothing can come between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from synapse_like.handlers import outside_memberships, room_state
+from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.outliers import check_claim
+from synapse_like.handlers.room_access import is_inhabited
+from synapse_like.logs import get_logger
+from synapse_like.protocol.authorisation import auth_types_for, authorise
+from synapse_like.protocol.errors import AuthError
+from synapse_like.protocol.events import Event
+from synapse_like.protocol.state_resolution import StateIds
+from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.events import Known, Standing
+from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.state import Snapshot
+
+_log = get_logger(__name__)
+
+
+def receive(
+    txn: Transaction, persistence: EventPersistence, item: CheckedEvent, *, bridge: StateIds | None = None
+) -> Verdict | Lacking:
+    """Steps 4 to 9, for what other servers send us; in a room that this server is not in, nothing but the end of an
+    invite is taken."""
+    room = rooms.head(txn, item.event.room_id)
+    if room is None or not is_inhabited(txn, room):
+        return outside_memberships.end_by_others(txn, persistence.server_name, item)
+    return admit(txn, persistence, room, item, bridge=bridge)
+
+
+def admit(
+    txn: Transaction,
+    persistence: EventPersistence,
+    room: RoomHead,
+    checked: CheckedEvent,
+    *,
+    bridge: StateIds | None = None,
+    is_ours: bool = False,
+) -> Verdict | Lacking:
+    """Steps 4 to 9.
+
+    :param bridge: the state before the event as another server tells it, where events before it are missing; all of
+        its events are here.
+    :param is_ours: does this server see to it that the others in the room get it?
+    """
+    event = checked.event
+    known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
+    # 4.
+    own = known.get(event.event_id)
+    if own is not None and own.is_judged:
+        refusal = "It was rejected before." if own.standing is Standing.REJECTED else None
+        return Verdict(event.event_id, refusal, own.standing)
+    # 5.
+    lacking = Lacking(
+        tuple(prev for prev in event.prev_events if prev not in known or known[prev].snapshot_after is None),
+        tuple(auth for auth in event.auth_events if auth not in known),
+    )
+    if lacking.auth or (lacking.before and bridge is None):
+        return lacking
+    before = _state_before(txn, room, [known[prev] for prev in event.prev_events if prev in known], bridge)
+    # 6 to 8.
+    standing, refusal = _judge(txn, room, event, known, before)
+    if refusal is not None:
+        _log.warning("an event was refused", event_id=event.event_id, standing=standing.name, reason=refusal)
+    # 9.
+    slots = [event.state_slot] if event.is_state else []
+    replaced = rooms.stored_state_at(txn, room, before, slots).get(event.state_slot) if event.is_state else None
+    stored = persistence.persist(
+        txn, room, event, checked.pdu, replaced, before=before, standing=standing, is_ours=is_ours
+    )
+    if standing is Standing.ACCEPTED:
+        gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in lacking.before if prev not in known])
+    return Verdict(event.event_id, refusal if standing is Standing.REJECTED else None, standing)
+
+
+def _state_before(txn: Transaction, room: RoomHead, before: Sequence[Known], bridge: StateIds | None) -> Snapshot:
+    """The state that an event sees: where those of the events before it meet."""
+    snapshots = [
+        room_state.snapshot_by_id(txn, room, item.snapshot_after) for item in before if item.snapshot_after is not None
+    ]
+    if bridge is not None:
+        snapshots.append(room_state.keep(txn, room, bridge, [room.snapshot]))
+    return room_state.merge(txn, room, snapshots) if snapshots else room.snapshot
+
+
+def _judge(
+    txn: Transaction, room: RoomHead, event: Event, known: dict[str, Known], before: Snapshot
+) -> tuple[Standing, str | None]:
+    """Steps 6 to 8: the standing of an event, and why it is no better."""
+    rules = room.rules
+    try:
+        if not event.prev_events:
+            raise AuthError("Only the creation of a room comes after nothing.")
+        if any(item.room_nid != room.room_nid for item in known.values()):
+            raise AuthError("The event names events of another room.")
+        # 6.
+        check_claim(txn, rules, event, known)
+        # 7.
+        slots = auth_types_for(rules, event)
+        seen = rooms.stored_state_at(txn, room, before, slots)
+        authorise(rules, event, {slot: stored.event for slot, stored in seen.items()})
+    except AuthError as error:
+        return Standing.REJECTED, error.message
+    if before == room.snapshot:
+        return Standing.ACCEPTED, None
+    try:
+        # 8.
+        seen = rooms.stored_state_at_head(txn, room, slots)
+        authorise(rules, event, {slot: stored.event for slot, stored in seen.items()})
+    except AuthError as error:
+        return Standing.SOFT_FAILED, error.message
+    return Standing.ACCEPTED, None

@@ -1,0 +1,349 @@
+"""Transactions from other servers (FED-2).
+
+The events of a transaction are sorted by room, and each room's are received one after another, apart from the other
+rooms'. Where nothing is missing, a transaction is one job for the database, its own record included. An event that
+lacks something keeps only its own room waiting: after `ANSWER_SECONDS` the transaction is answered all the same, and
+what is not settled by then is stored and goes on by itself, also after a restart.
+
+A transaction is done once: a repetition is given the same answer, also while the first is still being worked on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from cachetools import LRUCache
+from twisted.internet.defer import Deferred
+
+from synapse_like.background import run_in_background
+from synapse_like.clock import Clock
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.errors import ServerUnreachable
+from synapse_like.federation.sharing import Shared
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.event_reception import receive
+from synapse_like.handlers.missing_events import MissingEvents
+from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.logs import get_logger
+from synapse_like.protocol.canonical_json import decode, encode_in_any_order
+from synapse_like.protocol.errors import BadJson, Forbidden, LimitExceeded, MatrixError
+from synapse_like.protocol.events import Pdu
+from synapse_like.protocol.room_versions import RoomRules
+from synapse_like.storage import incoming, rooms
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.incoming import WaitingPdu
+
+#: PDUs and EDUs of one transaction at the most (FED-3).
+MOST_PDUS = 50
+MOST_EDUS = 100
+#: After how many seconds a transaction is answered, whether all of it is settled or not.
+ANSWER_SECONDS = 10.0
+#: How many lots of events may wait for one room.
+MOST_WAITING = 100
+#: Rooms whose rules are remembered.
+MOST_ROOMS = 10_000
+
+EduHandler = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+Json = dict[str, Any]
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lot:
+    """The events of one transaction for one room.
+
+    :ivar settled: by event ID, why it was refused, or None.
+    :ivar waiting: the events that are not settled yet, as they came.
+    """
+
+    origin: str
+    room_id: str
+    settled: dict[str, str | None] = field(default_factory=dict)
+    waiting: dict[str, Pdu] = field(default_factory=dict)
+
+    def settle(self, event_id: str, refusal: str | None) -> None:
+        """An event has been judged."""
+        self.waiting.pop(event_id, None)
+        self.settled[event_id] = refusal
+
+
+class IncomingTransactions:
+    """Receives transactions.
+
+    :param edus: what takes EDUs, by their type; others are ignored.
+    :param heard_from: is told the name of each server that sends something.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        client: FederationClient,
+        checks: EventChecks,
+        persistence: EventPersistence,
+        missing: MissingEvents,
+        locks: RoomLocks,
+        *,
+        edus: Mapping[str, EduHandler],
+        heard_from: Callable[[str], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._client = client
+        self._checks = checks
+        self._persistence = persistence
+        self._missing = missing
+        self._locks = locks
+        self._edus = edus
+        self._heard_from = heard_from
+        self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
+        self._pulling: set[str] = set()
+        #: The events that are stored among the waiting ones.
+        self._kept: set[str] = set()
+        self._bodies: dict[tuple[str, str], Json] = {}
+        self._running = Shared(self._receive)
+
+    async def receive(self, origin: str, transaction_id: str, body: Json) -> bytes:
+        """Take a transaction; the answer, in JSON.
+
+        :param origin: the server that sent it, by its signature.
+        :raises BadJson: it is no transaction.
+        :raises Forbidden: it claims to come from another server.
+        """
+        _check_shape(origin, body)
+        self._heard_from(origin)
+        key = origin, transaction_id
+        self._bodies.setdefault(key, body)
+        return await self._running.get(key)
+
+    async def _receive(self, key: tuple[str, str]) -> bytes:
+        origin, transaction_id = key
+        body = self._bodies[key]
+        try:
+            first = await self._database.read("answered", incoming.answer_to, origin, transaction_id)
+            if first is not None:
+                return first
+            await self._look_for_gap(origin, body.get("prev_ids"))
+            settled = await self._receive_pdus(origin, body.get("pdus", []))
+            answer = orjson.dumps({"pdus": {event_id: _result(refusal) for event_id, refusal in settled.items()}})
+            await self._database.write(
+                "transaction", incoming.record, origin, transaction_id, answer, now_ms=self._clock.now_ms()
+            )
+            await self._receive_edus(origin, body.get("edus", []))
+            return answer
+        finally:
+            del self._bodies[key]
+
+    # PDUs.
+
+    async def _receive_pdus(self, origin: str, pdus: Sequence[Pdu]) -> dict[str, str | None]:
+        lots: dict[str, _Lot] = {}
+        settled: dict[str, str | None] = {}
+        for pdu in pdus:
+            room_id = pdu.get("context", pdu.get("room_id"))
+            rules = await self._rules_of(room_id) if isinstance(room_id, str) else None
+            if rules is None or not isinstance(room_id, str):
+                _log.info("an event of an unknown room was ignored", origin=origin)
+                continue
+            try:
+                event, _ = read_foreign(rules, pdu)
+            except MatrixError as error:
+                _log.warning("a malformed event was refused", origin=origin, reason=error.message)
+                name = _claimed_id(pdu)
+                if name is not None:
+                    settled[name] = error.message
+                continue
+            lots.setdefault(room_id, _Lot(origin, room_id)).waiting[event.event_id] = pdu
+        await self._all_in_time([self._work_on(lot) for lot in lots.values()])
+        left = [waiting for lot in lots.values() for waiting in _waiting_in(lot)]
+        if left:
+            self._kept.update(waiting.event_id for waiting in left)
+            await self._database.write("keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms())
+        for lot in lots.values():
+            settled |= lot.settled | dict.fromkeys(lot.waiting)
+        return settled
+
+    async def _all_in_time(self, works: Sequence[Deferred[None]]) -> None:
+        """Wait until all is done, or the time is up."""
+        if all(work.called for work in works):
+            return
+        done: Deferred[None] = Deferred()
+        left = len(works)
+
+        def one_done(_: None) -> None:
+            nonlocal left
+            left -= 1
+            if not left and not done.called:
+                done.callback(None)
+
+        timer = self._clock.call_later(ANSWER_SECONDS, lambda: None if done.called else done.callback(None))
+        for work in works:
+            work.addCallback(one_done)
+        await done
+        if timer.active():
+            timer.cancel()
+
+    def _work_on(self, lot: _Lot) -> Deferred[None]:
+        return run_in_background("receive-events", self._receive_lot, lot)
+
+    async def _receive_lot(self, lot: _Lot) -> None:
+        if self._locks.waiting(lot.room_id) >= MOST_WAITING:
+            raise LimitExceeded("Too many events wait for this room.", 60_000)
+        taken = set(lot.waiting)
+        async with self._locks.hold(lot.room_id):
+            try:
+                await self._receive_in_turn(lot)
+            finally:
+                # Those that nobody could be asked about stay, to be tried again.
+                done = self._kept & (taken - lot.waiting.keys())
+                if done:
+                    await self._database.write("settled", incoming.settled, done)
+                    self._kept -= done
+
+    async def _receive_in_turn(self, lot: _Lot) -> None:
+        checked = []
+        for event_id, pdu in list(lot.waiting.items()):
+            try:
+                checked.append(await self._check(lot, pdu))
+            except ServerUnreachable:
+                _log.info("an event waits: the key that signed it cannot be had", event_id=event_id)
+            except MatrixError as error:
+                _log.warning("an event was refused", event_id=event_id, origin=lot.origin, reason=error.message)
+                lot.settle(event_id, error.message)
+        results = await self._database.write("receive", self._admit_all, checked)
+        for result in results:
+            if isinstance(result, Verdict):
+                lot.settle(result.event_id, result.refusal)
+        for item, result in zip(checked, results, strict=True):
+            if isinstance(result, Lacking):
+                await self._complete(lot, item, result)
+
+    async def _check(self, lot: _Lot, pdu: Pdu) -> CheckedEvent:
+        event, kept = read_foreign(self._rules[lot.room_id], pdu)
+        checked = await self._checks.check(self._rules[lot.room_id], event, kept)
+        if checked.event is not event and lot.origin != event.domain:
+            # Whoever passed it on may have altered it; its own server will tell us what it said.
+            raise Forbidden("The content of the event was altered on the way.")
+        return checked
+
+    def _admit_all(self, txn: Transaction, checked: Sequence[CheckedEvent]) -> list[Verdict | Lacking]:
+        return [receive(txn, self._persistence, item) for item in checked]
+
+    async def _complete(self, lot: _Lot, item: CheckedEvent, lacking: Lacking) -> None:
+        event_id = item.event.event_id
+        try:
+            verdict = await self._missing.settle(lot.origin, item, lacking)
+            lot.settle(event_id, verdict.refusal)
+        except ServerUnreachable as error:
+            _log.info("an event waits: what it lacks cannot be had", event_id=event_id, reason=error.reason)
+        except MatrixError as error:
+            _log.warning("an event was refused", event_id=event_id, origin=lot.origin, reason=error.message)
+            lot.settle(event_id, error.message)
+
+    async def _rules_of(self, room_id: str) -> RoomRules | None:
+        rules = self._rules.get(room_id)
+        if rules is None:
+            rules = await self._database.read("room-rules", rooms.rules_of, room_id)
+            if rules is not None:
+                self._rules[room_id] = rules
+        return rules
+
+    async def retry_waiting(self) -> None:
+        """Try again what could not be settled: after a restart, and every so often."""
+        lots: dict[tuple[str, str], _Lot] = {}
+        for waiting in await self._database.read("all-waiting", incoming.all_waiting):
+            if await self._rules_of(waiting.room_id) is None or self._locks.waiting(waiting.room_id):
+                continue
+            self._kept.add(waiting.event_id)
+            pdu = decode(waiting.pdu)
+            assert isinstance(pdu, dict)
+            lot = lots.setdefault((waiting.origin, waiting.room_id), _Lot(waiting.origin, waiting.room_id))
+            lot.waiting[waiting.event_id] = pdu
+        for lot in lots.values():
+            await self._work_on(lot)
+
+    async def forget_old(self) -> None:
+        """Forget what nobody will ask for again."""
+        now_ms = self._clock.now_ms()
+        await self._database.write("forget-transactions", incoming.delete_old, now_ms=now_ms)
+
+    # Sequence.
+
+    async def _look_for_gap(self, origin: str, previous: object) -> None:
+        """See whether a transaction was missed, and if so, fetch in the background what it held."""
+        names = [name for name in previous if isinstance(name, str)] if isinstance(previous, list) else []
+        if not names or origin in self._pulling:
+            return
+        newest = await self._database.read("missed", self._newest_if_missed, origin, names[:MOST_PDUS])
+        if newest is not None and origin not in self._pulling:
+            self._pulling.add(origin)
+            run_in_background("pull", self._pull, origin, newest)
+
+    def _newest_if_missed(self, txn: Transaction, origin: str, names: Sequence[str]) -> str | None:
+        if all(incoming.answer_to(txn, origin, name) is not None for name in names):
+            return None
+        return incoming.newest_transaction(txn, origin)
+
+    async def _pull(self, origin: str, newest: str) -> None:
+        try:
+            answer = await self._client.pull(origin, [newest])
+            await self._receive_pdus(origin, answer["pdus"][:MOST_PDUS])
+        finally:
+            self._pulling.discard(origin)
+
+    # EDUs.
+
+    async def _receive_edus(self, origin: str, edus: Sequence[Json]) -> None:
+        for edu in edus:
+            handler = self._edus.get(edu["edu_type"])
+            if handler is None:
+                continue
+            try:
+                await handler(origin, edu["content"])
+            except MatrixError as error:
+                _log.info("an EDU was refused", origin=origin, type=edu["edu_type"], reason=error.message)
+
+
+def _check_shape(origin: str, body: Json) -> None:
+    """See that a body is a transaction.
+
+    :raises BadJson: it is not.
+    :raises Forbidden: it claims to come from another server.
+    """
+    pdus, edus = body.get("pdus", []), body.get("edus", [])
+    if not isinstance(pdus, list) or not all(isinstance(pdu, dict) for pdu in pdus):
+        raise BadJson("'pdus' must be a list of objects.")
+    if not isinstance(edus, list) or not all(_is_edu(edu) for edu in edus):
+        raise BadJson("'edus' must be a list of objects with 'edu_type' and 'content'.")
+    if len(pdus) > MOST_PDUS or len(edus) > MOST_EDUS:
+        raise BadJson(f"A transaction may have at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
+    if body.get("origin", origin) != origin:
+        raise Forbidden(f"The transaction claims to come from another server than {origin}, which sent it.")
+
+
+def _is_edu(edu: object) -> bool:
+    return isinstance(edu, dict) and isinstance(edu.get("edu_type"), str) and isinstance(edu.get("content"), dict)
+
+
+def _waiting_in(lot: _Lot) -> list[WaitingPdu]:
+    return [
+        WaitingPdu(lot.origin, lot.room_id, event_id, encode_in_any_order(pdu)) for event_id, pdu in lot.waiting.items()
+    ]
+
+
+def _claimed_id(pdu: Pdu) -> str | None:
+    """The ID that a malformed PDU gives itself, to say in the answer which one is meant."""
+    match pdu:
+        case {"pdu_id": str(pdu_id), "origin": str(origin)}:
+            return f"${pdu_id}:{origin}"
+        case {"event_id": str(event_id)}:
+            return event_id
+    return None
+
+
+def _result(refusal: str | None) -> Json:
+    return {} if refusal is None else {"error": refusal}

@@ -1,0 +1,216 @@
+"""Fetching what an event lacks before it can be judged (FED-6): what it rests on, and what comes before it.
+
+Small gaps are filled with the events themselves, so that clients see everything in its order. Where too much is
+missing, the state before the first event that we have is fetched instead; the gap stays, and is filled when somebody
+pages back to it. Servers are asked one after another: the one that told us of the event, the one that made it, and some
+others in the room. All of it is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_many
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.event_reception import receive
+from synapse_like.handlers.outliers import store_outliers
+from synapse_like.logs import get_logger
+from synapse_like.protocol.errors import Forbidden
+from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.room_versions import RoomRules
+from synapse_like.protocol.state_resolution import StateIds
+from synapse_like.storage import events, room_servers, rooms
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import Standing
+
+#: How often we ask further back, and for how many events each time.
+MOST_ROUNDS = 5
+EVENTS_A_ROUND = 50
+#: How many servers are asked for the same thing.
+MOST_SERVERS = 4
+
+Answer = TypeVar("Answer")
+_log = get_logger(__name__)
+
+
+class MissingEvents:
+    """Completes events, and then has them judged."""
+
+    def __init__(
+        self, database: Database, client: FederationClient, checks: EventChecks, persistence: EventPersistence
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._checks = checks
+        self._persistence = persistence
+
+    async def settle(self, origin: str, checked: CheckedEvent, lacking: Lacking) -> Verdict:
+        """Judge an event as soon as what it lacks is here.
+
+        :param origin: the server that told us of it.
+        :raises Forbidden: it cannot be completed, and so was not judged.
+        :raises ServerUnreachable: nobody could be asked.
+        """
+        servers = await self._database.read("servers-to-ask", self._servers, origin, checked.event)
+        before = await self._events_before(servers, checked) if lacking.before else []
+        for item in before:
+            await self._complete(servers, item)
+        return await self._complete(servers, checked)
+
+    def _servers(self, txn: Transaction, origin: str, event: Event) -> list[str]:
+        room = rooms.find(txn, event.room_id)
+        others = room_servers.in_room(txn, room.room_nid) if room is not None else []
+        return self._candidates([origin, event.domain, *others])
+
+    def _candidates(self, servers: Sequence[str]) -> list[str]:
+        return [name for name in dict.fromkeys(servers) if name != self._persistence.server_name][:MOST_SERVERS]
+
+    async def _complete(self, servers: Sequence[str], item: CheckedEvent) -> Verdict:
+        """Judge an event, with the state before it as others tell it if there is no other way."""
+        bridge: StateIds | None = None
+        has_asked = False
+        while True:
+            result = await self._database.write("receive", receive, self._persistence, item, bridge=bridge)
+            if isinstance(result, Verdict):
+                return result
+            if result.auth and has_asked:
+                raise Forbidden("What the event rests on cannot be had.")
+            if result.auth:
+                has_asked = True
+                await self._fetch_auth(servers, item)
+            else:
+                bridge = await self._fetch_state(servers, item)
+
+    async def _fetch_auth(self, servers: Sequence[str], item: CheckedEvent) -> None:
+        event = item.event
+
+        async def ask(server: str) -> None:
+            pdus = await self._client.event_auth(server, event.room_id, event.event_id)
+            await self.store(item.rules, event.room_id, pdus, server)
+
+        await self._ask(servers, ask)
+
+    async def _fetch_state(self, servers: Sequence[str], item: CheckedEvent) -> StateIds:
+        event = item.event
+
+        async def ask(server: str) -> StateIds:
+            state, auth_chain = await self._client.state(server, event.room_id, event.event_id)
+            return await self.store(item.rules, event.room_id, [*auth_chain, *state], server, state=state)
+
+        return await self._ask(servers, ask)
+
+    async def store(
+        self,
+        rules: RoomRules,
+        room_id: str,
+        pdus: Sequence[Pdu],
+        server: str,
+        *,
+        state: Sequence[Pdu] = (),
+    ) -> StateIds:
+        """Check and store events without a place in history; those of them that are state, by slot.
+
+        :param server: that they come from.
+        :param state: those of them that make the state.
+        """
+        read = read_many(rules, room_id, pdus)
+        known = await self._database.read("known-events", events.known, list(read))
+        unknown = [pair for event_id, pair in read.items() if event_id not in known]
+        checked = await self._checks.check_many(rules, unknown, relayed_by=server)
+        stored = await self._database.write("store-outliers", self._store, room_id, checked, list(read))
+        made_of = read_many(rules, room_id, state)
+        return {
+            event.state_slot: event_id
+            for event_id, (event, _) in made_of.items()
+            if event.is_state and stored.get(event_id) is Standing.ACCEPTED
+        }
+
+    def _store(
+        self, txn: Transaction, room_id: str, checked: Sequence[CheckedEvent], all_ids: Sequence[str]
+    ) -> Mapping[str, Standing]:
+        room = rooms.find(txn, room_id)
+        if room is None:
+            raise Forbidden("This server is not in the room.")
+        store_outliers(txn, room.room_nid, checked)
+        return {event_id: item.standing for event_id, item in events.known(txn, all_ids).items()}
+
+    async def _events_before(self, servers: Sequence[str], checked: CheckedEvent) -> list[CheckedEvent]:
+        """What is missing before an event, oldest first, as far back as we ask; nothing if nobody tells."""
+        room_id, rules = checked.event.room_id, checked.rules
+        found = {checked.event.event_id: checked}
+        for _ in range(MOST_ROUNDS):
+            earliest, here = await self._database.read("before", self._look, room_id, _named_before(found))
+            here |= found.keys()
+            latest = [event_id for event_id, item in found.items() if not here.issuperset(item.event.prev_events)]
+            if not latest:
+                break
+
+            async def ask(
+                server: str, earliest: Sequence[str] = earliest, latest: Sequence[str] = latest
+            ) -> list[CheckedEvent]:
+                pdus = await self._client.missing_events(
+                    server, room_id, earliest=earliest, latest=latest, limit=EVENTS_A_ROUND, min_depth=0
+                )
+                read = read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
+                new = [pair for event_id, pair in read.items() if event_id not in found]
+                return await self._checks.check_many(rules, new)
+
+            try:
+                more = await self._ask(servers, ask)
+            except (RemoteRefusal, ServerUnreachable) as error:
+                _log.info("nobody tells what is missing", room=room_id, reason=error.reason)
+                break
+            if not more:
+                break
+            found.update((item.event.event_id, item) for item in more)
+        del found[checked.event.event_id]
+        return in_causal_order(found)
+
+    def _look(self, txn: Transaction, room_id: str, event_ids: Sequence[str]) -> tuple[list[str], set[str]]:
+        """The newest events of a room, and which of some events are here with a state."""
+        known = events.known(txn, event_ids)
+        here = {event_id for event_id, item in known.items() if item.snapshot_after is not None}
+        return rooms.newest_ids(txn, room_id), here
+
+    async def _ask(self, servers: Sequence[str], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+        """Ask one server after another, until one answers.
+
+        :raises MatrixError: what the first said that did answer, be it a refusal.
+        """
+        failure: ServerUnreachable | RemoteRefusal | None = None
+        for server in servers:
+            try:
+                return await ask(server)
+            except (ServerUnreachable, RemoteRefusal) as error:
+                _log.info("a server did not tell", server=server, reason=error.reason)
+                if failure is None or isinstance(failure, ServerUnreachable):
+                    failure = error
+        raise failure or Forbidden("There is nobody to ask.")
+
+
+def _named_before(found: Mapping[str, CheckedEvent]) -> list[str]:
+    return sorted({prev for item in found.values() for prev in item.event.prev_events} - found.keys())
+
+
+def in_causal_order(found: Mapping[str, CheckedEvent]) -> list[CheckedEvent]:
+    """Events in an order in which none comes before one that it follows; those in a circle are left out."""
+    waits_for = {
+        event_id: {prev for prev in item.event.prev_events if prev in found} for event_id, item in found.items()
+    }
+    ordered = []
+    while waits_for:
+        free = sorted(
+            (event_id for event_id, prevs in waits_for.items() if not prevs),
+            key=lambda event_id: (found[event_id].event.depth, event_id),
+        )
+        if not free:
+            break
+        ordered += [found[event_id] for event_id in free]
+        for event_id in free:
+            del waits_for[event_id]
+        for prevs in waits_for.values():
+            prevs.difference_update(free)
+    return ordered

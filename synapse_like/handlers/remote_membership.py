@@ -1,0 +1,338 @@
+"""Coming into rooms that live elsewhere, knocking on them, leaving them, and inviting people from elsewhere (FED-7).
+
+A server that is not in a room cannot make events for it alone. It asks one that is in the room for a template
+(`make_join` and its like), makes the event, and hands it over (`send_join`); for a join it is given the state of the
+room with everything that it rests on, all of which is checked as what it is: a stranger's word. Several servers are
+tried.
+
+An invite goes the other way: the invited user's server signs it, too, so that it is sure to have heard of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
+from synapse_like.handlers import outside_memberships, room_state
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Verdict, read_foreign, read_many
+from synapse_like.handlers.event_creation import ID_BYTES, EventCreation, MadeEvent
+from synapse_like.handlers.event_reception import admit
+from synapse_like.handlers.outliers import store_outliers
+from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.logs import get_logger
+from synapse_like.protocol.authorisation import auth_types_for, authorise
+from synapse_like.protocol.building import build
+from synapse_like.protocol.canonical_json import decode, encode_in_any_order
+from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError, NotFound
+from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.identifiers import domain_of
+from synapse_like.protocol.join_rules import VOUCHER
+from synapse_like.protocol.membership import JOIN, LEAVE
+from synapse_like.protocol.membership_templates import hashes_told, read_template
+from synapse_like.protocol.room_versions import ALL_RULES, RoomRules, rules_for
+from synapse_like.protocol.state_resolution import StateIds
+from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage import outside_memberships as stored_outside
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import Standing
+from synapse_like.storage.state import MEMBER
+
+#: How many servers are tried.
+MOST_SERVERS = 8
+#: How many stripped state events of a room are kept to be shown.
+MOST_SHOWN = 50
+#: The version of a room whose server does not say it (server-server API, "GET /make_join").
+UNSAID_VERSION = "1"
+
+Step = Literal["join", "leave", "knock"]
+Result = TypeVar("Result")
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An event that is to be handed over."""
+
+    rules: RoomRules
+    event: Event
+    pdu: Pdu
+
+
+class RemoteMembership:
+    """Changes memberships of our users in rooms that live elsewhere, and of others in rooms that live here."""
+
+    def __init__(
+        self,
+        database: Database,
+        client: FederationClient,
+        checks: EventChecks,
+        creation: EventCreation,
+        locks: RoomLocks,
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._checks = checks
+        self._creation = creation
+        self._locks = locks
+        self._server_name = creation.server_name
+
+    # Coming in.
+
+    async def join(self, user_id: str, room_id: str, servers: Sequence[str], content: dict[str, Any]) -> None:
+        """Join a room through one of some servers.
+
+        :param content: of the m.room.member event, beside the membership.
+        :raises Forbidden: the room does not let the user in.
+        :raises NotFound: none of the servers is in the room, or there is none to ask.
+        :raises ServerUnreachable: none of them could be reached.
+        """
+        async with self._locks.hold(room_id):
+            await self._first_that_works(
+                servers, lambda server: self._join_through(server, user_id, room_id, {**content, "membership": JOIN})
+            )
+
+    async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
+        made = await self._make("join", server, user_id, room_id, content)
+        answer = await self._client.send_membership(server, "join", room_id, made.event.event_id, made.pdu)
+        state, auth_chain = _pdus(answer, "state"), _pdus(answer, "auth_chain")
+        join = await self._countersigned(made, answer.get("event"))
+        read = read_many(made.rules, room_id, [*auth_chain, *state])
+        known = await self._database.read("known-events", events.known, list(read))
+        unknown = [pair for event_id, pair in read.items() if event_id not in known]
+        checked = await self._checks.check_many(made.rules, unknown, relayed_by=server)
+        held = {
+            event.state_slot: event_id
+            for event_id, (event, _) in read_many(made.rules, room_id, state).items()
+            if event.is_state
+        }
+        await self._database.write("enter-room", self._enter, join, checked, held)
+        _log.info("joined a room", room=room_id, server=server, state=len(held))
+
+    async def _countersigned(self, made: _Made, returned: object) -> CheckedEvent:
+        """The join as it entered the room: with the signature of a member's server, where one had to vouch."""
+        if VOUCHER not in made.event.content:
+            return CheckedEvent(made.rules, made.event, encode_in_any_order(made.pdu))
+        event, pdu = read_foreign(made.rules, returned)
+        if {**pdu, "signatures": {}} != {**made.pdu, "signatures": {}}:
+            raise BadJson("The other server has changed our event.")
+        return await self._checks.check(made.rules, event, pdu)
+
+    def _enter(self, txn: Transaction, join: CheckedEvent, checked: Sequence[CheckedEvent], held: StateIds) -> None:
+        """Come into a room: with a state that another server tells, and the event by which we came."""
+        event = join.event
+        room_nid = rooms.know(txn, event.room_id, join.rules)
+        store_outliers(txn, room_nid, checked)
+        known = events.known(txn, held.values())
+        ids = {
+            slot: event_id
+            for slot, event_id in held.items()
+            if event_id in known
+            and known[event_id].standing is not Standing.REJECTED
+            and known[event_id].room_nid == room_nid
+        }
+        wanted = [ids[slot] for slot in auth_types_for(join.rules, event) if slot in ids]
+        part = {found.event.state_slot: found.event for found in events.by_ids(txn, wanted).values()}
+        # Whoever lets us in must be able to say why; it cannot lead us into a room that does not exist.
+        authorise(join.rules, event, part)
+        room = rooms.enter(txn, event.room_id)
+        before = room_state.keep(txn, room, ids, [room.snapshot])
+        stored = self._creation.persistence.enter(txn, room, event, join.pdu, before)
+        for user_id in [slot[1] for slot in ids if slot[0] == MEMBER]:
+            if user_id.endswith(f":{self._server_name}"):
+                stored_outside.delete(txn, room_nid, user_id)
+        stored_outside.delete(txn, room_nid, event.sender)
+        here = events.known(txn, event.prev_events)
+        gaps.add(txn, room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
+
+    # Knocking, and leaving what one was never in.
+
+    async def knock(self, user_id: str, room_id: str, servers: Sequence[str], content: dict[str, Any]) -> None:
+        """Ask to be let into a room; raises what `join` does."""
+
+        async def knock_through(server: str) -> None:
+            made = await self._make("knock", server, user_id, room_id, {**content, "membership": "knock"})
+            answer = await self._client.send_membership(server, "knock", room_id, made.event.event_id, made.pdu)
+            shown = shown_by_others(answer.get("knock_room_state"))
+            item = CheckedEvent(made.rules, made.event, encode_in_any_order(made.pdu))
+
+            def begin(txn: Transaction) -> None:
+                outside_memberships.begin(txn, item, server=server, shown=shown)
+
+            await self._database.write("knock", begin)
+
+        async with self._locks.hold(room_id):
+            await self._first_that_works(servers, knock_through)
+
+    async def leave(self, user_id: str, room_id: str) -> None:
+        """Turn down an invite to a room that we are not in, or take back a knock.
+
+        If no server that is in the room can be reached, the user is rid of it all the same.
+
+        :raises NotFound: there is nothing of the kind.
+        """
+        async with self._locks.hold(room_id):
+            rules, known, servers = await self._database.read("outside", self._outside, user_id, room_id)
+
+            async def leave_through(server: str) -> CheckedEvent:
+                made = await self._make("leave", server, user_id, room_id, {"membership": LEAVE})
+                await self._client.send_membership(server, "leave", room_id, made.event.event_id, made.pdu)
+                return CheckedEvent(rules, made.event, encode_in_any_order(made.pdu))
+
+            try:
+                item = await self._first_that_works(servers, leave_through)
+            except MatrixError as error:
+                _log.info("left without telling the room", room=room_id, reason=error.reason or error.message)
+                item = self._leave_unheard(rules, known)
+
+            def end(txn: Transaction) -> None:
+                if stored_outside.find(txn, rooms.know(txn, room_id, rules), user_id) is not None:
+                    outside_memberships.end(txn, item)
+
+            await self._database.write("leave", end)
+
+    def _outside(self, txn: Transaction, user_id: str, room_id: str) -> tuple[RoomRules, Event, list[str]]:
+        room, rules = rooms.find(txn, room_id), rooms.rules_of(txn, room_id)
+        outside = stored_outside.find(txn, room.room_nid, user_id) if room is not None else None
+        if outside is None or rules is None:
+            raise Forbidden("You are not in this room.")
+        [stored] = events.load(txn, [outside.event_nid])
+        return rules, stored.event, list(dict.fromkeys([outside.server, stored.event.domain]))
+
+    def _leave_unheard(self, rules: RoomRules, known: Event) -> CheckedEvent:
+        """The event by which a user leaves what nobody could be told of; it never goes anywhere."""
+        draft = EventDraft(known.room_id, MEMBER, known.state_slot[1], {"membership": LEAVE}, known.state_key)
+        event, pdu = self._build(rules, draft, known)
+        return CheckedEvent(rules, event, encode_in_any_order(pdu))
+
+    # Inviting.
+
+    async def invite(self, draft: EventDraft) -> MadeEvent:
+        """Make an invite of another server's user, and have that server sign it.
+
+        :return: the event as it shall enter the room; `admit_invite` lets it.
+        :raises Forbidden: the room does not allow it, or the other server does not.
+        :raises ServerUnreachable: the other server does not answer.
+        """
+        made, rules, shown = await self._database.write("make-invite", self._make_invite, draft)
+        pdu = decode(made.pdu)
+        assert isinstance(pdu, dict)
+        server = domain_of(made.event.state_slot[1])
+        answer = await self._client.invite(server, draft.room_id, made.event.event_id, rules.name, pdu, shown)
+        event, returned = read_foreign(rules, answer["event"])
+        if {**returned, "signatures": {}} != {**pdu, "signatures": {}}:
+            raise BadJson(f"{server} has changed our event.")
+        await self._checks.check(rules, event, returned, also_by=server)
+        return MadeEvent(event, encode_in_any_order(returned), made.replaced, made.before)
+
+    def _make_invite(self, txn: Transaction, draft: EventDraft) -> tuple[MadeEvent, RoomRules, list[dict[str, Any]]]:
+        room = rooms.head(txn, draft.room_id)
+        if room is None:
+            raise Forbidden("You are not in this room.")
+        made = self._creation.make(txn, room, draft)
+        slots = [*((name, "") for name in outside_memberships.SHOWN_TYPES), (MEMBER, draft.sender)]
+        shown = rooms.state_at_head(txn, room, slots).values()
+        return made, room.rules, [stripped(event) for event in shown]
+
+    def admit_invite(self, txn: Transaction, made: MadeEvent) -> None:
+        """Let an invite into its room that the other server has signed.
+
+        :raises Forbidden: the room does not allow it any more.
+        """
+        room = rooms.head(txn, made.event.room_id)
+        if room is None:
+            raise Forbidden("You are not in this room.")
+        item = CheckedEvent(room.rules, made.event, made.pdu)
+        verdict = admit(txn, self._creation.persistence, room, item, is_ours=True)
+        if not isinstance(verdict, Verdict) or verdict.standing is not Standing.ACCEPTED:
+            raise Forbidden("The room has changed meanwhile, and does not allow this any more.")
+
+    # What they have in common.
+
+    async def _make(self, step: Step, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> _Made:
+        """Make the event of a step, from the template that a server in the room gives."""
+        versions = [rules.name for rules in ALL_RULES]
+        answer = await self._client.make_membership(server, step, room_id, user_id, versions)
+        rules = rules_for(answer.get("room_version") or UNSAID_VERSION)
+        draft = EventDraft(room_id, MEMBER, user_id, content, user_id)
+        template = read_template(rules, answer["event"], draft, self._server_name)
+        voucher = template.content.get(VOUCHER)
+        if rules.restricted_joins and step == "join" and isinstance(voucher, str):
+            draft = EventDraft(room_id, MEMBER, user_id, {**content, VOUCHER: voucher}, user_id)
+        event, pdu = self._build(rules, draft, template)
+        read_foreign(rules, pdu)
+        return _Made(rules, event, pdu)
+
+    def _build(self, rules: RoomRules, draft: EventDraft, template: Event) -> tuple[Event, Pdu]:
+        """Finish an event: its own words and what it names from a template, and nothing else."""
+        return build(
+            rules,
+            draft,
+            local_id=secrets.token_urlsafe(ID_BYTES),
+            origin=self._server_name,
+            origin_server_ts=self._creation.clock.now_ms(),
+            depth=template.depth,
+            prev_events=template.prev_events,
+            auth_events=template.auth_events,
+            replaces=template.replaces_state,
+            power_level=template.power_level or 0,
+            key=self._creation.signing_key,
+            reference_hashes=hashes_told(template),
+        )
+
+    async def _first_that_works(self, servers: Sequence[str], attempt: Callable[[str], Awaitable[Result]]) -> Result:
+        """Try one server after another.
+
+        :raises MatrixError: what the most telling failure was: a refusal tells more than silence.
+        """
+        failure: MatrixError | None = None
+        for server in [name for name in dict.fromkeys(servers) if name != self._server_name][:MOST_SERVERS]:
+            try:
+                return await attempt(server)
+            except MatrixError as error:
+                _log.info("a server did not help", server=server, reason=error.reason or error.message)
+                if failure is None or _tells_more(error, failure):
+                    failure = error
+        if failure is None:
+            raise NotFound("No server is known that is in this room.")
+        if isinstance(failure, RemoteRefusal) and failure.status == 403:
+            raise Forbidden(failure.message, reason=failure.reason) from failure
+        raise failure
+
+
+def _tells_more(error: MatrixError, than: MatrixError) -> bool:
+    if isinstance(than, ServerUnreachable):
+        return not isinstance(error, ServerUnreachable)
+    return error.status == 403 and than.status != 403
+
+
+def stripped(event: Event) -> dict[str, Any]:
+    """What somebody outside is shown of a state event (server-server API, "Stripped state")."""
+    return {"type": event.type, "state_key": event.state_key, "content": event.content, "sender": event.sender}
+
+
+def shown_by_others(value: object) -> list[dict[str, Any]]:
+    """Stripped state events that another server shows, as far as they are any."""
+    listed = value if isinstance(value, list) else []
+    names = ("type", "state_key", "sender")
+    return [
+        {name: item[name] for name in (*names, "content")}
+        for item in listed[:MOST_SHOWN]
+        if isinstance(item, dict)
+        and all(isinstance(item.get(name), str) for name in names)
+        and isinstance(item.get("content"), dict)
+    ]
+
+
+def _pdus(answer: dict[str, Any], key: str) -> list[Pdu]:
+    """A list of PDUs in an answer.
+
+    :raises BadJson: it is none.
+    """
+    value = answer.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadJson(f"'{key}' must be a list of objects.")
+    return value

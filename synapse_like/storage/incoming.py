@@ -1,0 +1,78 @@
+"""What other servers have sent: transactions and their answers, and events that wait for what they lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.engines import placeholders
+
+#: How long the answer to a transaction is kept, for its repetitions.
+KEPT_MS = 24 * 60 * 60 * 1000
+
+
+def answer_to(txn: Transaction, origin: str, transaction_id: str) -> bytes | None:
+    """What a transaction was answered, if it was."""
+    row = txn.one(
+        "SELECT answer FROM received_transactions WHERE origin = ? AND transaction_id = ?", (origin, transaction_id)
+    )
+    return row[0].encode() if row is not None else None
+
+
+def record(txn: Transaction, origin: str, transaction_id: str, answer: bytes, *, now_ms: int) -> None:
+    """Remember the answer to a transaction."""
+    txn.execute(
+        "INSERT INTO received_transactions (origin, transaction_id, answer, received_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (origin, transaction_id, answer.decode(), now_ms),
+    )
+
+
+def newest_transaction(txn: Transaction, origin: str) -> str | None:
+    """The last transaction of a server that was answered."""
+    row = txn.one(
+        "SELECT transaction_id FROM received_transactions WHERE origin = ? ORDER BY received_at DESC LIMIT 1",
+        (origin,),
+    )
+    return row[0] if row is not None else None
+
+
+def delete_old(txn: Transaction, *, now_ms: int) -> int:
+    """Forget answers that nobody will ask for again; the number of them."""
+    return txn.execute("DELETE FROM received_transactions WHERE received_at < ?", (now_ms - KEPT_MS,)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingPdu:
+    """An event that was taken over, but is not in its room yet.
+
+    :ivar pdu: as it came, in JSON.
+    """
+
+    origin: str
+    room_id: str
+    event_id: str
+    pdu: bytes
+
+
+def keep_waiting(txn: Transaction, pdus: Iterable[WaitingPdu], *, now_ms: int) -> None:
+    """Store events whose sender is not kept waiting any longer."""
+    for waiting in pdus:
+        txn.execute(
+            "INSERT INTO waiting_pdus (origin, room_id, event_id, pdu, received_at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (event_id) DO NOTHING",
+            (waiting.origin, waiting.room_id, waiting.event_id, waiting.pdu, now_ms),
+        )
+
+
+def settled(txn: Transaction, event_ids: Iterable[str]) -> None:
+    """Events wait no longer."""
+    ids = list(event_ids)
+    txn.execute(f"DELETE FROM waiting_pdus WHERE event_id IN ({placeholders(ids)})", ids)
+
+
+def all_waiting(txn: Transaction) -> list[WaitingPdu]:
+    """All events that wait, in the order in which they came."""
+    rows = txn.all("SELECT origin, room_id, event_id, pdu FROM waiting_pdus ORDER BY waiting_nid")
+    return [WaitingPdu(row[0], row[1], row[2], bytes(row[3])) for row in rows]
