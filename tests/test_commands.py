@@ -9,16 +9,20 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from cryptography import x509
 from signedjson.key import read_signing_keys
 
 from synapse_like import __version__
 from synapse_like.commands import main
 from synapse_like.config import Config, load
+from synapse_like.federation.own_keys import read_signing_file
+from synapse_like.federation.tls import ServerTls
 from tests.support.processes import dying_with_us, free_port, wait_until
 
 CHECKOUT = Path(__file__).parent.parent
@@ -119,7 +123,7 @@ def test_init_does_what_an_interrupted_one_left_undone(data_dir: Path) -> None:
     (data_dir / ".signing.key.unfinished").write_text("ed255")
     result = init(data_dir)
     assert f"Wrote {data_dir / 'signing.key'}" in result.output
-    assert sorted(path.name for path in data_dir.iterdir()) == ["homeserver.yaml", "signing.key"]
+    assert sorted(path.name for path in data_dir.iterdir()) == ["homeserver.yaml", "signing.key", "tls.crt", "tls.key"]
 
 
 def test_init_for_another_server_is_refused(data_dir: Path) -> None:
@@ -177,6 +181,65 @@ def test_malformed_assignment_is_refused(data_dir: Path, assignment: str) -> Non
 def test_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert_refused(init(tmp_path / "file" / "data"), "Not a directory")
+
+
+@pytest.mark.parametrize(
+    ("server_name", "named"),
+    [
+        ("Example.org:8448", "example.org"),
+        ("127.0.0.1:8448", ip_address("127.0.0.1")),
+        ("[::1]:8448", ip_address("::1")),
+        (f"{'a' * 63}.{'b' * 63}.example.org", f"{'a' * 63}.{'b' * 63}.example.org"),
+    ],
+)
+def test_init_makes_a_certificate_for_the_server_name(data_dir: Path, server_name: str, named: object) -> None:
+    assert init(data_dir, server_name=server_name).exit_code == 0
+    assert permissions(data_dir / "tls.key") == 0o600
+    certificate = x509.load_pem_x509_certificate((data_dir / "tls.crt").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == [named]
+    ServerTls(data_dir / "tls.crt", data_dir / "tls.key")
+
+
+def test_init_makes_the_certificate_for_a_key_that_is_there(data_dir: Path) -> None:
+    init(data_dir)
+    (data_dir / "tls.crt").unlink()
+    key = (data_dir / "tls.key").read_bytes()
+    assert f"Kept {data_dir / 'tls.key'}" in init(data_dir).output
+    assert (data_dir / "tls.key").read_bytes() == key
+    ServerTls(data_dir / "tls.crt", data_dir / "tls.key")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["federation.enabled=false"],
+        ["federation.tls=false"],
+        ["federation.tls_certificate=/a/b.crt", "federation.tls_private_key=/a/b.key"],
+    ],
+)
+def test_init_makes_no_certificate_that_is_not_wanted(data_dir: Path, settings: list[str]) -> None:
+    init(data_dir, *(word for setting in settings for word in ("--set", setting)))
+    assert sorted(path.name for path in data_dir.iterdir()) == ["homeserver.yaml", "signing.key"]
+
+
+# rotate-key
+
+
+def test_rotate_key_puts_a_new_key_in_front(config_file: Path, data_dir: Path) -> None:
+    [old] = read_signing_file(data_dir / "signing.key")
+    result = command("rotate-key", "--config", config_file)
+    new, kept = read_signing_file(data_dir / "signing.key")
+    assert result.exit_code == 0
+    assert f"{new.alg}:{new.version}" in result.output
+    assert (kept.version, bytes(kept)) == (old.version, bytes(old))
+    assert new.version != old.version
+    assert permissions(data_dir / "signing.key") == 0o600
+
+
+def test_rotate_key_without_a_key_is_a_sentence(config_file: Path, data_dir: Path) -> None:
+    (data_dir / "signing.key").unlink()
+    assert_refused(command("rotate-key", "--config", config_file), "cannot read the signing key")
 
 
 # check-config
@@ -274,7 +337,7 @@ def is_healthy(process: subprocess.Popen[str], port: int) -> bool:
 )
 def test_server_serves_until_sigterm(data_dir: Path, start: Sequence[str], exit_code: int) -> None:
     port = free_port()
-    init(data_dir, "--client-port", str(port))
+    init(data_dir, "--client-port", str(port), "--federation-port", str(free_port()))
     process = subprocess.Popen(
         [*start, "--config", str(data_dir / "homeserver.yaml")],
         cwd=CHECKOUT,
@@ -303,6 +366,15 @@ def test_run_without_a_signing_key_is_a_sentence(config_file: Path, data_dir: Pa
     assert result.returncode == 1
     assert result.stderr.startswith("Error: ")
     assert "signing.key" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_run_without_a_certificate_is_a_sentence(config_file: Path, data_dir: Path) -> None:
+    (data_dir / "tls.crt").unlink()
+    result = run_module("run", "--config", config_file)
+    assert result.returncode == 1
+    assert "tls.crt" in result.stderr
+    assert "synapse_like init" in result.stderr
     assert "Traceback" not in result.stderr
 
 

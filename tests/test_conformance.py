@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROVEN = "proven"
 STATES = (PROVEN, "in part", "not yet")
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 #: How many requirements there are of each kind.
 REQUIREMENTS = {
@@ -63,8 +64,8 @@ def names_in(file: str) -> frozenset[str]:
     names = set()
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}::{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
-        elif isinstance(node, ast.FunctionDef):
+            names |= {f"{node.name}::{part.name}" for part in node.body if isinstance(part, FUNCTIONS)}
+        elif isinstance(node, FUNCTIONS):
             names.add(node.name)
     return frozenset(names)
 

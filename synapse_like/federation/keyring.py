@@ -153,6 +153,11 @@ class Keyring:
         self._fetching: Shared[str, _Server] = Shared(self._fetch)
         self._free = DeferredSemaphore(MOST_AT_ONCE)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no server is being asked."""
+        return self._fetching.is_idle
+
     # Requests.
 
     async def verify_request(self, credentials: Credentials, *, method: str, uri: str, content: object) -> str:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, Protocol
 
 from cachetools import TLRUCache
 from twisted.internet.defer import Deferred
-from twisted.internet.error import DNSLookupError
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.names import dns
-from twisted.names.error import DNSNameError, DNSServerError, DomainError
+from twisted.names.error import DNSNameError, DomainError, ResolverError
 
 from synapse_like.clock import Clock
 from synapse_like.federation.errors import ServerUnreachable
@@ -124,7 +124,7 @@ class ServerResolver:
             answers, _, _ = await self._lookup.lookupService(f"{SERVICE}.{host}")
         except DNSNameError:
             return _Records((), NOTHING_SECONDS)
-        except (DNSServerError, DomainError, DNSLookupError, TimeoutError, OSError) as error:
+        except (DomainError, ResolverError, DeferredTimeoutError, OSError) as error:
             _log.debug("DNS could not be asked", host=host, reason=repr(error))
             return _Records((), FAILURE_SECONDS)
         return _records(answers)

@@ -25,6 +25,11 @@ class Shared(Generic[Key, Result]):
     def __contains__(self, key: Key) -> bool:
         return key in self._waiting
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._waiting
+
     def get(self, key: Key) -> Deferred[Result]:
         """The result, or the failure, of the work under way; it is begun if there is none."""
         waiter: Deferred[Result] = Deferred(lambda cancelled: self._leave(key, cancelled))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from synapse_like.federation.keyring import Keyring
 from synapse_like.http.authentication import Asking
 from synapse_like.http.limits import Limiter
-from synapse_like.protocol.errors import SignatureError
 from synapse_like.protocol.request_signing import parse_authorization
 
 
@@ -31,14 +30,13 @@ class SignatureAuthenticator:
         if header is None and is_optional:
             return None
         credentials = parse_authorization((header or b"").decode("latin-1"))
-        try:
-            uri = asking.target.decode("ascii")
-        except UnicodeDecodeError as error:
-            raise SignatureError("The path of a signed request must be percent-encoded.") from error
         if not await self._keyring.knows_key_for_requests(credentials.origin, credentials.key_id):
             self._limiter.check("strangers", asking.address)
         return await self._keyring.verify_request(
-            credentials, method=asking.method.decode("ascii"), uri=uri, content=asking.json()
+            credentials,
+            method=asking.method.decode("latin-1"),
+            uri=asking.target.decode("latin-1"),
+            content=asking.json(),
         )
 
     def name_of(self, requester: str) -> str:
