@@ -232,7 +232,7 @@ class LyingPeer:
     def finish(self, server: Named, step: str, room: PeerRoom, pdu: Pdu) -> Json:
         """Hand over what was begun."""
         path = f"/send_{step}/{quote(room.room_id)}/{quote(room.id_of(pdu))}"
-        answer: Json = self.ask(server, "PUT", path, pdu, prefix=V2)
+        answer: Json = self.ask(server, "PUT", path, pdu, prefix=V1 if step == "knock" else V2)
         return answer
 
     def finish_join(self, server: Named, room: PeerRoom, join: Pdu) -> None:
