@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -29,10 +26,10 @@ import twisted
 from bench.support.counted import Counts
 from bench.support.floors import floors
 from bench.support.lines import Line, User, ask_side_by_side, request
+from bench.support.place import place
 from bench.support.subject import INDEXES, Sizes, Subject
 from bench.support.tables import table
 from bench.support.usage import Usage, middle, spread
-from tests.support.server import ROOT
 
 DATABASES = ("sqlite", "postgresql")
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -477,22 +474,6 @@ def floor_table(times: int) -> str:
     )
 
 
-def machine(all_results: Sequence[Results]) -> str:
-    """Where it was measured, and what."""
-    databases = ", ".join(results.version for results in all_results)
-    changed = _git("status", "--porcelain", "synapse_like")
-    return (
-        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}; Python {platform.python_version()},"
-        f" Twisted {twisted.__version__}, {databases}\n"
-        f"commit {_git('rev-parse', '--short', 'HEAD')}{' with changes' if changed else ''}"
-    )
-
-
-def _git(*words: str) -> str:
-    told = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or ("" if told.returncode == 0 else "unknown")
-
-
 def measure(database: str, scale: Scale) -> Results:
     """Measure the server on one kind of database."""
     results = Results(database)
@@ -521,7 +502,8 @@ def main() -> None:
     floor = floor_table(scale.many * 20)
     databases = DATABASES if options.database == "both" else (options.database,)
     all_results = [measure(database, scale) for database in databases]
-    print("\n\n".join([machine(all_results), usage_table(all_results), *figure_tables(all_results), floor]))
+    where = place(f"Twisted {twisted.__version__}", *(results.version for results in all_results))
+    print("\n\n".join([where, usage_table(all_results), *figure_tables(all_results), floor]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 
+from bench.support.place import place
 from bench.support.tables import table
 from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.protocol.state_conflicts import compare
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--version", action="append", help="of the rooms; may be repeated")
     parser.add_argument("--quick", action="store_true", help="leave out the largest room")
     options = parser.parse_args()
+    print(place(), end="\n\n")
     headings = ["members", "forks", "in question", "loaded", "comparing ms", "deciding ms", "µs each"]
     for version in options.version or ["spec-2014", "12"]:
         rooms = {members: room_of(rules_for(version), members) for members in MEMBERS[: 3 if options.quick else None]}

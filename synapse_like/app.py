@@ -16,16 +16,17 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__, logs
-from synapse_like.background import Repeating, every
+from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation import own_keys as own_key_files
+from synapse_like.federation import status as sending_status
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.client import FederationClient
+from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.federation.keyring import Keyring
 from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
 from synapse_like.federation.resolver import ServerResolver, ServiceLookup
@@ -76,7 +77,7 @@ from synapse_like.http.site import Site, make_site
 from synapse_like.protocol.errors import NotFound, Unavailable
 from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.identifiers import local_part_for_registration
-from synapse_like.storage import accounts, events, positions
+from synapse_like.storage import accounts, destinations, events, positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
@@ -128,6 +129,8 @@ class Federation:
     agent: Agent
     site: Site[str]
     tls: ServerTls | None
+    queues: DestinationQueues
+    transactions: IncomingTransactions
 
 
 @dataclass(slots=True)
@@ -226,6 +229,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
+    queues = DestinationQueues(database, bus, clock, speaking.client, name)
     transactions = IncomingTransactions(
         database,
         clock,
@@ -235,7 +239,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         missing,
         locks,
         edus={},
-        heard_from=lambda server: None,
+        heard_from=queues.heard_from,
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
@@ -260,7 +264,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, seen=outside)
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 
     async def drop_idle_watchers() -> None:
         notifier.drop_idle()
@@ -281,7 +285,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
         [passwords.threads, files, speaking.threads],
         event_stream,
         site,
-        Federation(speaking.agent, federation_site, server_tls) if config.federation.enabled else None,
+        Federation(speaking.agent, federation_site, server_tls, queues, transactions)
+        if config.federation.enabled
+        else None,
         tasks,
     )
 
@@ -469,6 +475,9 @@ class HomeServerService(Service):
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        if server.federation is not None:
+            run_in_background("queues", server.federation.queues.start)
+            run_in_background("waiting-events", server.federation.transactions.retry_waiting)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
     def _listen(self, server: HomeServer) -> None:
@@ -483,7 +492,7 @@ class HomeServerService(Service):
             return
         factory: Any = federation.site
         if federation.tls is not None:
-            factory = TLSMemoryBIOFactory(federation.tls, False, federation.site, self._reactor)
+            factory = federation.tls.wrap(federation.site, self._reactor)
         scheme = "http" if federation.tls is None else "https"
         for address in config.federation_bind:
             port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
@@ -509,6 +518,7 @@ class HomeServerService(Service):
         for task in server.tasks:
             await task.stop()
         if server.federation is not None:
+            await server.federation.queues.stop()
             await server.federation.agent.close()
         for pool in server.thread_pools:
             pool.stop()
@@ -658,6 +668,41 @@ def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:
         return "\n".join(connection.transact(state_explanation.explain, room_id, slot))
     finally:
         connection.close()
+
+
+def federation_status(config: Config) -> str:
+    """How it stands with the servers that we send to, in lines.
+
+    :raises StartError: the database cannot be opened.
+    """
+    connection = _connect(config)
+    try:
+        txn = connection.begin(writable=False)
+        try:
+            return "\n".join(sending_status.table(txn, _now_ms()))
+        finally:
+            connection.roll_back(txn)
+    finally:
+        connection.close()
+
+
+def federation_retry(config: Config, server: str | None) -> str:
+    """Have a server tried again at once; a sentence about what was done.
+
+    :param server: None for all that cannot be reached.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: nothing was ever sent to this server.
+    """
+    connection = _connect(config)
+    try:
+        count = connection.transact(destinations.ask_retry, server)
+    finally:
+        connection.close()
+    if server is None:
+        return f"Servers to be tried again at once: {count}."
+    if not count:
+        raise NotFound(f"Nothing was ever sent to {server}.")
+    return f"{server} is to be tried again at once."
 
 
 def purge_room(config: Config, room_id: str, force: bool) -> str:

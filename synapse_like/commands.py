@@ -277,3 +277,26 @@ def explain_state(config: Config, room_id: str, event_type: str | None, state_ke
 def purge_room(config: Config, room_id: str, force: bool) -> None:
     """Delete the room ROOM_ID and all that was said in it, which cannot be undone."""
     click.echo(app.purge_room(config, room_id, force))
+
+
+@main.group()
+def federation() -> None:
+    """See to what is sent to other servers."""
+
+
+@federation.command("status")
+@_needs_config
+def federation_status(config: Config) -> None:
+    """List the other servers: what waits for each, since when it cannot be reached, and why."""
+    click.echo(app.federation_status(config))
+
+
+@federation.command("retry")
+@_needs_config
+@click.argument("server", required=False)
+@click.option("--all", "all_servers", is_flag=True, help="All servers that cannot be reached.")
+def federation_retry(config: Config, server: str | None, all_servers: bool) -> None:
+    """Try SERVER again at once, not when its time has come."""
+    if (server is None) != all_servers:
+        raise click.UsageError("Name either a server or --all.")
+    click.echo(app.federation_retry(config, server))

@@ -348,7 +348,7 @@ class RateClasses(Section):
     """Requests of other servers, per server."""
 
     strangers: Rate = Rate(per_second=5, burst=100)
-    """Requests of other servers that make this one ask for the keys of a server, per address."""
+    """Requests of other servers for which this one may have to ask for the keys of a server, per address."""
 
 
 class RateLimits(Section):

@@ -99,6 +99,28 @@ def test_url_and_networks_are_taken_as_they_are() -> None:
     assert client.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
 
 
+def test_federation_listens_where_clients_come_in_unless_it_is_told_otherwise() -> None:
+    assert config().federation_bind == ("127.0.0.1",)
+    assert config(client={"bind": ["0.0.0.0", "::"]}).federation_bind == ("0.0.0.0", "::")
+    assert config(client={"bind": "127.0.0.1"}, federation={"bind": "0.0.0.0"}).federation_bind == ("0.0.0.0",)
+
+
+def test_certificate_lies_in_the_data_directory_unless_it_is_named() -> None:
+    assert config(data_dir="data").tls_certificate == Path("/srv/data/tls.crt")
+    assert config(data_dir="data").tls_private_key == Path("/srv/data/tls.key")
+    named = config(federation={"tls_certificate": "my.crt", "tls_private_key": "/keys/my.key", "ca_file": "ca.crt"})
+    assert named.tls_certificate == Path("/srv/my.crt")
+    assert named.tls_private_key == Path("/keys/my.key")
+    assert named.federation.ca_file == Path("/srv/ca.crt")
+
+
+def test_names_of_servers_are_checked_and_in_lower_case() -> None:
+    names = {"unverified_servers": ["Old.Example:8448"], "trusted_key_servers": ["[::1]"]}
+    assert config(federation=names).federation.unverified_servers == ("old.example:8448",)
+    [fault] = faults({"server_name": "a.org", "federation": {"trusted_key_servers": ["no name"]}})
+    assert "federation.trusted_key_servers[0]" in fault
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config().client.port = 1  # type: ignore[misc]  # which is the point

@@ -18,13 +18,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IProtocolFactory,
@@ -222,7 +222,7 @@ class _Destination:
             raise _NotAnAnswer("too many requests wait for it")
         self._requests += 1
         try:
-            await self._free.acquire().addTimeout(asked.timeouts.answer, self._reactor)
+            await self._within(asked.timeouts.answer, self._free.acquire())
             try:
                 return await self._ask_or_ask_again(asked)
             finally:
@@ -242,13 +242,21 @@ class _Destination:
     async def _ask(self, asked: _Asked) -> Answer:
         body = None if asked.body is None else _BytesProducer(asked.body)
         answering = self._agent.request(asked.method, b"https://server" + asked.uri, asked.headers, body)
-        response: Any = await answering.addTimeout(asked.timeouts.answer, self._reactor)
-        reading = _read(response, asked.most_bytes)
-        return Answer(response.code, await reading.addTimeout(asked.timeouts.body, self._reactor))
+        response: Any = await self._within(asked.timeouts.answer, answering)
+        body_bytes = await self._within(asked.timeouts.body, _read(response, asked.most_bytes))
+        return Answer(response.code, body_bytes)
+
+    def _within(self, seconds: float, doing: Deferred[Any]) -> Deferred[Any]:
+        return doing.addTimeout(seconds, self._reactor, _timed_out)
 
     async def close(self) -> None:
         with suppress(DeferredTimeoutError):
-            await self._pool.closeCachedConnections().addTimeout(CLOSING_SECONDS, self._reactor)
+            await self._within(CLOSING_SECONDS, self._pool.closeCachedConnections())
+
+
+def _timed_out(_outcome: object, _seconds: float) -> NoReturn:
+    """For `addTimeout`, which knows only one of the many exceptions by which Twisted says that it was cancelled."""
+    raise DeferredTimeoutError
 
 
 def _was_closed(error: Any) -> bool:
@@ -291,7 +299,7 @@ class _ServerEndpoint:
         for place in others:
             try:
                 return await self._connect_to(place, factory)
-            except CancelledError:
+            except (CancelledError, ConnectingCancelledError):
                 raise
             except Exception as error:
                 if _why(error) is None:
@@ -303,8 +311,9 @@ class _ServerEndpoint:
         plain = HostnameEndpoint(self._reactor, place.host, place.port, timeout=self._seconds)
         endpoint = wrapClientTLS(self._tls.towards(self._server_name), plain, self._reactor)
         outer = _ConnectionFactory(self._server_name, self._tls, factory)
-        connection: Any = await endpoint.connect(outer).addTimeout(self._seconds, self._reactor)
-        return await connection.ready.addTimeout(self._seconds, self._reactor)
+        connecting: Deferred[Any] = endpoint.connect(outer)
+        connection = await connecting.addTimeout(self._seconds, self._reactor, _timed_out)
+        return await connection.ready().addTimeout(self._seconds, self._reactor, _timed_out)
 
 
 class _ConnectionFactory(Factory):
@@ -321,13 +330,11 @@ class _ConnectionFactory(Factory):
 
 @implementer(IHandshakeListener)
 class _Connection(Protocol):
-    """Stands between TLS and Twisted's HTTP: lets it begin once we know who is there, and counts the bytes of heads.
-
-    :ivar ready: gives the protocol of HTTP when the handshake is done.
-    """
+    """Stands between TLS and Twisted's HTTP: lets it begin once we know who is there, and counts the bytes of heads."""
 
     def __init__(self, server_name: str, tls: ClientTls, http: Any) -> None:
-        self.ready: Deferred[Any] = Deferred(lambda _: self._abort())
+        self._outcome: Any = None
+        self._waiter: Deferred[Any] | None = None
         self._server_name = server_name
         self._tls = tls
         self._http = http
@@ -335,18 +342,33 @@ class _Connection(Protocol):
         self._head_bytes = 0
         self._has_session = False
 
+    def ready(self) -> Deferred[Any]:
+        """The protocol of HTTP, when the handshake is done. To cancel it is to close the connection."""
+        waiter: Deferred[Any] = Deferred(lambda _: self._abort())
+        if self._outcome is None:
+            self._waiter = waiter
+        else:
+            waiter.callback(self._outcome)
+        return waiter
+
+    def _settle(self, outcome: Any) -> None:
+        """Tell who waits, if anybody does: of several connections that are tried, only one is waited for."""
+        if self._outcome is None:
+            self._outcome = outcome
+            if self._waiter is not None and not self._waiter.called:
+                self._waiter.callback(outcome)
+
     def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted's name
         transport: Any = self.transport
         try:
             self._tls.check(self._server_name, transport.getHandle())
         except Exception:
-            self._fail(Failure())
+            self._settle(Failure())
             transport.abortConnection()
             return
         self._is_open = True
         self._http.makeConnection(_AbruptTransport(transport))
-        if not self.ready.called:
-            self.ready.callback(self._http)
+        self._settle(self._http)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         if not self._has_session:
@@ -373,11 +395,7 @@ class _Connection(Protocol):
             self._http.connectionLost(reason)
         else:
             self._tls.forget_session(self._server_name)
-            self._fail(reason)
-
-    def _fail(self, reason: Failure) -> None:
-        if not self.ready.called:
-            self.ready.errback(reason)
+            self._settle(reason)
 
     def _abort(self) -> None:
         transport: Any = self.transport
@@ -488,7 +506,7 @@ def _why(error: BaseException) -> str | None:
         return error.reason
     if isinstance(error, ResponseFailed | RequestTransmissionFailed):
         return "; ".join(_why(failure.value) or repr(failure.value) for failure in error.reasons)
-    if isinstance(error, DeferredTimeoutError | CancelledError):
+    if isinstance(error, DeferredTimeoutError):
         return "it took too long"
     if isinstance(error, NAME_ERRORS):
         return f"its certificate is not that of this server: {error!r}"

@@ -176,9 +176,10 @@ class Keyring:
         )
         return credentials.origin
 
-    async def knows_key_for_requests(self, server_name: str, key_id: str) -> bool:
-        """Whether a server's key is known, so that no one need be asked for it."""
-        return (await self._server(server_name)).for_requests(key_id, self._clock.now_ms()) is not None
+    def has_at_hand(self, server_name: str, key_id: str) -> bool:
+        """Whether a key that may sign requests is in memory, so that nobody need be asked for it, nor the database."""
+        server = self._at_hand(server_name)
+        return server is not None and server.for_requests(key_id, self._clock.now_ms()) is not None
 
     async def _key_for_requests(self, server_name: str, key_id: str) -> _Key:
         now = self._clock.now_ms()

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from cachetools import LRUCache
 from cryptography import x509
@@ -30,8 +31,9 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
 )
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from synapse_like.federation.resolver import is_address, split_name
@@ -169,6 +171,12 @@ class ServerTls:
         connection.set_accept_state()
         return connection
 
+    def wrap(self, factory: IProtocolFactory, reactor: Any) -> TLSMemoryBIOFactory:
+        """What is to listen instead of a factory, so that its connections are TLS."""
+        wrapping = TLSMemoryBIOFactory(self, False, factory, reactor)
+        wrapping.protocol = _PromptTransport
+        return wrapping
+
     async def look(self) -> None:
         """Read the files again if they have changed. If they cannot be used, the old certificate stays."""
         stamp = self._stamp()
@@ -203,6 +211,15 @@ class ServerTls:
             raise CertificateUnusable(f"cannot use {file}: {_openssl_says(error)}") from error
         context.set_session_id(b"synapse_like federation")
         return context
+
+
+class _PromptTransport(BufferingTLSTransport):
+    """Closes when everything is sent, and does not wait for the other side to agree: it may never."""
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
+        super().loseConnection()
+        transport: Any = self.transport
+        transport.loseConnection()
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from synapse_like.federation.transactions import position_of
 from synapse_like.handlers import event_pdus
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_persistence import StoredEvent
@@ -25,13 +26,15 @@ from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.visibility import HISTORY_VISIBILITY, INVITED, JOINED
 from synapse_like.protocol.wire_formats import to_pdu
-from synapse_like.storage import accounts, events, membership, room_servers, rooms, state
+from synapse_like.storage import accounts, destinations, events, membership, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.rooms import RoomView
 from synapse_like.storage.state import MEMBER
 
 #: Events in one answer at the most.
 MOST_EVENTS = 100
+#: Events that are sent anew at the most.
+MOST_PULLED = 50
 #: Events that are named in one question at the most.
 MOST_NAMED = 50
 
@@ -138,6 +141,16 @@ class Disclosure:
             return _Eyes(txn, room, origin).see(found[::-1])
 
         return await self._database.read("disclose-missing", read)
+
+    async def sent_after(self, origin: str, transaction_ids: Sequence[str]) -> list[orjson.Fragment]:
+        """What was for a server after the transactions that it names, as far as one answer goes."""
+        after = min((position_of(name) for name in _named(transaction_ids)), default=0)
+
+        def read(txn: Transaction) -> list[orjson.Fragment]:
+            waiting = destinations.waiting(txn, origin, after=after, most_pdus=MOST_PULLED, edus_after=0, most_edus=0)
+            return [orjson.Fragment(pdu) for _, pdu in waiting.pdus]
+
+        return await self._database.read("disclose-sent", read)
 
     # What is not a room's.
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from synapse_like.federation.keyring import Keyring
 from synapse_like.logs import get_logger
-from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.errors import BadJson, MatrixError
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.hashes import check_content_hash
 from synapse_like.protocol.redaction import redact_pdu
 from synapse_like.protocol.room_versions import RoomRules
-from synapse_like.protocol.wire_formats import from_pdu, read_pdu
+from synapse_like.protocol.wire_formats import encode_pdu, from_pdu, read_pdu
 from synapse_like.storage.events import Standing
 
 _log = get_logger(__name__)
@@ -135,4 +134,4 @@ def _hashed(rules: RoomRules, event: Event, pdu: Pdu) -> CheckedEvent:
         _log.warning("the content of an event was altered; it is kept in its redacted form", event_id=event.event_id)
         pdu = redact_pdu(rules, pdu)
         event = read_pdu(rules, pdu, event.event_id)
-    return CheckedEvent(rules, event, encode_in_any_order(pdu))
+    return CheckedEvent(rules, event, encode_pdu(pdu))

@@ -13,14 +13,14 @@ from synapse_like.handlers import room_state
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.authorisation import auth_events_for, auth_types_for, authorise, required_power_level_for
-from synapse_like.protocol.building import build
+from synapse_like.protocol.building import build, depth_after
 from synapse_like.protocol.contents import check_content, check_event_type, check_state_key
 from synapse_like.protocol.events import Event, EventDraft, StateSlot
 from synapse_like.protocol.hashes import ALGORITHM, reference_hash
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import RoomRules
-from synapse_like.protocol.wire_formats import to_pdu
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
@@ -127,7 +127,7 @@ class EventCreation:
             reference_hashes=reference_hashes(txn, room, place),
         )
         authorise(rules, event, state)
-        return MadeEvent(event, canonical_json.encode_in_any_order(pdu), replaced, place.before)
+        return MadeEvent(event, encode_pdu(pdu), replaced, place.before)
 
     def outline(self, txn: Transaction, room: RoomHead, draft: EventDraft) -> Event:
         """What an event that another server is to make for this room would be, without hash and signature.
@@ -168,14 +168,8 @@ class EventCreation:
             before = room_state.merge(txn, room, [extremity.after for extremity in follows])
         own_slot = {draft.state_slot} if draft.is_state and room.extremities else set()
         slots = own_slot.union(auth_types_for(room.rules, draft))
-        depth = max((extremity.depth for extremity in follows), default=0) + 1
-        return Place(
-            follows,
-            before,
-            rooms.stored_state_at(txn, room, before, slots),
-            # Others may claim any depth, which must not keep us from speaking.
-            min(depth, canonical_json.LARGEST_INTEGER),
-        )
+        depth = depth_after(room.rules, (extremity.depth for extremity in follows))
+        return Place(follows, before, rooms.stored_state_at(txn, room, before, slots), depth)
 
 
 def reference_hashes(txn: Transaction, room: RoomHead, place: Place) -> dict[str, str]:

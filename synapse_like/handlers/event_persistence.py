@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 from synapse_like.handlers import room_state
 from synapse_like.protocol.authorisation import redaction_applies
-from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
-from synapse_like.protocol.wire_formats import to_pdu
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, gaps, membership, room_servers, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
@@ -165,14 +164,21 @@ class EventPersistence:
         """Change the current state of a room, and what follows from it."""
         if len(changes) > MOST_REMEMBERED:
             room.known_state.clear()
+        numbers = state.make_slot_ids(txn, changes.keys())
+        state.set_current(
+            txn,
+            room.room_nid,
+            [
+                (numbers[slot], change.after.event_nid, change.memberships[1])
+                for slot, change in changes.items()
+                if change.after is not None
+            ],
+        )
         joined: Counter[str] = Counter()
         for slot, change in changes.items():
-            number = state.make_slot_id(txn, slot)
             was, now = change.memberships
             if change.after is None:
-                state.unset_current(txn, room.room_nid, number)
-            else:
-                state.set_current(txn, room.room_nid, number, change.after.event_nid, now)
+                state.unset_current(txn, room.room_nid, numbers[slot])
             if len(changes) <= MOST_REMEMBERED:
                 rooms.remember_state(room, slot, change.after)
             if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
@@ -228,7 +234,7 @@ def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent
     if not redaction_applies(room.rules, redaction.event, target.event, levels):
         return
     stripped = redact(room.rules, target.event)
-    events.redact(txn, target, encode_in_any_order(to_pdu(room.rules, stripped)), because=redaction)
+    events.redact(txn, target, encode_pdu(to_pdu(room.rules, stripped)), because=redaction)
     rooms.forget_redacted(room, target)
     txn.announce(EventRedacted(target.event_nid))
 

@@ -10,7 +10,7 @@ knock on it or to turn down an invite to it, and to invite somebody whose server
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,22 @@ from synapse_like.protocol.contents import check_content
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, domain_of, parse_room_id
-from synapse_like.protocol.membership import INVITE, JOIN, KNOCK, LEAVE
+from synapse_like.protocol.membership import BAN, INVITE, JOIN, KNOCK, LEAVE
 from synapse_like.storage import events, outside_memberships, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+
+_STANDING = {
+    None: "not in this room",
+    "leave": "not in this room",
+    "ban": "banned from this room; lift the ban instead",
+    "join": "not banned from this room",
+    "invite": "not banned from this room",
+    "knock": "not banned from this room",
+}
+"""What is told of somebody to whom a thing cannot be done as they are."""
 
 
 class Elsewhere(Exception):
@@ -41,7 +51,6 @@ class Wish:
     """A change of membership that somebody wants.
 
     :ivar only_from: what the target must be now; None for anything.
-    :ivar never_from: what the target must not be now.
     :ivar servers: names of servers that may be in the room, by the client's own word.
     """
 
@@ -50,8 +59,7 @@ class Wish:
     target: str
     content: Mapping[str, Any]
     required_power_level: int | None = None
-    only_from: str | None = None
-    never_from: str | None = None
+    only_from: Collection[str] | None = None
     servers: Sequence[str] = ()
 
     @property
@@ -125,7 +133,7 @@ class Membership:
 
     async def kick(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Make somebody leave, or take back their invite, or turn down their knock."""
-        await self._set(requester, room_id, user_id, LEAVE, reason, request, never_from="ban")
+        await self._set(requester, room_id, user_id, LEAVE, reason, request, only_from=(JOIN, INVITE, KNOCK))
 
     async def ban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Ban somebody."""
@@ -133,7 +141,7 @@ class Membership:
 
     async def unban(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Lift a ban."""
-        await self._set(requester, room_id, user_id, LEAVE, reason, request, only_from="ban")
+        await self._set(requester, room_id, user_id, LEAVE, reason, request, only_from=(BAN,))
 
     async def _set(
         self,
@@ -144,14 +152,11 @@ class Membership:
         reason: str | None,
         request: Once,
         *,
-        only_from: str | None = None,
-        never_from: str | None = None,
+        only_from: Collection[str] | None = None,
     ) -> None:
         content = {"membership": membership} | ({} if reason is None else {"reason": reason})
         target = canonical_user_id(user_id)
-        wish = Wish(
-            requester.user_id, parse_room_id(room_id), target, content, only_from=only_from, never_from=never_from
-        )
+        wish = Wish(requester.user_id, parse_room_id(room_id), target, content, only_from=only_from)
         await self.put(wish, request)
 
     async def put(self, wish: Wish, request: Once) -> str:
@@ -217,12 +222,11 @@ class Membership:
 
     def change(self, txn: Transaction, room: RoomHead, wish: Wish) -> str:
         """Send the m.room.member event of a change; its ID. Every way in that ends here ends in this room."""
-        if wish.only_from is not None or wish.never_from is not None:
+        # Who is not in the room is told by its rules, and learns nothing of the target.
+        if wish.only_from is not None and self._present(txn, room, wish.sender) == JOIN:
             present = self._present(txn, room, wish.target)
-            if wish.only_from is not None and present != wish.only_from:
-                raise Forbidden(f"{wish.target} is not banned from this room.")
-            if present == wish.never_from:
-                raise Forbidden(f"{wish.target} is banned from this room; lift the ban instead.")
+            if present not in wish.only_from:
+                raise Forbidden(f"{wish.target} is {_STANDING[present]}.")
         check_content(room.rules, MEMBER, wish.content, state_key=wish.target)
         return self._creation.say(txn, room, self._draft(wish)).event.event_id
 

@@ -5,7 +5,7 @@ They are judged by what they rest on, and by nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from synapse_like.handlers.event_checks import CheckedEvent
 from synapse_like.logs import get_logger
@@ -24,46 +24,66 @@ _log = get_logger(__name__)
 def check_claim(txn: Transaction, rules: RoomRules, event: Event, known: dict[str, Known]) -> None:
     """See that the events that an event rests on allow it.
 
-    :param known: holds all the events that it rests on.
-    :raises AuthError: they do not allow it.
+    :param known: holds all of them.
+    :raises AuthError: they do not.
     """
     cited = events.load(txn, [known[auth].event_nid for auth in event.auth_events])
     rejected = {auth for auth in event.auth_events if known[auth].standing is Standing.REJECTED}
     create = None
     if not rules.create_in_auth_events and event.type != CREATE[0]:
-        found = events.find(txn, "$" + event.room_id[1:])
+        found = events.find(txn, _id_of_creation(event))
         create = found.event if found is not None else None
-    state = claimed_state(rules, event, [stored.event for stored in cited], create=create, rejected=rejected)
-    authorise(rules, event, state)
+    _check(rules, event, [stored.event for stored in cited], create, rejected)
 
 
-def store_outliers(txn: Transaction, room_nid: int, checked: Iterable[CheckedEvent]) -> dict[str, Known]:
+def _check(
+    rules: RoomRules, event: Event, cited: Sequence[Event], create: Event | None, rejected: Collection[str]
+) -> None:
+    authorise(rules, event, claimed_state(rules, event, cited, create=create, rejected=rejected))
+
+
+def _id_of_creation(event: Event) -> str:
+    """The ID of the event that made a room, where the room's ID is made of it."""
+    return "$" + event.room_id[1:]
+
+
+def store_outliers(txn: Transaction, room_nid: int, checked: Iterable[CheckedEvent]) -> dict[str, Standing]:
     """Store events of auth chains or states, each judged by what it rests on.
 
     What rests on an event that is not here is left out.
 
-    :return: by ID, those that are here then.
+    :return: the standings of all events that they are, or rest on, and that are here then, by ID.
     """
     given = {item.event.event_id: item for item in checked}
-    known = events.known(txn, given.keys() | {auth for item in given.values() for auth in item.event.auth_events})
+    named = given.keys() | {auth for item in given.values() for auth in item.event.auth_events}
+    if given:
+        named |= {_id_of_creation(next(iter(given.values())).event)}
+    known = events.known(txn, named)
+    standings = {event_id: item.standing for event_id, item in known.items() if item.room_nid == room_nid}
+    here = {event_id: stored.event for event_id, stored in events.by_ids(txn, standings).items()}
+    new: list[tuple[Event, bytes, Standing]] = []
     for event_id in _causes_first(given):
         item = given[event_id]
         event = item.event
-        if event_id in known or any(auth not in known for auth in event.auth_events):
+        if event_id in known or any(auth not in here for auth in event.auth_events):
             continue
         standing = Standing.ACCEPTED
         try:
-            if any(known[auth].room_nid != room_nid for auth in event.auth_events):
-                raise AuthError("The event rests on events of another room.")
-            check_claim(txn, item.rules, event, known)
+            rejected = {auth for auth in event.auth_events if standings[auth] is Standing.REJECTED}
+            _check(
+                item.rules,
+                event,
+                [here[auth] for auth in event.auth_events],
+                None if item.rules.create_in_auth_events else here.get(_id_of_creation(event)),
+                rejected,
+            )
         except AuthError as error:
             _log.warning("an event was rejected", event_id=event_id, reason=error.message)
             standing = Standing.REJECTED
-        stored = events.insert(
-            txn, room_nid, event, item.pdu, place=None, snapshot_before=None, snapshot_after=None, standing=standing
-        )
-        known[event_id] = Known(stored.event_nid, room_nid, None, None, standing)
-    return known
+        here[event_id], standings[event_id] = event, standing
+        new.append((event, item.pdu, standing))
+    events.insert_outliers(txn, room_nid, new)
+    return standings
 
 
 def _causes_first(given: dict[str, CheckedEvent]) -> list[str]:

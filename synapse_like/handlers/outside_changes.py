@@ -1,10 +1,12 @@
-"""Noticing what commands do beside the running server (`reset-password`, `purge-room`).
+"""Noticing what commands do beside the running server (`reset-password`, `purge-room`, `federation retry`).
 
 A command counts its changes in the database. Who writes looks at that count anyhow; this task looks at it every few
 seconds, so that a token which a command has ended does not live on in memory or in a waiting long poll.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from synapse_like.handlers.authentication import Authentication
 from synapse_like.handlers.event_stream import EventStream
@@ -18,6 +20,7 @@ LOOK_EVERY_SECONDS = 2
 class OutsideChanges:
     """Looks for them.
 
+    :param look_again: what else looks at the tables anew then.
     :param seen: how many there were when the server started.
     """
 
@@ -27,6 +30,7 @@ class OutsideChanges:
         notifier: Notifier,
         authentication: Authentication,
         event_stream: EventStream,
+        look_again: Callable[[], Awaitable[None]],
         *,
         seen: int,
     ) -> None:
@@ -34,6 +38,7 @@ class OutsideChanges:
         self._notifier = notifier
         self._authentication = authentication
         self._event_stream = event_stream
+        self._look_again = look_again
         self._seen = seen
 
     async def look(self) -> None:
@@ -43,4 +48,5 @@ class OutsideChanges:
             self._notifier.forget_recent()
             self._authentication.forget_all()
             await self._event_stream.end_revoked()
+            await self._look_again()
             self._seen = changes

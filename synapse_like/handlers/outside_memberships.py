@@ -90,7 +90,7 @@ def _show(txn: Transaction, room_nid: int, item: CheckedEvent) -> StoredEvent:
     # What was before it will be of interest if somebody comes into the room.
     gaps.add(txn, room_nid, stored.event_nid, event.prev_events)
     slot = state.make_slot_id(txn, event.state_slot)
-    state.set_current(txn, room_nid, slot, stored.event_nid, now)
+    state.set_current(txn, room_nid, [(slot, stored.event_nid, now)])
     head = rooms.head(txn, event.room_id)
     if head is not None:
         rooms.remember_state(head, event.state_slot, stored)

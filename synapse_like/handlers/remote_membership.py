@@ -26,7 +26,7 @@ from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.building import build
-from synapse_like.protocol.canonical_json import decode, encode_in_any_order
+from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.identifiers import domain_of
@@ -35,6 +35,7 @@ from synapse_like.protocol.membership import JOIN, LEAVE
 from synapse_like.protocol.membership_templates import hashes_told, read_template
 from synapse_like.protocol.room_versions import ALL_RULES, RoomRules, rules_for
 from synapse_like.protocol.state_resolution import StateIds
+from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import events, gaps, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage.database import Database, Transaction
@@ -115,7 +116,7 @@ class RemoteMembership:
     async def _countersigned(self, made: _Made, returned: object) -> CheckedEvent:
         """The join as it entered the room: with the signature of a member's server, where one had to vouch."""
         if VOUCHER not in made.event.content:
-            return CheckedEvent(made.rules, made.event, encode_in_any_order(made.pdu))
+            return CheckedEvent(made.rules, made.event, encode_pdu(made.pdu))
         event, pdu = read_foreign(made.rules, returned)
         if {**pdu, "signatures": {}} != {**made.pdu, "signatures": {}}:
             raise BadJson("The other server has changed our event.")
@@ -157,7 +158,7 @@ class RemoteMembership:
             made = await self._make("knock", server, user_id, room_id, {**content, "membership": "knock"})
             answer = await self._client.send_membership(server, "knock", room_id, made.event.event_id, made.pdu)
             shown = shown_by_others(answer.get("knock_room_state"))
-            item = CheckedEvent(made.rules, made.event, encode_in_any_order(made.pdu))
+            item = CheckedEvent(made.rules, made.event, encode_pdu(made.pdu))
 
             def begin(txn: Transaction) -> None:
                 outside_memberships.begin(txn, item, server=server, shown=shown)
@@ -180,7 +181,7 @@ class RemoteMembership:
             async def leave_through(server: str) -> CheckedEvent:
                 made = await self._make("leave", server, user_id, room_id, {"membership": LEAVE})
                 await self._client.send_membership(server, "leave", room_id, made.event.event_id, made.pdu)
-                return CheckedEvent(rules, made.event, encode_in_any_order(made.pdu))
+                return CheckedEvent(rules, made.event, encode_pdu(made.pdu))
 
             try:
                 item = await self._first_that_works(servers, leave_through)
@@ -206,7 +207,7 @@ class RemoteMembership:
         """The event by which a user leaves what nobody could be told of; it never goes anywhere."""
         draft = EventDraft(known.room_id, MEMBER, known.state_slot[1], {"membership": LEAVE}, known.state_key)
         event, pdu = self._build(rules, draft, known)
-        return CheckedEvent(rules, event, encode_in_any_order(pdu))
+        return CheckedEvent(rules, event, encode_pdu(pdu))
 
     # Inviting.
 
@@ -226,7 +227,7 @@ class RemoteMembership:
         if {**returned, "signatures": {}} != {**pdu, "signatures": {}}:
             raise BadJson(f"{server} has changed our event.")
         await self._checks.check(rules, event, returned, also_by=server)
-        return MadeEvent(event, encode_in_any_order(returned), made.replaced, made.before)
+        return MadeEvent(event, encode_pdu(returned), made.replaced, made.before)
 
     def _make_invite(self, txn: Transaction, draft: EventDraft) -> tuple[MadeEvent, RoomRules, list[dict[str, Any]]]:
         room = rooms.head(txn, draft.room_id)

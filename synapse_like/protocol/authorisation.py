@@ -176,7 +176,8 @@ def _check_creation(rules: RoomRules, event: Event, state: StateMap) -> None:
     if rules.room_id_names_server and domain_of(event.room_id) != event.domain:
         raise AuthError("The room's ID must name the server of its creator.")
     # 1.3. It says by which rules the room lives.
-    if event.content.get("room_version", rules.name) != rules.name:
+    version_if_untold = rules.name if rules.create_may_omit_version else None
+    if event.content.get("room_version", version_if_untold) != rules.name:
         raise AuthError("The room was created for other rules.")
     if rules.creator_must_be_sender and event.content["creator"] != event.sender:
         raise AuthError("Nobody can create a room for somebody else.")
@@ -225,13 +226,14 @@ def _check_owner(event: Event, state_key: str) -> None:
 
 
 def _check_redaction(rules: RoomRules, event: Event, levels: PowerLevels) -> None:
-    if event.redacts is None:
+    # Where that outlives a redaction, it always says what it redacts.
+    if event.redacts is None and "redacts" in rules.redaction_keeps:
         raise AuthError("The redaction does not say what it redacts.")
-    # 11.1.
+    # 11.1. Elsewhere it may have been redacted itself.
     if levels.user(event.sender) >= levels.redact:
         return
     # 11.2. Which of its users sent the other event is for their server to see to.
-    if rules.redaction_by_own_server and domain_of(event.redacts) == event.origin:
+    if rules.redaction_by_own_server and event.redacts is not None and event.redacts.partition(":")[2] == event.origin:
         return
     raise AuthError(f"You need power level {levels.redact} to redact what others said.")
 

@@ -5,7 +5,7 @@ redacted form) for the signature, which also gives the event its ID where that i
 whole follows from the parts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -13,11 +13,22 @@ from signedjson.types import SigningKey
 
 from synapse_like.protocol import canonical_json, hashes
 from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.pdu_ids import LARGEST_STORED
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.signing import add_signature
 from synapse_like.protocol.wire_formats import check_size, read_pdu, to_pdu
 
 _NO_HASHES: Mapping[str, str] = MappingProxyType({})
+
+
+def depth_after(rules: RoomRules, depths: Iterable[int]) -> int:
+    """The depth of an event whose predecessors have these: one more than the greatest, as far as it can be told.
+
+    A stranger may have claimed the greatest that there is. Then the room stays at it and goes on (room version 1,
+    "Event format", `depth`; room version 6, likewise).
+    """
+    largest = canonical_json.LARGEST_INTEGER if rules.strict_canonical_json else LARGEST_STORED
+    return min(max(depths, default=0) + 1, largest)
 
 
 def build(
@@ -41,7 +52,7 @@ def build(
     :param local_id: what makes the event's ID unique on this server; without ':'. Ignored where the ID is a hash.
     :param origin: the name of this server.
     :param origin_server_ts: milliseconds since 1970.
-    :param depth: one more than the greatest depth among `prev_events`.
+    :param depth: by `depth_after`.
     :param prev_events: IDs of the latest events of the room.
     :param auth_events: IDs of the events that allow this one.
     :param replaces: the ID of the state event in whose place this one comes.

@@ -83,13 +83,18 @@ def decode(data: bytes) -> object:
     :raises CanonicalJsonError: no server can keep it exact: a number beyond all floats, half a surrogate pair.
     """
     try:
-        if _LONG_RUN not in data.translate(_DIGITS):
+        if not may_hold_long_integer(data):
             return orjson.loads(data)
         value = _EXACT.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise NotJson("This is not JSON.", reason=str(error)) from error
     check(value, max_depth=sys.getrecursionlimit(), strict=False)
     return value
+
+
+def may_hold_long_integer(data: bytes) -> bool:
+    """Whether some JSON may hold an integer of more than 64 bits, which the fast encoder cannot write."""
+    return _LONG_RUN in data.translate(_DIGITS)
 
 
 # An integer that orjson would make a float of has 19 digits at least. To look for so many is the cheapest way to know,

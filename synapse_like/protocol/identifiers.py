@@ -13,6 +13,7 @@ value and its fault.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Literal, NamedTuple, NoReturn
@@ -44,6 +45,9 @@ _IPV4 = re.compile(rf"{_IPV4_PART}(?:\.{_IPV4_PART}){{3}}")
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?[0-9]+")
 _SERVER_NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::([1-9][0-9]{0,4}))?")
 _LAST_PORT = 65535
+
+# Appendix "Server Name", the grammar as it stands there: rooms may hold names that nobody should choose.
+_HISTORICAL_SERVER_NAME = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(?::[0-9]{1,5})?")
 
 _HASH = re.compile(r"[A-Za-z0-9+/]{43}")
 _URL_SAFE_HASH = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -86,10 +90,10 @@ def canonical_user_id(text: str) -> str:
 def historical_user_id(text: str) -> str:
     """The user ID itself, as the rooms of Matrix room versions may hold it.
 
-    There the local part may be empty or hold anything but NUL, and nothing is compared without regard to case
-    (appendix "Historical User IDs").
+    There the local part may be empty or hold anything but NUL, the server's name may be anything that the grammar
+    allows, and nothing is compared without regard to case (appendices "Historical User IDs" and "Server Name").
     """
-    _split(text, "user ID", "@", _UNFIT_EVER, may_be_empty=True)
+    _split(text, "user ID", "@", _UNFIT_EVER, parse_domain=_historical_server_name, may_be_empty=True)
     return text
 
 
@@ -127,7 +131,7 @@ def parse_room_id(text: str, form: RoomIdForm | None = None) -> str:
 
 def historical_room_id(text: str) -> str:
     """The room ID itself, as the rooms of Matrix room versions that name a server may hold it (appendix "Room IDs")."""
-    _split(text, "room ID", "!", _UNFIT_EVER)
+    _split(text, "room ID", "!", _UNFIT_EVER, parse_domain=_historical_server_name)
     return text
 
 
@@ -213,7 +217,21 @@ def _is_hash(text: str, sigil: str, spelling: re.Pattern[str]) -> bool:
     return text.startswith(sigil) and spelling.fullmatch(text, 1) is not None
 
 
-def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str], *, may_be_empty: bool = False) -> tuple[str, str]:
+def _historical_server_name(text: str) -> str:
+    if not _HISTORICAL_SERVER_NAME.fullmatch(text):
+        _refuse("server name", text, "is neither a DNS name nor an IP address, with or without a port")
+    return text
+
+
+def _split(
+    text: str,
+    kind: str,
+    sigil: str,
+    unfit: re.Pattern[str],
+    *,
+    parse_domain: Callable[[str], str] = parse_server_name,
+    may_be_empty: bool = False,
+) -> tuple[str, str]:
     """The two parts of an identifier, after every check that identifiers have in common."""
     if not text.startswith(sigil):
         _refuse(kind, text, f"does not start with '{sigil}'")
@@ -224,7 +242,7 @@ def _split(text: str, kind: str, sigil: str, unfit: re.Pattern[str], *, may_be_e
         _refuse(kind, text, "names no server: there is no ':' in it")
     if not local_part and not may_be_empty:
         _refuse(kind, text, f"has nothing between '{sigil}' and ':'")
-    parse_server_name(domain)
+    parse_domain(domain)
     return local_part, domain
 
 

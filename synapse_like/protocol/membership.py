@@ -64,7 +64,7 @@ def member_slots_for(rules: RoomRules, event: EventDraft | Event) -> tuple[State
     if after == INVITE and rules.third_party_invites and (token := token_of(event)) is not None:
         slots.append((THIRD_PARTY_INVITE, token))
     voucher = event.content.get(VOUCHER)
-    if rules.restricted_joins and isinstance(voucher, str):
+    if after == JOIN and rules.restricted_joins and isinstance(voucher, str):
         slots.append((MEMBER, voucher))
     return tuple(slots)
 

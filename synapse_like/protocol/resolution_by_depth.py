@@ -24,7 +24,7 @@ def by_depth(known: KnownEvents, conflict: Conflict, explain: Explain) -> StateI
     """Room version 1, "State resolution"."""
     events = {slot: sorted(known.load(holders), key=_age) for slot, holders in conflict.disputed.items()}
     known.load_needed((event for rivals in events.values() for event in rivals), conflict.agreed)
-    state = dict(conflict.agreed)
+    state = conflict.agreed
     for name, is_due in _PASSES:
         due = [slot for slot in events if is_due(slot)]
         # What is decided in the same pass does not see each other.

@@ -42,8 +42,10 @@ def by_power(known: KnownEvents, conflict: Conflict, explain: Explain, *, anew: 
     ordered = _in_order_of_mainline(known, others, state.get(POWER_LEVELS, given.get(POWER_LEVELS)))
     # 4. passes the rules again.
     _pass_rules(known, ordered, state, given, "other events", explain)
-    # 5. What was never in conflict stays.
-    return conflict.agreed | {slot: event_id for slot, event_id in state.items() if slot not in conflict.agreed}
+    # 5. What was never in conflict stays. It may be large, so it is not copied.
+    for slot, event_id in state.items():
+        conflict.agreed.setdefault(slot, event_id)
+    return conflict.agreed
 
 
 def _full_conflicted_set(known: KnownEvents, conflict: Conflict, *, with_subgraph: bool) -> dict[str, Event]:

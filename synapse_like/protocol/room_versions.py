@@ -102,6 +102,7 @@ class RoomRules:
 
     Who may do what:
 
+    :ivar create_may_omit_version: may the create event leave unsaid by which version the room lives?
     :ivar create_names_creator: is the creator the one whom the create event's content names, not its sender?
     :ivar creator_must_be_sender: must the one so named be its sender as well?
     :ivar create_in_auth_events: is the create event among the auth events of all others?
@@ -135,6 +136,7 @@ class RoomRules:
     strict_integer_levels: bool
     notification_levels_checked: bool
     creators_above_all: bool
+    create_may_omit_version: bool
     create_names_creator: bool
     creator_must_be_sender: bool
     create_in_auth_events: bool
@@ -212,6 +214,7 @@ SPEC_2014 = RoomRules(
     strict_integer_levels=True,
     notification_levels_checked=False,
     creators_above_all=False,
+    create_may_omit_version=True,
     create_names_creator=True,
     creator_must_be_sender=True,
     create_in_auth_events=True,
@@ -263,6 +266,7 @@ V1 = RoomRules(
     strict_integer_levels=False,
     notification_levels_checked=False,
     creators_above_all=False,
+    create_may_omit_version=True,
     create_names_creator=True,
     creator_must_be_sender=False,
     create_in_auth_events=True,
@@ -280,6 +284,7 @@ V1 = RoomRules(
 V2 = replace(
     V1,
     name="2",
+    create_may_omit_version=False,  # client-server API, "m.room.create": a room that tells no version has version 1
     state_resolution="v2",  # "State resolution"
 )
 

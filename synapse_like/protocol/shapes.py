@@ -6,6 +6,7 @@ should be. Checks are put together from smaller ones.
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
@@ -64,20 +65,30 @@ def integer(name: str, value: object) -> int:
     return value
 
 
-_INTEGER_AS_TEXT = re.compile(r"\s*([+-]?)0*([0-9]{1,16})\s*", re.ASCII)
+_LARGEST_DOUBLE = int(sys.float_info.max)
+_INTEGER_AS_TEXT = re.compile(r"\s*([+-]?)0*([0-9]{1,309})\s*", re.ASCII)
 
 
 def integer_or_text(name: str, value: object) -> int:
     """A whole number, or one in decimal digits; signs, zeros before it and white space around it do no harm."""
-    if isinstance(value, str):
-        found = _INTEGER_AS_TEXT.fullmatch(value)
-        value = int(found[1] + found[2]) if found is not None else None
-    return integer(name, value)
+    return integer(name, _from_text(value))
 
 
 def number_or_text(name: str, value: object) -> int:
-    """The same, or a fraction, of which the whole part counts."""
-    return integer_or_text(name, int(value) if isinstance(value, float) and math.isfinite(value) else value)
+    """The same of any size that a double can hold, or a fraction, of which the whole part counts."""
+    value = _from_text(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_DOUBLE:
+        refuse(name, "an integer")
+    return value
+
+
+def _from_text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = _INTEGER_AS_TEXT.fullmatch(value)
+    return int(found[1] + found[2]) if found is not None else None
 
 
 def count(name: str, value: object) -> None:

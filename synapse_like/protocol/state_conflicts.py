@@ -55,7 +55,7 @@ class Conflict:
     """What several states agree on, and what not.
 
     :ivar states: how many they are.
-    :ivar agreed: the state that is in no conflict.
+    :ivar agreed: the state that is in no conflict; nobody else has it, so resolution may complete it.
     :ivar disputed: by slot, in order, and event ID: which states hold the event there, a bit for each.
     """
 

@@ -13,6 +13,7 @@ from synapse_like.protocol import canonical_json, pdu_id_pairs, pdu_ids
 from synapse_like.protocol.errors import BadJson, TooLarge
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.hashes import event_id_from, reference_bytes
+from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import RoomRules
 
 MAX_PDU_BYTES = 65536
@@ -49,6 +50,14 @@ def read_pdu(rules: RoomRules, pdu: Pdu, event_id: str | None = None) -> Event:
     """
     wire_format = _FORMATS[rules.pdu_format]
     return wire_format.read(rules, pdu, event_id or wire_format.identify(rules, pdu))
+
+
+def encode_pdu(pdu: Pdu) -> bytes:
+    """A PDU as it is stored: so that it can stand as it is in a body that is signed, never encoded again.
+
+    :raises CanonicalJsonError: there is no JSON for it.
+    """
+    return encode_content(pdu)
 
 
 def check_size(size: int) -> None:

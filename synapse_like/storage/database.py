@@ -31,12 +31,15 @@ from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
 from synapse_like.storage.engines import (
+    MOST_VALUES,
     DatabaseInUse,
     DatabaseUnavailable,
     Engine,
     RawConnection,
     RawCursor,
     Row,
+    batched,
+    placeholders,
 )
 
 Result = TypeVar("Result")
@@ -132,6 +135,20 @@ class Transaction:
         row = self.execute(sql, parameters).fetchone()
         assert row is not None, "the statement has a RETURNING clause"
         return row[0]
+
+    def insert_rows(self, sql: str, rows: Sequence[Sequence[object]], then: str = "") -> list[Row]:
+        """Insert many rows with few statements; what they return, in any order, if they return something.
+
+        :param sql: up to ``VALUES``.
+        :param then: what follows the values.
+        """
+        returned: list[Row] = []
+        for part in batched(rows, MOST_VALUES // max(1, len(rows[0]) if rows else 1)):
+            values = ", ".join([f"({placeholders(part[0])})"] * len(part))
+            cursor = self.execute(f"{sql} VALUES {values} {then}", [value for row in part for value in row])
+            if "RETURNING" in then:
+                returned += cursor.fetchall()
+        return returned
 
     def before_commit(self, key: object, write: Callable[[], None]) -> None:
         """Have `write` called once at the end of the transaction, however often it was asked for under this key."""

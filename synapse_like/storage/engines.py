@@ -274,11 +274,11 @@ def open_engine(url: str, *, data_dir: Path, durability: str = "full") -> Engine
 MOST_VALUES = 5000
 
 
-def batched(values: Iterable[Item]) -> Iterator[list[Item]]:
-    """Values in lists that are short enough for an ``IN (…)``."""
+def batched(values: Iterable[Item], most: int = MOST_VALUES) -> Iterator[list[Item]]:
+    """Values in lists that are short enough for one statement."""
     waiting = list(values)
-    for start in range(0, len(waiting), MOST_VALUES):
-        yield waiting[start : start + MOST_VALUES]
+    for start in range(0, len(waiting), most):
+        yield waiting[start : start + most]
 
 
 def placeholders(values: Sequence[object]) -> str:

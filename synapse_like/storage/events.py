@@ -151,6 +151,21 @@ def insert(
     return stored
 
 
+def insert_outliers(
+    txn: Transaction, room_nid: int, outliers: Sequence[tuple[Event, bytes, Standing]]
+) -> dict[str, int]:
+    """Add many events that are known without a place in history; their numbers, by ID.
+
+    :param outliers: events that are not here yet, their wire forms and standings.
+    """
+    rows = txn.insert_rows(
+        "INSERT INTO events (event_id, room_nid, standing, pdu)",
+        [(event.event_id, room_nid, int(standing), pdu) for event, pdu, standing in outliers],
+        "RETURNING event_id, event_nid",
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) -> list[StoredEvent]:
     """Events by their numbers, in the order asked for; a number without an event is left out.
 

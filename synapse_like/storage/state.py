@@ -8,15 +8,17 @@ after ten thousand), and reading a state walks at most 15 snapshots for each: th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from synapse_like.protocol.events import StateSlot
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import Row, placeholders
+from synapse_like.storage.engines import MOST_VALUES, Row, batched, placeholders
 
 BASE = 16
+#: New slots that are remembered at one go; those of somebody who comes into a large room are not.
+MOST_REMEMBERED = 500
 SLOTS = CacheKind[StateSlot, int]("slots", 20_000)
 MEMBER = "m.room.member"
 
@@ -41,6 +43,27 @@ def make_slot_id(txn: Transaction, slot: StateSlot) -> int:
         known = txn.insert("INSERT INTO state_slots (type, state_key) VALUES (?, ?) RETURNING slot_id", slot)
         txn.cache(SLOTS).put(txn, slot, known)
     return known
+
+
+def make_slot_ids(txn: Transaction, slots: Collection[StateSlot]) -> dict[StateSlot, int]:
+    """The numbers of many slots, given to those now that have none."""
+    cache = txn.cache(SLOTS)
+    numbers = {slot: number for slot in slots if (number := cache.get(slot)) is not None}
+    new = [slot for slot in slots if slot not in numbers]
+    if not new:
+        return numbers
+    txn.insert_rows("INSERT INTO state_slots (type, state_key)", new, "ON CONFLICT (type, state_key) DO NOTHING")
+    for part in batched(new, MOST_VALUES // 2):
+        pairs = ", ".join(["(?, ?)"] * len(part))
+        rows = txn.all(
+            f"SELECT type, state_key, slot_id FROM state_slots WHERE (type, state_key) IN (VALUES {pairs})",
+            [text for slot in part for text in slot],
+        )
+        numbers.update(((row[0], row[1]), row[2]) for row in rows)
+    if len(new) <= MOST_REMEMBERED:
+        for slot in new:
+            cache.put(txn, slot, numbers[slot])
+    return numbers
 
 
 def reach(height: int) -> int:
@@ -103,11 +126,8 @@ def fill_snapshot(txn: Transaction, new: NewSnapshot, changes: Mapping[int, int 
 
     :param changes: event_nid by slot_id; None takes a slot away.
     """
-    for slot, event_nid in {**new.inherited, **changes}.items():
-        txn.execute(
-            "INSERT INTO state_deltas (snapshot_id, slot_id, event_nid) VALUES (?, ?, ?)",
-            (new.snapshot.snapshot_id, slot, event_nid),
-        )
+    rows = [(new.snapshot.snapshot_id, slot, event_nid) for slot, event_nid in {**new.inherited, **changes}.items()]
+    txn.insert_rows("INSERT INTO state_deltas (snapshot_id, slot_id, event_nid)", rows)
 
 
 #: Whole states in memory, for rooms that have forked; the entries of all of them together.
@@ -137,7 +157,8 @@ def derive(txn: Transaction, room_nid: int, parent: Snapshot, changes: Mapping[S
     :param changes: event_nid by slot; None where nothing holds any more.
     """
     new = place_snapshot(txn, room_nid, after=parent)
-    fill_snapshot(txn, new, {make_slot_id(txn, slot): event_nid for slot, event_nid in changes.items()})
+    numbers = make_slot_ids(txn, changes.keys())
+    fill_snapshot(txn, new, {numbers[slot]: event_nid for slot, event_nid in changes.items()})
     return new.snapshot
 
 
@@ -192,16 +213,16 @@ def _nearest(rows: Iterable[Row]) -> dict[int, int]:
 # The present.
 
 
-def set_current(txn: Transaction, room_nid: int, slot: int, event_nid: int, membership: str | None) -> None:
-    """Put an event into the current state of its room.
+def set_current(txn: Transaction, room_nid: int, held: Iterable[tuple[int, int, str | None]]) -> None:
+    """Put events into the current state of their room.
 
-    :param membership: what an m.room.member event says; None for other types.
+    :param held: of each the number of its slot, its own, and what it says if it is an m.room.member.
     """
-    txn.execute(
-        "INSERT INTO current_state (room_nid, slot_id, event_nid, membership) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (room_nid, slot_id) DO UPDATE"
+    txn.insert_rows(
+        "INSERT INTO current_state (room_nid, slot_id, event_nid, membership)",
+        [(room_nid, *item) for item in held],
+        "ON CONFLICT (room_nid, slot_id) DO UPDATE"
         " SET event_nid = excluded.event_nid, membership = excluded.membership",
-        (room_nid, slot, event_nid, membership),
     )
 
 

@@ -125,6 +125,22 @@ class NastyServerTests(AgentCase):
         assert "too long" in await self.refusal(self.agent(timeouts=Timeouts(0.3, 5, 5)), f"localhost:{other.port}")
         await self.until(lambda: other.is_deserted)
 
+    async def test_packets_that_vanish(self) -> None:
+        """Nothing comes back, not even a refusal; first while one place is tried after another, then altogether."""
+        vanishing = Vanishing()
+        lookup = self.dns_server(
+            {"_matrix._tcp.a.example": [dns.Record_SRV(priority, 1, 1, b"localhost", ttl=60) for priority in range(3)]}
+        )
+        agent = self.agent(lookup=lookup, using=vanishing, timeouts=Timeouts(0.2, 5, 5))
+        assert "too long" in await self.refusal(agent, "a.example")
+        tried = vanishing.tried
+        assert tried >= 3
+        vanishing.tried = 0
+        agent = self.agent(lookup=lookup, using=vanishing, timeouts=Timeouts(5, 0.2, 5))
+        assert "too long" in await self.refusal(agent, "a.example")
+        # No other place is tried once it is too late.
+        assert vanishing.tried <= tried / 3
+
     async def test_http_instead_of_tls(self) -> None:
         other = self.listen(fine, plain=True)
         self.patch(Visitor, "dataReceived", lambda visitor, data: visitor.say(answer(b"no TLS")))
@@ -182,8 +198,8 @@ class NastyServerTests(AgentCase):
                 loop.callLater(0, more, visitor)
 
         other = self.listen(endless)
-        agent = self.agent(timeouts=Timeouts(5, 30, 30))
-        assert await self.refusal(agent, f"localhost:{other.port}")
+        agent = self.agent(timeouts=Timeouts(5, 5, 5))
+        assert "too long" not in await self.refusal(agent, f"localhost:{other.port}")
         await self.until(lambda: other.is_deserted)
 
     async def test_answer_that_breaks_off(self) -> None:
@@ -352,6 +368,31 @@ class Rebinding:
         for address in self.addresses:
             receiver.addressResolved(IPv4Address("TCP", address, portNumber))
         receiver.resolutionComplete()
+
+
+@implementer(IReactorPluggableNameResolver)
+class Vanishing:
+    """A reactor whose connections never come about.
+
+    :ivar tried: how many were to be made.
+    """
+
+    def __init__(self) -> None:
+        self.tried = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(loop, name)
+
+    def connectTCP(self, host: str, port: int, factory: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        self.tried += 1
+        factory.startedConnecting(self)
+        return self
+
+    def getDestination(self) -> IPv4Address:  # noqa: N802
+        return IPv4Address("TCP", "127.0.0.1", 1)
+
+    def stopConnecting(self) -> None:  # noqa: N802
+        """Nothing was begun."""
 
 
 class AddressTests(AgentCase):

@@ -191,6 +191,15 @@ class RequestTests(KeyringCase):
         assert await self.verify(peer.credentials()) == peer.name
         assert len(peer.asked) == 1
 
+    async def test_key_is_at_hand_once_it_was_used(self) -> None:
+        peer = Peer(self)
+        assert not self.keyring.has_at_hand(peer.name, "ed25519:1")
+        await self.verify(peer.credentials())
+        assert self.keyring.has_at_hand(peer.name, "ed25519:1")
+        assert not self.keyring.has_at_hand(peer.name, "ed25519:2")
+        self.time.advance(DAY / 1000 + 1)
+        assert not self.keyring.has_at_hand(peer.name, "ed25519:1")
+
     async def test_concurrent_wishes_share_one_question(self) -> None:
         peer = Peer(self)
         credentials = peer.credentials()
@@ -435,6 +444,13 @@ class RelayTests(KeyringCase):
         forged = self.away.published() | {"verify_keys": {"ed25519:1": {"key": public(generate_signing_key("1"))}}}
         self.relay.notary = [forged, {"server_name": "other.example"}, {}, {"server_name": 5}]
         assert isinstance(await self.outcome(signed(self.away), self.relay.name), ServerUnreachable)
+
+    async def test_relayed_keys_that_nobody_asked_for_are_not_kept(self) -> None:
+        other = Peer(self)
+        other.is_mute = True
+        self.relay.notary.append(other.published())
+        assert await self.outcome(signed(self.away), self.relay.name) is None
+        assert isinstance(await self.outcome(signed(other)), ServerUnreachable)
 
     async def test_relayed_keys_can_be_refused(self) -> None:
         self.keyring = self.new_keyring(accept_relayed=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from synapse_like.storage.events import StoredEvent
 
 ALICE = "@alice:here"
 ROOM = "!room:here"
+OLD_ROOM = "!old:here"
 
 
 @dataclass
@@ -73,6 +74,45 @@ def test_what_is_read_back_is_what_was_said(house: House) -> None:
     second = house.connection.transact(house.set_topic, "two")
     again = read_again(house.connection, second.event_nid)
     assert (again.event, again.replaced, again.position) == (second.event, first.event, second.position)
+
+
+def test_numbers_too_large_for_most_are_read_back_as_they_were(house: House) -> None:
+    """Room version 1, "Canonical JSON": what other servers say there may hold integers of any size."""
+    content = {"creator": ALICE, "org.example.number": 2**70 + 1}
+
+    def hear(txn: Transaction) -> StoredEvent:
+        rooms.create(txn, OLD_ROOM, V1, is_public=False)
+        room = rooms.head(txn, OLD_ROOM)
+        assert room is not None
+        event, pdu = build(
+            V1,
+            EventDraft(room_id=OLD_ROOM, type="m.room.create", sender=ALICE, content=content, state_key=""),
+            local_id="1",
+            origin="here",
+            origin_server_ts=1,
+            depth=1,
+            prev_events=(),
+            auth_events=(),
+            replaces=None,
+            power_level=0,
+            key=house.creation.signing_key,
+        )
+        return house.creation.persistence.persist(txn, room, event, canonical_json.encode(pdu, strict=False), None)
+
+    heard = house.connection.transact(hear)
+    assert read_again(house.connection, heard.event_nid).event.content == content
+
+
+def test_room_whose_depth_is_at_its_limit_goes_on(house: House) -> None:
+    """Room version 6, "Event format": a stranger may have claimed the greatest depth that there is."""
+
+    def speak(txn: Transaction) -> StoredEvent:
+        room = rooms.head(txn, ROOM)
+        assert room is not None
+        room.extremities = tuple(replace(extremity, depth=2**53 - 1) for extremity in room.extremities)
+        return house.set_topic(txn, "deep")
+
+    assert house.connection.transact(speak).event.depth == 2**53 - 1
 
 
 def test_a_state_event_that_replaces_a_redacted_one_does_not_show_what_that_was(house: House) -> None:

@@ -26,7 +26,7 @@ KEY = generate_signing_key("1")
 class OneKey:
     """A keyring that knows one key of one server, and need not ask for it."""
 
-    async def knows_key_for_requests(self, server_name: str, key_id: str) -> bool:
+    def has_at_hand(self, server_name: str, key_id: str) -> bool:
         return server_name == PEER
 
     async def verify_request(self, credentials: Credentials, *, method: str, uri: str, content: object) -> str:

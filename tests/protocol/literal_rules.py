@@ -7,6 +7,7 @@ auth events (step 3) and of signatures (5.2.1, 5.4.1.7) is not in it.
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,14 +40,16 @@ def allows(version: int, event: Event, state: State, *, address_proven: bool = F
 
 def level(version: int, value: object) -> int:
     """A level, or ValueError."""
+    # Until room version 5, JSON holds integers of any size; levels end where doubles do.
+    largest = LARGEST if version >= 6 else int(sys.float_info.max)
     if version < 6 and isinstance(value, float) and math.isfinite(value):
         value = math.trunc(value)
     if version < 10 and isinstance(value, str):
         digits = value.strip(" \t\n\r\f\v")
-        if not re.match(r"^[-+]?[0-9]+\Z", digits) or len(digits.lstrip("+-").lstrip("0")) > 16:
+        if not re.match(r"^[-+]?[0-9]+\Z", digits) or len(digits.lstrip("+-").lstrip("0")) > len(str(largest)):
             raise ValueError(value)
         value = int(digits)
-    if type(value) is not int or not -LARGEST <= value <= LARGEST:
+    if type(value) is not int or not -largest <= value <= largest:
         raise ValueError(value)
     return value
 
@@ -111,11 +114,8 @@ class _Reader:
         if event.type == "m.room.power_levels":
             return self.power_levels(power)
         if version < 3 and event.type == "m.room.redaction":
-            # That a redaction names something is taken for granted there.
-            if event.redacts is None:
-                return False
-            same_server = event.redacts.split(":", 1)[1] == event.event_id.split(":", 1)[1]
-            return power >= self.setting("redact") or same_server
+            named = event.redacts.split(":", 1)[1:] if event.redacts is not None else []
+            return power >= self.setting("redact") or named == event.event_id.split(":", 1)[1:]
         return True
 
     def creation(self, domain: str) -> bool:
@@ -127,7 +127,7 @@ class _Reader:
             return False
         if self.version < 11 and "creator" not in event.content:
             return False
-        if event.content.get("room_version", str(self.version)) != str(self.version):
+        if event.content.get("room_version", "1") != str(self.version):
             return False
         if self.version >= 12 and "additional_creators" in event.content:
             others = event.content["additional_creators"]

@@ -31,6 +31,7 @@ MEMBERSHIPS = ("none", "invite", "join", "join", "leave", "ban", "knock")
 JOIN_RULES = ("public", "invite", "knock", "private", "restricted", "knock_restricted", "org.example.other")
 SOME_LEVELS = (0, 1, 49, 50, 51, 99, 100, 101)
 VOUCHER = "join_authorised_via_users_server"
+HASH = "y" * 43
 TOKEN = "secret"
 
 
@@ -42,7 +43,9 @@ def seldom(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.Sea
 users = st.sampled_from(USERS)
 memberships_now = st.sampled_from(MEMBERSHIPS)
 levels = st.sampled_from(SOME_LEVELS)
-odd_levels = st.sampled_from(("50", " +0100 ", "-1", 49.9, -0.5, "x", "", None, True, [], 2**53, "9" * 17, "٥", 1e300))
+odd_levels = st.sampled_from(
+    ("50", " +0100 ", "-1", 49.9, -0.5, "x", "", None, True, [], 2**53, 2**70, "9" * 17, "9" * 310, "٥", 1e300)
+)
 any_levels = seldom(levels, odd_levels)
 
 
@@ -126,7 +129,7 @@ def attempts(draw: st.DrawFn, room: Room) -> Event:
     key = draw(st.sampled_from([None, "", *USERS, "a.example", "b.example"]))
     event_type = draw(st.sampled_from(EVENT_TYPES))
     if event_type == "m.room.redaction":
-        fields["redacts"] = draw(st.sampled_from(["$x:a.example", "$x:b.example", None]))
+        fields["redacts"] = draw(st.sampled_from(["$x:a.example", "$x:b.example", f"${HASH}", None]))
     return room.unchecked(event_type, {}, state_key=key, **fields)
 
 
@@ -271,9 +274,13 @@ class TestRedactions:
         assert room.allows(self.redaction(room, f"$x:{target}.example")) == allowed
 
     @pytest.mark.parametrize("rules", [V1, V2], ids=lambda rules: rules.name)
-    def test_until_version_2_they_must_have_a_target(self, rules: RoomRules) -> None:
-        room = self.room(rules, 100)
-        room.refuses(self.redaction(room, None), "does not say what it redacts")
+    @pytest.mark.parametrize("target", [None, f"${HASH}"])
+    def test_until_version_2_those_that_name_no_server_take_the_level(
+        self, rules: RoomRules, target: str | None
+    ) -> None:
+        """They were redacted themselves, or name nothing that is there."""
+        assert self.room(rules, 30).allows(self.redaction(self.room(rules, 30), target))
+        self.room(rules, 29).refuses(self.redaction(self.room(rules, 29), target), "power level 30 to redact")
 
     @pytest.mark.parametrize("rules", since(3), ids=lambda rules: rules.name)
     @pytest.mark.parametrize(
@@ -375,6 +382,12 @@ class TestAuthEvents:
         assert ("m.room.member", CAROL) not in auth_types_for(V6, draft)
         assert ("m.room.member", CAROL) in auth_types_for(V8, draft)
 
+    @pytest.mark.parametrize("membership", ["invite", "leave", "ban", "knock"])
+    def test_know_a_vouching_member_of_joins_only(self, membership: str) -> None:
+        """Server-server API, "Auth events selection": where the membership is `join`."""
+        draft = EventDraft(ROOM_ID, "m.room.member", ALICE, {"membership": membership, VOUCHER: CAROL}, BOB)
+        assert ("m.room.member", CAROL) not in auth_types_for(V8, draft)
+
     def test_know_no_invited_address_in_2014(self) -> None:
         content = {"membership": "invite", "third_party_invite": {"signed": {"mxid": BOB, "token": TOKEN}}}
         draft = EventDraft(ROOM_ID, "m.room.member", ALICE, content, BOB)
@@ -434,6 +447,15 @@ class TestAuthEvents:
         message = room.unchecked("m.room.message", {}, room_id="!other:a.example")
         with pytest.raises(AuthError, match="of another room"):
             claimed_state(V11, message, [room.state["m.room.create", ""]])
+
+
+@pytest.mark.parametrize("rules", VERSIONS, ids=lambda rules: rules.name)
+def test_room_that_tells_no_version_has_version_1(rules: RoomRules) -> None:
+    """Client-server API, "m.room.create": `room_version`."""
+    room = Room(rules=rules)
+    room.state.clear()
+    create = room.unchecked("m.room.create", {"creator": ALICE}, state_key="", prev_events=())
+    assert room.allows(create) == (rules is V1)
 
 
 def test_room_made_for_other_rules_is_no_room_of_ours() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from signedjson.key import generate_signing_key, get_verify_key
 
 from synapse_like.protocol import canonical_json
-from synapse_like.protocol.building import build
+from synapse_like.protocol.building import build, depth_after
 from synapse_like.protocol.errors import CanonicalJsonError, TooLarge
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.hashes import check_content_hash, reference_hash
@@ -211,3 +211,21 @@ def test_size_counts_everything_in_every_version() -> None:
         from_pdu(rules, built_in(rules, fitting)[1])
         with pytest.raises(TooLarge):
             built_in(rules, EventDraft(empty.room_id, "x", empty.sender, {"body": "x" * (room_for_body + 1)}))
+
+
+@pytest.mark.parametrize(
+    ("rules", "depths", "depth"),
+    [
+        (V1, [], 1),
+        (V1, [3, 7], 8),
+        (V1, [2**53 - 1], 2**53),
+        (V1, [2**63 - 2], 2**63 - 1),
+        (V1, [2**63 - 1], 2**63 - 1),
+        (V10, [2**53 - 2], 2**53 - 1),
+        (V12, [1, 2**53 - 1], 2**53 - 1),
+        (SPEC_2014, [2**53 - 1], 2**53 - 1),
+    ],
+)
+def test_depth_grows_as_far_as_it_can_be_told(rules: RoomRules, depths: list[int], depth: int) -> None:
+    """Sections "Event format" of room versions 1 and 6: a room whose depth is at the limit stays there."""
+    assert depth_after(rules, depths) == depth

@@ -292,6 +292,24 @@ def test_what_is_no_server_name_is_refused(text: str) -> None:
         parse_server_name(text)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Example.COM", "example..com", "-a.example", "1.2.3", "256.1.1.1", "a:08", "a:0", "a:99999", "[::1]:8448"],
+)
+def test_rooms_may_hold_names_that_nobody_should_choose(name: str) -> None:
+    """Appendix "Server Name": who refuses a user ID that the grammar allows refuses power levels that others accept."""
+    for parse, text in ((historical_user_id, f"@alice:{name}"), (historical_room_id, f"!room:{name}")):
+        assert parse(text) == text
+
+
+@pytest.mark.parametrize(
+    "name", ["", "under_score.example", "a b", "ü.example", "a:", "a:123456", "a:b", "[::1", "[1:G]", "a\n"]
+)
+def test_grammar_of_server_names_ends_somewhere(name: str) -> None:
+    with pytest.raises(BadJson):
+        historical_user_id(f"@alice:{name}")
+
+
 def test_domain_is_what_follows_the_first_colon() -> None:
     assert domain_of("$event:example.com:8448") == "example.com:8448"
 

@@ -7,6 +7,7 @@ import pytest
 
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.events import Event
+from synapse_like.protocol.redaction import redact, redact_pdu
 from synapse_like.protocol.room_versions import ALL_RULES, SPEC_2014, V1, V2, V3, V4, V10, V11, V12, RoomRules
 from synapse_like.protocol.wire_formats import from_pdu, read_pdu, to_pdu
 
@@ -224,10 +225,21 @@ def test_malformed_pdu_is_refused(rules: RoomRules, wrong: dict[str, Any]) -> No
         from_pdu(rules, message_of(rules) | wrong)
 
 
-@pytest.mark.parametrize("redacts", [7, None, "x", "$a\0b:c.example"])
-def test_redaction_whose_target_is_no_event_id_is_refused(redacts: object) -> None:
+@pytest.mark.parametrize("redacts", [7, None, ["$x:a.example"]])
+def test_redaction_whose_target_is_no_text_is_refused(redacts: object) -> None:
     with pytest.raises(BadJson):
         from_pdu(V2, WITH_HASHES | {"type": "m.room.redaction", "redacts": redacts})
+
+
+@pytest.mark.parametrize("rules", [V1, V3, V10], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("redacts", ["", "x", "$a\0b:c.example"])
+def test_redaction_whose_target_is_no_event_id_redacts_nothing(rules: RoomRules, redacts: str) -> None:
+    """Section "Event format": `redacts` is a string. Others have the event, so later ones may follow on it."""
+    redaction = message_of(rules) | {"type": "m.room.redaction", "redacts": redacts}
+    event = from_pdu(rules, redaction)
+    assert (event.redacts, event.extra["redacts"]) == (None, redacts)
+    assert to_pdu(rules, event) == redaction
+    assert to_pdu(rules, redact(rules, event)) == redact_pdu(rules, redaction)
 
 
 @pytest.mark.parametrize("event_id", [None, "$x", "!m1:a.example", f"${HASH}"])

@@ -342,6 +342,40 @@ class TestBeginningAnew:
         del forgetful.state["m.room.member", DAVE]
         assert branch.merge(forgetful).membership(DAVE) == ("join" if stays else "none")
 
+    @pytest.mark.parametrize(("rules", "stays"), [(V11, False), (V12, True)])
+    def test_what_somebody_set_who_left_since_is_not_lost(self, rules: RoomRules, stays: bool) -> None:
+        """Problem A of MSC4297: a server that has forgotten the newest join rule."""
+        branch = room_with_bob(rules)
+        old_rule = branch.state["m.room.join_rules", ""]
+        new_rule = branch.say(ALICE, "m.room.join_rules", {"join_rule": "invite"})
+        branch.member(ALICE, "leave")
+        forgetful = branch.fork()
+        names = [branch.member(BOB, "join", content={"displayname": "B"})]
+        names.append(forgetful.member(CAROL, "join", content={"displayname": "C"}))
+        forgetful.state["m.room.join_rules", ""] = old_rule
+        in_both_ways(rules, [branch.state, forgetful.state], branch.room.events)
+        merged = branch.merge(forgetful)
+        assert (merged.event("m.room.join_rules") == new_rule) == stays
+        assert [merged.event(*name.state_slot) for name in names] == names
+
+    @pytest.mark.parametrize(("rules", "stays"), [(V11, False), (V12, True)])
+    def test_levels_that_many_steps_led_to_are_not_lost(self, rules: RoomRules, stays: bool) -> None:
+        """Problem B of MSC4297: a server that has forgotten the two newest power levels."""
+        branch = ForkingRoom(rules).begin()
+        for user in (BOB, CAROL):
+            branch.member(user, "join")
+        oldest = branch.state["m.room.power_levels", ""]
+        branch.levels(ALICE, {ALICE: 100, BOB: 50})
+        newest = branch.levels(BOB, {ALICE: 100, BOB: 50, CAROL: 50})
+        forgetful = branch.fork()
+        forgetful.member("@eve:e.example", "join")
+        forgetful.state["m.room.power_levels", ""] = oldest
+        branch.member(DAVE, "join")
+        in_both_ways(rules, [branch.state, forgetful.state], branch.room.events)
+        merged = branch.merge(forgetful)
+        assert (merged.event("m.room.power_levels") == newest) == stays
+        assert [merged.membership(user) for user in (BOB, CAROL, DAVE, "@eve:e.example")] == ["join"] * 4
+
     @pytest.mark.parametrize(("rules", "is_considered"), [(V11, False), (V12, True)])
     def test_what_lies_between_events_in_conflict_is_considered(self, rules: RoomRules, is_considered: bool) -> None:
         branch = room_with_bob(rules)

@@ -3,6 +3,9 @@
 `server` is one server for all tests, on one kind of database after the other; names of users, rooms and aliases must
 therefore be new in each test: `people` and `unique` make them. `fresh_server` is for tests that stop, kill or configure
 their server.
+
+Rooms have the version that `room_version` says. What is marked `every_room_version`, a test or a whole module by its
+`pytestmark`, runs once for each of `ROOM_VERSIONS`; within such a module `of_2014` marks what depends on spec-2014.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from itertools import count
 
 import pytest
 
+from synapse_like.protocol.room_versions import DEFAULT_VERSION
 from tests.conftest import NewDatabase
 from tests.support.client import Client
 from tests.support.server import QUICK, HomeServer
@@ -21,7 +25,33 @@ FreshServer = Callable[..., HomeServer]
 People = Callable[[str], Client]
 Unique = Callable[[str], str]
 
+#: Those that differ most: in their wire format, in what redactions keep, and in who has power.
+ROOM_VERSIONS = ("spec-2014", "6", "11", "12")
+
+every_room_version = pytest.mark.room_versions(*ROOM_VERSIONS)
+of_2014 = pytest.mark.room_versions("spec-2014")
+
 _SERVERS = pytest.StashKey[list[HomeServer]]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has to do with rooms in each of the versions that it, or its module, is marked with."""
+    marker = metafunc.definition.get_closest_marker("room_versions")
+    if marker is not None and "room_version" in metafunc.fixturenames:
+        metafunc.parametrize("room_version", marker.args, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the later room versions where the database is PostgreSQL."""
+    left_out = {item for item in items if isinstance(item, pytest.Function) and _is_left_out(item)}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Function) -> bool:
+    chosen = item.callspec.params if hasattr(item, "callspec") else {}
+    later_version = chosen.get("room_version", DEFAULT_VERSION) != DEFAULT_VERSION
+    return later_version and chosen.get("database_kind") == "postgresql"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,16 +82,29 @@ def server(shared_server: HomeServer) -> Iterator[HomeServer]:
 
 
 @pytest.fixture
+def room_version(request: pytest.FixtureRequest) -> str:
+    """The version of the rooms that are made in a test, if it does not say otherwise.
+
+    What a room's version changes lies above storage: to save time, all versions but spec-2014 run on SQLite alone.
+    """
+    return str(getattr(request, "param", DEFAULT_VERSION))
+
+
+@pytest.fixture
 def fresh_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: NewDatabase,
+    room_version: str,
 ) -> Iterator[FreshServer]:
     """Makes servers for this test alone: `fresh_server({"registration.mode": "closed"})`."""
+    version = {} if room_version == DEFAULT_VERSION else {"rooms.default_version": room_version}
     with ExitStack() as stack:
 
         def make(settings: Mapping[str, object] | None = None) -> HomeServer:
             url = stack.enter_context(new_database())
             data_dir = tmp_path_factory.mktemp("home") / "data"
-            made = HomeServer(data_dir, url, {**QUICK, **(settings or {})})
+            made = HomeServer(data_dir, url, {**QUICK, **version, **(settings or {})})
             stack.enter_context(known(request, made))
             made.start()
             stack.callback(must_not_have_failed, made)
@@ -95,9 +138,10 @@ def unique() -> Unique:
 
 
 @pytest.fixture
-def people(server: HomeServer, unique: Unique) -> People:
+def people(server: HomeServer, unique: Unique, room_version: str) -> People:
     """Makes users: `people("dave")`."""
-    return lambda name: Client(server).register(unique(name))
+    version = None if room_version == DEFAULT_VERSION else room_version
+    return lambda name: Client(server, room_version=version).register(unique(name))
 
 
 @pytest.fixture

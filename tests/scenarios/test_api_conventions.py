@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, People, Unique
+from tests.scenarios.conftest import FreshServer, People, Unique, every_room_version
 from tests.support.client import (
     PASSWORD,
     Client,
@@ -125,6 +125,7 @@ def test_unknown_query_parameters_are_ignored(alice: Client, room: str) -> None:
     assert alice.call("GET", f"/events/{event_id}", user_id="@someone:else")["event_id"] == event_id
 
 
+@every_room_version
 def test_text_is_utf_8_both_ways(alice: Client, room: str) -> None:
     """API-1."""
     body = "žluťoučký 🐟 \u0000 \u202e 日本語"
@@ -257,6 +258,7 @@ def test_state_paths_take_put_only_and_no_transaction_id(alice: Client, room: st
     assert not [event for event in alice.state(room) if event["type"] == "m.example"]
 
 
+@every_room_version
 def test_number_after_a_state_type_is_a_state_key(alice: Client, room: str) -> None:
     """API-5: repeating such a PUT is a new event."""
     first = alice.set_state(room, "m.example", {"n": 1}, "11")
@@ -302,6 +304,7 @@ ACTIONS = [
 ]
 
 
+@every_room_version
 @pytest.mark.parametrize("action", ACTIONS)
 def test_retransmitted_put_is_done_once(alice: Client, bob: Client, action: str) -> None:
     """API-4: the second answer is the first one, and nothing happens a second time."""
@@ -317,6 +320,7 @@ def test_retransmitted_put_is_done_once(alice: Client, bob: Client, action: str)
     assert len(set(alice.synced_rooms()) - rooms_before) == (1 if action == "createRoom" else 0)
 
 
+@every_room_version
 @pytest.mark.parametrize("action", ACTIONS)
 def test_retransmits_while_the_first_is_in_flight_are_done_once(alice: Client, bob: Client, action: str) -> None:
     """API-4."""
@@ -333,6 +337,7 @@ def test_retransmits_while_the_first_is_in_flight_are_done_once(alice: Client, b
     assert len(set(alice.synced_rooms()) - rooms_before) == 1 - done_in_room
 
 
+@every_room_version
 def test_only_the_transaction_id_tells_a_retransmit(alice: Client, room: str) -> None:
     """API-4."""
     first = alice.send_event(room, "m.room.message", TEXT, "same")
@@ -396,6 +401,7 @@ def test_retransmit_is_recognised_after_a_restart(
 # Names in paths.
 
 
+@every_room_version
 @pytest.mark.parametrize("key", ["a/b", "a b", "a%2Fb", "a+b", "%", "?&=#", "é/日本", ".", "..", "a//b", "x;y"])
 def test_state_keys_are_decoded_once_and_one_by_one(alice: Client, room: str, key: str) -> None:
     """API-6."""
@@ -404,6 +410,7 @@ def test_state_keys_are_decoded_once_and_one_by_one(alice: Client, room: str, ke
     assert alice.state_event(room, "org.example/odd type", key)["content"] == {"key": key}
 
 
+@every_room_version
 def test_empty_state_key_may_be_written_or_left_out(alice: Client, room: str) -> None:
     """API-6: both name the same piece of state."""
     alice.set_state(room, "m.room.topic", {"topic": "one"})
@@ -412,6 +419,7 @@ def test_empty_state_key_may_be_written_or_left_out(alice: Client, room: str) ->
     assert alice.state_content(room, "m.room.topic", "") == {"topic": "two"}
 
 
+@every_room_version
 def test_slash_in_an_alias_is_data(alice: Client, bob: Client, room: str, unique: Unique) -> None:
     """API-6."""
     alias = f"#{unique('and/or')}:{alice.server.name}"
@@ -420,6 +428,7 @@ def test_slash_in_an_alias_is_data(alice: Client, bob: Client, room: str, unique
     assert bob.join(alias) == room
 
 
+@every_room_version
 def test_slash_in_a_user_id_is_data(alice: Client, people: People, room: str) -> None:
     """API-6."""
     dan = people("da/n")
@@ -435,6 +444,7 @@ def test_slash_in_a_transaction_id_is_data(alice: Client, room: str) -> None:
     assert alice.send_event(room, "m.room.message", TEXT, "1%2F2") != first
 
 
+@every_room_version
 def test_room_ids_come_raw_and_percent_encoded(alice: Client, room: str) -> None:
     """EVS-10."""
     raw, encoded = f"/rooms/{room}/state/m.room.topic", f"/rooms/{quote(room)}/state/m.room.topic"
@@ -451,6 +461,7 @@ def test_path_that_is_not_utf_8_is_refused(alice: Client, room: str, segment: st
         alice.call("PUT", f"/rooms/{room}/state/m.example/{segment}", {})
 
 
+@every_room_version
 def test_users_are_the_same_in_any_case(alice: Client, bob: Client, room: str) -> None:
     """API-7."""
     shouted = bob.user_id.upper()
@@ -471,14 +482,14 @@ def test_registered_name_is_kept_in_lower_case(server: HomeServer, unique: Uniqu
     assert Client(server).register(name).user_id == f"@{name.lower()}:{server.name}"
 
 
+@every_room_version
 def test_power_levels_count_whatever_the_case_of_the_user_id(
     alice: Client, bob: Client, carol: Client, room: str
 ) -> None:
     """API-7: nobody's power may depend on how their name was written."""
     bob.join(room)
     carol.join(room)
-    levels = alice.state_content(room, "m.room.power_levels")
-    alice.set_state(room, "m.room.power_levels", {**levels, bob.user_id.upper(): 60})
+    alice.give_power(room, {bob.user_id.upper(): 60})
     bob.kick(room, carol)
 
 
@@ -492,6 +503,7 @@ def test_aliases_are_the_same_in_any_case(alice: Client, bob: Client, unique: Un
         bob.create_room(room_alias_name=name.lower())
 
 
+@every_room_version
 def test_room_ids_differ_by_case(alice: Client, room: str) -> None:
     """API-7."""
     with forbidden():
@@ -503,6 +515,7 @@ def test_room_ids_differ_by_case(alice: Client, room: str) -> None:
 MALFORMED = ["x", "@", "!", "#", "@:", "!:x", "noone:here", "@a b:c", "@a", "!" + "x" * 300 + ":y", "\x00"]
 
 
+@every_room_version
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_ids_are_refused_with_a_reason(alice: Client, room: str, name: str) -> None:
     """API-7: never by a failure of the server."""
@@ -542,6 +555,7 @@ def test_error_is_a_code_and_a_sentence(server: HomeServer, method: str, path: s
     assert "Traceback" not in answer.json["error"]
 
 
+@every_room_version
 def test_retransmitted_join_by_alias_is_answered_though_the_alias_is_gone(
     alice: Client, bob: Client, unique: Unique
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.scenarios.conftest import People, Unique
+from tests.scenarios.conftest import People, Unique, every_room_version
 from tests.support.client import (
     PASSWORD,
     PREFIX,
@@ -115,6 +115,7 @@ def test_brackets_within_a_string_are_not_nesting(alice: Client, room: str) -> N
     assert alice.event(event_id)["content"]["body"] == '[{"\\' * 1000
 
 
+@every_room_version
 def test_content_may_be_nested_a_good_deal(alice: Client, room: str) -> None:
     """EVT-1."""
     content: Json = {"leaf": 1}
@@ -189,6 +190,7 @@ def test_alias_for_something_that_is_no_room_is_refused(alice: Client, unique: U
 # Numbers.
 
 
+@every_room_version
 @pytest.mark.parametrize(
     "number", ["1.5", "1.0", "1e3", "-0.0", str(2**53), str(-(2**53)), str(2**64), "1" + "0" * 300]
 )
@@ -202,6 +204,7 @@ def test_numbers_that_others_may_read_differently_are_refused(alice: Client, roo
     assert ids(alice.history(room)) == history
 
 
+@every_room_version
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 400])
 def test_numbers_beyond_every_bound_are_refused(alice: Client, room: str, number: str) -> None:
     """EVT-1: whether as bad JSON or as no JSON."""
@@ -210,6 +213,7 @@ def test_numbers_beyond_every_bound_are_refused(alice: Client, room: str, number
     assert texts(alice.history(room)) == []
 
 
+@every_room_version
 def test_largest_integers_are_kept(alice: Client, room: str) -> None:
     """EVT-1."""
     content = {"most": LARGEST_INTEGER, "least": -LARGEST_INTEGER, "truth": True}
@@ -227,6 +231,7 @@ def test_body_of_more_than_a_mebibyte_is_too_large(alice: Client, room: str) -> 
             alice.call(method, path, b'{"a": "' + b"x" * 2**20 + b'"}')
 
 
+@every_room_version
 @pytest.mark.parametrize("field", ["name", "topic"])
 def test_room_that_does_not_fit_into_its_events_is_not_made(alice: Client, field: str) -> None:
     """EVT-1, ROOM-1."""
@@ -245,6 +250,7 @@ def test_huge_fields_of_a_login_are_refused(server: HomeServer, field: str) -> N
         assert answer.status in (400, 401, 403, 404)
 
 
+@every_room_version
 @pytest.mark.parametrize("length", [256, 5_000])
 def test_overlong_event_types_and_state_keys_are_refused(alice: Client, room: str, length: int) -> None:
     """API-7, SEC-1."""
@@ -266,6 +272,7 @@ def test_overlong_request_line_ends_the_connection_only(server: HomeServer) -> N
 # NUL and other characters.
 
 
+@every_room_version
 def test_nul_in_names_is_refused(alice: Client, room: str) -> None:
     """API-7: PostgreSQL knows no NUL, so none may come near it."""
     for method, path, body in (
@@ -282,6 +289,7 @@ def test_nul_in_names_is_refused(alice: Client, room: str) -> None:
             alice.call(method, path, body)
 
 
+@every_room_version
 def test_nul_elsewhere_does_no_harm(alice: Client, bob: Client, room: str) -> None:
     """EVT-1: in contents it is data like any other, wherever the server keeps parts of them."""
     alice.set_state(room, "m.room.name", {"name": "a\x00b"})
@@ -333,6 +341,7 @@ STRANGE_NAMES = [
 ]
 
 
+@every_room_version
 @pytest.mark.parametrize("name", STRANGE_NAMES)
 def test_ids_of_any_shape_are_answered(alice: Client, room: str, name: str) -> None:
     """API-7."""
@@ -377,6 +386,7 @@ _any_body = st.fixed_dictionaries(
 )
 
 
+@every_room_version
 @settings(
     max_examples=60,
     deadline=None,
@@ -405,6 +415,7 @@ def test_stream_token_of_another_user_shows_nothing_of_theirs(alice: Client, bob
     assert ids(bob.events(page["end"])["chunk"]) == []
 
 
+@every_room_version
 def test_nobody_acts_for_another_user(alice: Client, bob: Client, carol: Client, room: str) -> None:
     """MEM-1: one's token is good for oneself."""
     alice.invite(room, carol)
@@ -501,6 +512,7 @@ def test_of_concurrent_claims_to_an_alias_exactly_one_wins(alice: Client, unique
     assert alice.call("GET", path)["room_id"] == won[0]
 
 
+@every_room_version
 def test_of_concurrent_joins_one_is_enough(alice: Client, bob: Client, room: str) -> None:
     """MEM-1: two clients of one user that join at once do not fail."""
     attempts = [bob.start("POST", f"/join/{room}", {}) for _ in range(5)]

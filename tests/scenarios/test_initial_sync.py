@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.scenarios.conftest import every_room_version
 from tests.support.client import Client, forbidden, ids, quote, refused, texts
+
+pytestmark = every_room_version
 
 
 def test_user_without_rooms_finds_none(alice: Client, bob: Client, room: str) -> None:
@@ -36,9 +39,7 @@ def test_joined_room_is_shown_with_its_state_and_latest_events(alice: Client, bo
     assert state["m.room.member", alice.user_id]["membership"] == "join"
     assert state["m.room.member", bob.user_id]["membership"] == "join"
     assert len(state) == len(synced["state"]) == len(bob.state(room))
-    assert {"m.room.create", "m.room.power_levels", "m.room.join_rules", "m.room.ops_levels"} <= {
-        event_type for event_type, _ in state
-    }
+    assert {"m.room.create", "m.room.power_levels", "m.room.join_rules"} <= {event_type for event_type, _ in state}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 50])

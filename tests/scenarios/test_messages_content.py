@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.scenarios.conftest import every_room_version
 from tests.support.client import Client, Json, bad_json, ids, quote, refused
 
 TEXT = {"msgtype": "m.text", "body": "I am a fish"}
@@ -16,6 +17,7 @@ IMAGE_INFO = {"size": 12345, "w": 640, "h": 480, "mimetype": "image/jpeg"}
 # Anybody's own events.
 
 
+@every_room_version
 @pytest.mark.parametrize(
     "event_type", ["org.example.event", "com.example/odd type", "日本.イベント", "x" * 255, "%", "a.b"]
 )
@@ -31,24 +33,28 @@ def test_unknown_types_pass_untouched(alice: Client, bob: Client, room: str, eve
     assert bob.state_content(room, event_type, "key") == content
 
 
+@every_room_version
 def test_content_may_be_empty(alice: Client, room: str) -> None:
     """EVT-1."""
     assert alice.event(alice.send_event(room, "org.example", {}))["content"] == {}
     assert alice.event(alice.set_state(room, "org.example", {}))["content"] == {}
 
 
+@every_room_version
 def test_encrypted_content_passes_untouched(alice: Client, room: str) -> None:
     """E2E-1."""
     content = {"algorithm": "m.example", "ciphertext": "A" * 40_000, "keys": {"@bob:x": {"": "🔑"}}}
     assert alice.event(alice.send_event(room, "m.room.encrypted", content))["content"] == content
 
 
+@every_room_version
 def test_event_of_up_to_64_kib_passes(alice: Client, room: str) -> None:
     """EVT-1."""
     body = "x" * 63_000
     assert alice.event(alice.send(room, body))["content"]["body"] == body
 
 
+@every_room_version
 @pytest.mark.parametrize("body", ["x" * 65_536, "é" * 32_768, "\\" * 33_000, "x" * 500_000])
 def test_event_of_more_than_64_kib_is_too_large(alice: Client, room: str, body: str) -> None:
     """EVT-1: counted in bytes as it is passed on."""
@@ -127,6 +133,7 @@ def test_state_of_another_shape_is_refused(alice: Client, room: str, event_type:
     assert ids(alice.state(room)) == before
 
 
+@every_room_version
 @pytest.mark.parametrize("key", ["displayname", "avatar_url", "reason"])
 def test_what_members_say_of_themselves_is_text(alice: Client, room: str, key: str) -> None:
     """EVT-2."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, People, Unique
+from tests.scenarios.conftest import FreshServer, People, Unique, every_room_version, of_2014
 from tests.support import databases
 from tests.support.client import Client, Json, bad_json, forbidden, ids, not_found, quote, refused
 from tests.support.server import HomeServer
+
+pytestmark = every_room_version
 
 
 def _aliases(client: Client, room: str) -> list[str]:
@@ -42,6 +44,7 @@ def _listed(client: Client, room: str) -> Json | None:
 # Creation.
 
 
+@of_2014
 def test_creation_tells_its_story_in_order(alice: Client, bob: Client, unique: Unique) -> None:
     """ROOM-1, ROOM-2."""
     name = unique("thepub")
@@ -77,11 +80,12 @@ def test_creation_tells_its_story_in_order(alice: Client, bob: Client, unique: U
     assert [required["m.room.name"], required["m.room.topic"]] == [50, 50]
 
 
-def test_room_ids_are_of_this_server_and_never_the_same(alice: Client) -> None:
-    """ROOM-1."""
+def test_room_ids_are_of_this_server_and_never_the_same(alice: Client, room_version: str) -> None:
+    """ROOM-1. Those of room version 12 name no server."""
     rooms = {alice.create_room() for _ in range(5)}
     assert len(rooms) == 5
-    assert all(room.startswith("!") and room.endswith(f":{alice.server.name}") for room in rooms)
+    ending = "" if room_version == "12" else f":{alice.server.name}"
+    assert all(room.startswith("!") and room.endswith(ending) for room in rooms)
 
 
 def test_rooms_are_private_unless_said_otherwise(alice: Client, bob: Client) -> None:
@@ -146,7 +150,8 @@ def test_creator_who_invites_themself_is_simply_in(alice: Client, bob: Client) -
     """ROOM-1: and to name somebody twice is to name them once."""
     room = alice.create_room(invite=[alice.user_id, bob.user_id, bob.user_id.upper()])
     assert alice.members(room) == {alice.user_id: "join", bob.user_id: "invite"}
-    assert len(alice.history(room)) == 8
+    members = [event["state_key"] for event in alice.history(room) if event["type"] == "m.room.member"]
+    assert members == [alice.user_id, bob.user_id]
 
 
 # The directory.
@@ -190,7 +195,7 @@ def test_only_members_give_a_room_an_alias(alice: Client, bob: Client, room: str
         bob.call("GET", _alias_path(alias))
     bob.join(room)
     bob.call("PUT", _alias_path(alias), {"room_id": room})
-    assert _aliases(alice, room) == [alias]
+    assert alice.call("GET", _alias_path(alias))["room_id"] == room
 
 
 def test_alias_of_another_server_cannot_be_given(alice: Client, room: str) -> None:
@@ -244,7 +249,6 @@ def test_server_admin_deletes_an_alias(
     admin.call("DELETE", _alias_path(bobs_alias))
     with not_found():
         admin.call("GET", _alias_path(bobs_alias))
-    assert _aliases(bob, room) == []
 
 
 def test_freed_alias_can_be_given_again(alice: Client, bob: Client, bobs_alias: str) -> None:
@@ -255,6 +259,7 @@ def test_freed_alias_can_be_given_again(alice: Client, bob: Client, bobs_alias: 
     assert bob.call("GET", _alias_path(bobs_alias))["room_id"] == other
 
 
+@of_2014
 def test_room_is_told_all_its_aliases_at_every_change(alice: Client, bob: Client, room: str, unique: Unique) -> None:
     """ROOM-4."""
     bob.join(room)
@@ -383,6 +388,7 @@ def test_room_that_all_have_left_can_be_purged(fresh_server: FreshServer) -> Non
     assert server.command("purge-room", room).returncode == 1, "there is no such room any more"
 
 
+@of_2014
 def test_room_made_after_a_purge_has_nothing_of_the_old_one(fresh_server: FreshServer) -> None:
     """ROOM-8: though the server had the old one in its memory, and its database has the place free again."""
     server = fresh_server()
@@ -397,7 +403,7 @@ def test_room_made_after_a_purge_has_nothing_of_the_old_one(fresh_server: FreshS
     sent = carol.send(new, "is anybody here?")
     assert carol.members(new) == {carol.user_id: "join"}
     assert ids(carol.history(new))[-1] == sent
-    assert len(carol.history(new)) == len(carol.state(new)) + 1 == 9
+    assert len(carol.history(new)) == len(carol.state(new)) + 1
     with not_found():
         carol.state_content(new, "m.room.topic")
     for client in (alice, bob):
@@ -412,6 +418,7 @@ def test_room_made_after_a_purge_has_nothing_of_the_old_one(fresh_server: FreshS
     assert [listed["num_joined_members"] for listed in _public_rooms(bob)] == [2]
 
 
+@of_2014
 def test_purge_can_be_forced_on_a_room_with_members(fresh_server: FreshServer) -> None:
     """ROOM-8."""
     server = fresh_server()

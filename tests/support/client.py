@@ -123,18 +123,24 @@ class Pending:
 
 
 class Client:
-    """One login, or none yet, at one server; `token` and `user_id` are empty until there is one."""
+    """One login, or none yet, at one server; `token` and `user_id` are empty until there is one.
 
-    def __init__(self, server: HomeServer, *, token: str = "", user_id: str = "") -> None:
+    `room_version` is that of the rooms that `create_room` makes; None leaves the choice to the server.
+    """
+
+    def __init__(
+        self, server: HomeServer, *, token: str = "", user_id: str = "", room_version: str | None = None
+    ) -> None:
         self.server = server
         self.token = token
         self.user_id = user_id
+        self.room_version = room_version
         self._connection = self._connect()
         self._transactions = count(1)
 
     def another_connection(self) -> Client:
         """The same login on a connection of its own."""
-        return Client(self.server, token=self.token, user_id=self.user_id)
+        return Client(self.server, token=self.token, user_id=self.user_id, room_version=self.room_version)
 
     def new_txn(self) -> str:
         """A transaction ID that this client has not used."""
@@ -245,7 +251,8 @@ class Client:
         :param options: the body of createRoom.
         :returns: the room's ID.
         """
-        return str(self.call("POST", "/createRoom", options)["room_id"])
+        version = {} if self.room_version is None else {"room_version": self.room_version}
+        return str(self.call("POST", "/createRoom", version | options)["room_id"])
 
     def join(self, room: str) -> str:
         """Join a room by its ID or alias.
@@ -272,6 +279,23 @@ class Client:
     def _about(self, room: str, action: str, user: Client | str, reason: str | None = None) -> None:
         body = {"user_id": id_of(user)} | ({} if reason is None else {"reason": reason})
         self.call("POST", f"/rooms/{quote(room)}/{action}", body)
+
+    # Power, in rooms of any version.
+
+    def give_power(self, room: str, levels: Mapping[str, int]) -> None:
+        """Give users power levels of their own; those of others stay."""
+        content = self.state_content(room, "m.room.power_levels")
+        content.get("users", content).update(levels)
+        self.set_state(room, "m.room.power_levels", content)
+
+    def set_operators_levels(self, room: str, *, ban: int = 50, kick: int = 50, redact: int = 50) -> None:
+        """Say what it takes to ban, to kick and to redact."""
+        content = self.state_content(room, "m.room.power_levels")
+        if "users" in content:
+            self.set_state(room, "m.room.power_levels", content | {"ban": ban, "kick": kick, "redact": redact})
+        else:
+            levels = {"ban_level": ban, "kick_level": kick, "redact_level": redact}
+            self.set_state(room, "m.room.ops_levels", levels)
 
     # Saying things.
 

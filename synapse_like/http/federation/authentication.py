@@ -11,7 +11,7 @@ from synapse_like.protocol.request_signing import parse_authorization
 class SignatureAuthenticator:
     """Checks the signatures of requests.
 
-    :param limiter: counts, under `strangers` and by address, the requests for which a key would have to be fetched.
+    :param limiter: counts, under `strangers` and by address, the requests whose key is not at hand.
     """
 
     reads_body = True
@@ -24,13 +24,13 @@ class SignatureAuthenticator:
         """The server that has signed the request.
 
         :raises SignatureError: none has, or it is not true.
-        :raises LimitExceeded: too many requests come from an address, of servers whose keys are not known.
+        :raises LimitExceeded: too many requests with keys that are not at hand come from one address.
         """
         header = asking.headers.get(b"Authorization")
         if header is None and is_optional:
             return None
         credentials = parse_authorization((header or b"").decode("latin-1"))
-        if not await self._keyring.knows_key_for_requests(credentials.origin, credentials.key_id):
+        if not self._keyring.has_at_hand(credentials.origin, credentials.key_id):
             self._limiter.check("strangers", asking.address)
         return await self._keyring.verify_request(
             credentials,

@@ -1,0 +1,508 @@
+"""A queue for each server that we send to (FED-3).
+
+Whatever is stored for a server is sent in its order, one transaction after another: at once if nothing is under way,
+and what comes meanwhile goes together into the next. Each server is worked on by itself, so that none waits for
+another. One that cannot be reached is left alone for longer and longer, until it is heard from or the operator says so.
+
+How far a server is, is written down a moment after it has acknowledged, for all servers together. If we are killed in
+between, something is sent twice, which does no harm: the other side knows events by their IDs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+
+from synapse_like.background import run_in_background
+from synapse_like.clock import Clock
+from synapse_like.federation.backoff import FIRST_RETRY_MS, delay, next_interval
+from synapse_like.federation.errors import RemoteRefusal
+from synapse_like.federation.outbox import MOST_ITEMS, Announced, Outbox, Parcel
+from synapse_like.federation.transactions import (
+    MOST_EDUS,
+    MOST_PDUS,
+    encode_edu,
+    make_transaction_id,
+    transaction_body,
+)
+from synapse_like.logs import get_logger
+from synapse_like.protocol.errors import MatrixError, Unavailable
+from synapse_like.storage import destinations
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.destinations import EduStored, Waiting
+from synapse_like.storage.events import EventPersisted
+
+#: Transactions under way at the same time: to servers that are well, and to others, which may keep us waiting.
+MOST_AT_ONCE = 200
+MOST_TO_FAILING = 50
+#: How long it may take until it is written down how far a server is, in seconds.
+SAVE_SECONDS = 1.0
+#: How long a stopping server waits for transactions under way, in seconds.
+STOP_SECONDS = 5.0
+#: How long to wait when our own database fails, in seconds.
+DATABASE_PAUSE_SECONDS = 5.0
+#: How long a server may be failing until EDUs for it that are in memory only are dropped, in milliseconds.
+PASSING_EDU_MS = 60_000
+#: Servers that are remembered while nothing waits for them.
+MOST_REMEMBERED = 5000
+#: Answers to a whole transaction that may be due to one thing in it.
+REFUSALS = frozenset({400, 403, 413, 422})
+_LONGEST_ERROR = 500
+
+_log = get_logger(__name__)
+
+
+class SendsTransactions(Protocol):
+    """What a queue needs of the federation client."""
+
+    def send_transaction(
+        self, destination: str, transaction_id: str, body: Mapping[str, Any]
+    ) -> Awaitable[Mapping[str, Any]]:
+        """Send it; the answer is what became of it. It must end, be it by a time-out.
+
+        :raises RemoteRefusal: the other server refused it.
+        :raises MatrixError: there was no answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """How it stands with the queue for a server.
+
+    :ivar doing: `waiting` is for the time to try again.
+    :ivar behind_seconds: for how long something has been waiting that waits now; 0 if nothing does.
+    """
+
+    doing: Literal["idle", "sending", "waiting"]
+    behind_seconds: float
+
+
+class DestinationQueues:
+    """All the queues. `start` before the first request is served, `stop` before the database.
+
+    :param client: sends transactions.
+    :param server_name: ours.
+    :param chance: gives numbers between 0 and 1, for the jitter.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        client: SendsTransactions,
+        server_name: str,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._client = client
+        self._server_name = server_name
+        self._chance = chance
+        self._outboxes: dict[str, Outbox] = {}
+        self._unsaved: dict[str, Outbox] = {}
+        self._save_timer: Any = None
+        self._well = DeferredSemaphore(MOST_AT_ONCE)
+        self._failing = DeferredSemaphore(MOST_TO_FAILING)
+        self._stopping = False
+        bus.subscribe(EventPersisted, self._event_persisted)
+        bus.subscribe(EduStored, self._edu_stored)
+        bus.subscribe(CommitInDoubt, self._commit_in_doubt)
+
+    # What others want of it.
+
+    async def start(self) -> None:
+        """Go on where the last run of the server ended."""
+        await self.look_again()
+
+    async def look_again(self) -> None:
+        """See in the tables for whom something waits, and whom an operator wants tried again."""
+        asked, servers = await self._database.read("destinations", _look)
+        for server in servers:
+            self._wake(self._outbox(server))
+        if asked:
+            await self._database.write("forget-retries-asked", destinations.forget_retries_asked, asked)
+            for server in asked:
+                self._end_backoff(self._outbox(server))
+
+    async def stop(self) -> None:
+        """Begin nothing new, wait a moment for what is under way, write down how far everybody is."""
+        self._stopping = True
+        for outbox in self._outboxes.values():
+            _cancel_timer(outbox)
+        running = [outbox.running for outbox in self._outboxes.values() if outbox.running is not None]
+        if running:
+            timer = self._clock.call_later(STOP_SECONDS, _cancel_all, running)
+            await DeferredList(running)
+            if timer.active():
+                timer.cancel()
+        if self._save_timer is not None:
+            self._save_timer.cancel()
+        if self._unsaved:
+            await self._save()
+
+    async def send_edu(
+        self,
+        destination: str,
+        edu_type: str,
+        content: dict[str, Any],
+        *,
+        key: str | None = None,
+        lasting: bool = False,
+    ) -> None:
+        """Send something that is not an event.
+
+        :param key: a newer EDU of the same type and key takes the place of one that waits.
+        :param lasting: whether it must arrive. If not, it is lost when we stop or the destination cannot be reached.
+        :raises CanonicalJsonError: there is no JSON for the content.
+        """
+        edu = encode_edu(self._server_name, destination, edu_type, content)
+        if lasting:
+            await self._database.write("outgoing-edu", destinations.add_edu, destination, edu_type, key, edu)
+            return
+        outbox = self._outbox(destination)
+        if not self._is_lost(outbox):
+            outbox.add_passing(edu_type, key, edu)
+            self._wake(outbox)
+
+    def heard_from(self, server: str) -> None:
+        """A server has asked us something, so it may be reached again: try it now, but not more than once a second."""
+        outbox = self._outboxes.get(server)
+        if outbox is None or outbox.timer is None or outbox.row is None or outbox.row.failing_since is None:
+            return
+        pause = outbox.last_attempt + FIRST_RETRY_MS / 1000 - self._clock.monotonic()
+        if pause <= 0:
+            self._end_backoff(outbox)
+        elif outbox.timer.getTime() - self._clock.now_ms() / 1000 > pause:
+            self._wait(outbox, pause)
+
+    def states(self) -> dict[str, QueueState]:
+        """How it stands with each server that is in memory."""
+        return {server: self._state(outbox) for server, outbox in self._outboxes.items()}
+
+    def _state(self, outbox: Outbox) -> QueueState:
+        since = outbox.announced[0].at if outbox.is_complete and outbox.announced else outbox.behind_since
+        doing: Literal["idle", "sending", "waiting"] = "idle"
+        if outbox.is_running or outbox.timer is not None:
+            doing = "sending" if outbox.is_running else "waiting"
+        return QueueState(doing, 0 if since is None else self._clock.monotonic() - since)
+
+    # What is heard on the bus.
+
+    def _event_persisted(self, news: EventPersisted) -> None:
+        if news.destinations:
+            item = Announced(news.position, news.stored.event_nid, self._clock.monotonic())
+            for server in news.destinations:
+                outbox = self._outbox(server)
+                outbox.announce(item)
+                self._wake(outbox)
+
+    def _edu_stored(self, news: EduStored) -> None:
+        outbox = self._outbox(news.server)
+        outbox.has_lasting = True
+        self._wake(outbox)
+
+    def _commit_in_doubt(self, _: CommitInDoubt) -> None:
+        for outbox in self._outboxes.values():
+            outbox.doubt()
+        if not self._stopping:
+            run_in_background("destinations-in-doubt", self._look_until_answered)
+
+    async def _look_until_answered(self) -> None:
+        while not self._stopping:
+            try:
+                await self.look_again()
+                return
+            except Unavailable:
+                await self._clock.sleep(DATABASE_PAUSE_SECONDS)
+
+    # The work on one queue.
+
+    def _outbox(self, server: str) -> Outbox:
+        outbox = self._outboxes.get(server)
+        if outbox is None:
+            outbox = self._outboxes[server] = Outbox(server)
+        return outbox
+
+    def _wake(self, outbox: Outbox) -> None:
+        if outbox.behind_since is None and outbox.has_work:
+            outbox.behind_since = self._clock.monotonic()
+        if self._stopping or outbox.is_running or outbox.timer is not None or not outbox.has_work:
+            return
+        outbox.is_running = True
+        work = run_in_background("send-to-server", self._work, outbox)
+        work.addCallback(self._work_ended, outbox)
+        if not work.called:
+            outbox.running = work
+
+    def _work_ended(self, _: None, outbox: Outbox) -> None:
+        outbox.is_running = False
+        outbox.running = None
+        if not outbox.has_work:
+            outbox.behind_since = None
+
+    async def _work(self, outbox: Outbox) -> None:
+        """Send until nothing waits, or the server fails."""
+        try:
+            if outbox.row is None:
+                outbox.row = await self._database.read("destination", destinations.find, outbox.server)
+                if outbox.row.retry_at is not None and outbox.row.retry_at > self._clock.now_ms():
+                    self._wait(outbox, (outbox.row.retry_at - self._clock.now_ms()) / 1000)
+            while outbox.has_work and outbox.timer is None and not self._stopping:
+                lane = self._well if outbox.row.failing_since is None else self._failing
+                await lane.acquire()
+                try:
+                    await self._send_some(outbox)
+                finally:
+                    lane.release()
+        except CancelledError:
+            raise
+        except Exception:
+            # Not the other server's fault, and not to be tried again in a tight loop.
+            outbox.doubt()
+            self._wait(outbox, DATABASE_PAUSE_SECONDS)
+            raise
+
+    async def _send_some(self, outbox: Outbox) -> None:
+        if self._is_lost(outbox):
+            outbox.passing.clear()
+        parcel = await self._pack(outbox)
+        if self._stopping:
+            return
+        if not parcel:
+            outbox.delivered(parcel)
+            return
+        outbox.last_attempt = self._clock.monotonic()
+        try:
+            transaction_id, answer = await self._transmit(outbox, parcel)
+        except RemoteRefusal as refusal:
+            if refusal.status in REFUSALS:
+                await self._refused(outbox, parcel, refusal)
+            else:
+                self._failed(outbox, refusal)
+        except MatrixError as error:
+            self._failed(outbox, error)
+        else:
+            self._acknowledged(outbox, parcel, transaction_id, answer)
+
+    async def _pack(self, outbox: Outbox) -> Parcel:
+        """Take the oldest of what waits."""
+        assert outbox.row is not None
+        after, known = outbox.row.sent_up_to, outbox.known()
+        if known is None:
+            found = await self._look(outbox, after)
+        elif known or outbox.has_lasting:
+            # Also here: what comes while the tables are read is not among what was read.
+            had_lasting, outbox.has_lasting = outbox.has_lasting, False
+            found = await self._database.read(
+                "waiting-for-server", _read_known, outbox.server, known, outbox.edus_sent_up_to, had_lasting
+            )
+        else:
+            found = Waiting([], [], after, True, True)
+        return _parcel_of(outbox, found)
+
+    async def _look(self, outbox: Outbox, after: int) -> Waiting:
+        """Ask the tables what waits; what is announced meanwhile may be later than the answer, and is kept."""
+        doubts = outbox.doubts
+        outbox.announced.clear()
+        outbox.has_lasting = False
+        outbox.is_looking = True
+        try:
+            found = await self._database.read(
+                "waiting-for-server",
+                destinations.waiting,
+                outbox.server,
+                after=after,
+                most_pdus=min(outbox.most, MOST_PDUS),
+                edus_after=outbox.edus_sent_up_to,
+                most_edus=MOST_EDUS,
+            )
+        finally:
+            outbox.is_looking = False
+        outbox.is_complete = found.is_all and outbox.doubts == doubts
+        if not outbox.is_complete:
+            outbox.announced.clear()
+        return found
+
+    async def _transmit(self, outbox: Outbox, parcel: Parcel) -> tuple[str, Mapping[str, Any]]:
+        assert outbox.row is not None
+        transaction_id = make_transaction_id(parcel.up_to)
+        body = transaction_body(
+            transaction_id,
+            origin=self._server_name,
+            destination=outbox.server,
+            now_ms=self._clock.now_ms(),
+            previous=outbox.row.last_transaction,
+            pdus=parcel.pdus,
+            edus=parcel.edus,
+        )
+        return transaction_id, await self._client.send_transaction(outbox.server, transaction_id, body)
+
+    # What comes of it.
+
+    def _acknowledged(self, outbox: Outbox, parcel: Parcel, transaction_id: str, answer: Mapping[str, Any]) -> None:
+        row = outbox.row
+        assert row is not None
+        outbox.delivered(parcel)
+        row.last_transaction = transaction_id
+        if row.failing_since is not None:
+            _log.info("a server can be reached again", server=outbox.server)
+            row.failing_since = row.retry_at = row.last_error = None
+            row.retry_interval = 0
+        outbox.most = min(2 * outbox.most, MOST_ITEMS)
+        outbox.is_searching = outbox.is_searching and outbox.most < MOST_ITEMS
+        self._save_soon(outbox)
+        for event_id, error in _refused_pdus(answer):
+            _log.warning("a server refused an event", server=outbox.server, event_id=event_id, error=error)
+
+    async def _refused(self, outbox: Outbox, parcel: Parcel, refusal: RemoteRefusal) -> None:
+        """A whole transaction was refused: find what is the matter with it by sending less and less.
+
+        If even an empty transaction is refused, it is us whom the server does not want.
+        """
+        if not outbox.is_searching:
+            nothing = Parcel([], [], {}, 0, 0)
+            try:
+                await self._transmit(outbox, nothing)
+            except MatrixError:
+                self._failed(outbox, refusal)
+                return
+            outbox.is_searching = True
+        if len(parcel) > 1:
+            outbox.most = len(parcel) // 2
+            outbox.doubt()
+            return
+        _log.error(
+            "something was left out that a server refuses",
+            server=outbox.server,
+            position=parcel.up_to,
+            is_event=bool(parcel.pdus),
+            reason=str(refusal),
+        )
+        outbox.delivered(parcel)
+        self._save_soon(outbox)
+
+    def _failed(self, outbox: Outbox, error: MatrixError) -> None:
+        """Leave a server alone for a while."""
+        row = outbox.row
+        assert row is not None
+        now = self._clock.now_ms()
+        if row.failing_since is None:
+            row.failing_since = now
+        row.retry_interval = next_interval(row.retry_interval)
+        asked = error.retry_after_ms if isinstance(error, RemoteRefusal) else None
+        pause = delay(row.retry_interval, asked_ms=asked, chance=self._chance)
+        row.retry_at = now + pause
+        row.last_error = str(error)[:_LONGEST_ERROR]
+        _log.info("a server cannot be reached", server=outbox.server, retry_ms=pause, reason=row.last_error)
+        outbox.doubt()
+        self._save_soon(outbox)
+        self._wait(outbox, pause / 1000)
+
+    def _is_lost(self, outbox: Outbox) -> bool:
+        """Whether a server has been failing for so long that EDUs in memory are not kept for it."""
+        since = outbox.row.failing_since if outbox.row is not None else None
+        return since is not None and self._clock.now_ms() - since >= PASSING_EDU_MS
+
+    def _wait(self, outbox: Outbox, seconds: float) -> None:
+        _cancel_timer(outbox)
+        if not self._stopping:
+            outbox.timer = self._clock.call_later(seconds, self._waited, outbox)
+
+    def _waited(self, outbox: Outbox) -> None:
+        outbox.timer = None
+        self._wake(outbox)
+
+    def _end_backoff(self, outbox: Outbox) -> None:
+        if outbox.row is not None:
+            outbox.row.retry_at = None
+            outbox.row.retry_interval = 0
+            self._save_soon(outbox)
+        _cancel_timer(outbox)
+        self._wake(outbox)
+
+    # Writing down how far they are.
+
+    def _save_soon(self, outbox: Outbox) -> None:
+        self._unsaved[outbox.server] = outbox
+        if self._save_timer is None and not self._stopping:
+            self._save_timer = self._clock.call_later(SAVE_SECONDS, self._save_now)
+
+    def _save_now(self) -> None:
+        self._save_timer = None
+        run_in_background("save-destinations", self._save)
+
+    async def _save(self) -> None:
+        outboxes, self._unsaved = self._unsaved, {}
+        rows = [replace(outbox.row) for outbox in outboxes.values() if outbox.row is not None]
+        edus = [(server, outbox.edus_sent_up_to) for server, outbox in outboxes.items() if outbox.edus_sent_up_to]
+        try:
+            await self._database.write("save-destinations", destinations.save, rows, edus)
+        except Exception:
+            for outbox in outboxes.values():
+                self._save_soon(outbox)
+            raise
+        if len(self._outboxes) > MOST_REMEMBERED:
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        for server, outbox in list(self._outboxes.items()):
+            is_busy = outbox.is_running or outbox.timer is not None or outbox.has_work or server in self._unsaved
+            if not is_busy and (outbox.row is None or outbox.row.failing_since is None):
+                del self._outboxes[server]
+
+
+def _look(txn: Transaction) -> tuple[list[str], list[str]]:
+    return destinations.retries_asked(txn), destinations.needing_attention(txn)
+
+
+def _read_known(txn: Transaction, server: str, known: list[Announced], edus_after: int, has_lasting: bool) -> Waiting:
+    """Read events of which it is known that they wait, and the oldest lasting EDUs."""
+    pdus = destinations.events_for(txn, [(item.position, item.event_nid) for item in known])
+    edus, are_all = (
+        destinations.waiting_edus(txn, server, after=edus_after, most=MOST_EDUS) if has_lasting else ([], True)
+    )
+    return Waiting(pdus, edus, known[-1].position if known else 0, False, are_all)
+
+
+def _parcel_of(outbox: Outbox, found: Waiting) -> Parcel:
+    """Make a parcel of what waits in the tables and in memory: events first."""
+    room = min(MOST_EDUS, outbox.most - len(found.pdus))
+    lasting = found.edus[:room]
+    if not found.are_all_edus or len(lasting) < len(found.edus):
+        outbox.has_lasting = True
+    passing = dict(list(outbox.passing.items())[: room - len(lasting)])
+    return Parcel(
+        [pdu for _, pdu in found.pdus],
+        [*(edu for _, edu in lasting), *passing.values()],
+        passing,
+        found.up_to,
+        lasting[-1][0] if lasting else 0,
+    )
+
+
+def _refused_pdus(answer: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The events that the other server did not take, and why; whatever shape its answer has."""
+    results = answer.get("pdus")
+    if isinstance(results, dict):
+        for event_id, result in results.items():
+            if isinstance(result, dict) and "error" in result:
+                yield str(event_id), str(result["error"])[:_LONGEST_ERROR]
+
+
+def _cancel_timer(outbox: Outbox) -> None:
+    if outbox.timer is not None:
+        outbox.timer.cancel()
+        outbox.timer = None
+
+
+def _cancel_all(running: Iterable[Deferred[None]]) -> None:
+    for work in running:
+        work.cancel()
