@@ -409,8 +409,12 @@ class _AbruptTransport:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self.write = transport.write
-        self.loseConnection = transport.abortConnection
         directlyProvides(self, providedBy(transport))
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
+        # The pool closes what it has kept long enough, also what the other side has closed by then.
+        if self._transport.connected:
+            self._transport.abortConnection()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
