@@ -299,8 +299,9 @@ def test_declined_invite_is_seen_by_who_invited(alice: Client, bob: Client, vers
     bob.leave(room)
     wait_until("the refusal", lambda: alice.members(room)[bob.user_id] == "leave")
     assert room not in bob.synced_rooms()
-    with forbidden():
+    with pytest.raises(ApiError) as error:
         bob.join(room)
+    assert error.value.status in (403, 404)
 
 
 @each_version
@@ -313,8 +314,9 @@ def test_withdrawn_invite_disappears(alice: Client, bob: Client, version: str) -
     [withdrawn] = bob.events(since, timeout=10_000)["chunk"]
     assert (withdrawn["content"]["membership"], withdrawn["user_id"]) == ("leave", alice.user_id)
     assert room not in bob.synced_rooms()
-    with forbidden():
+    with pytest.raises(ApiError) as error:
         bob.join(room)
+    assert error.value.status in (403, 404)
 
 
 def test_invite_to_a_server_that_cannot_be_reached_is_refused(
