@@ -146,8 +146,7 @@ class RemoteMembership:
             if user_id.endswith(f":{self._server_name}"):
                 stored_outside.delete(txn, room_nid, user_id)
         stored_outside.delete(txn, room_nid, event.sender)
-        here = events.known(txn, event.prev_events)
-        gaps.add(txn, room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
+        gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events))
 
     # Knocking, and leaving what one was never in.
 

@@ -273,6 +273,13 @@ def known(txn: Transaction, event_ids: Iterable[str]) -> dict[str, Known]:
     return found
 
 
+def unplaced(txn: Transaction, event_ids: Iterable[str]) -> list[str]:
+    """Those of some events that are missing from history: not here, or only as a part of some state."""
+    event_ids = list(event_ids)
+    here = known(txn, event_ids)
+    return [event_id for event_id in event_ids if event_id not in here or not here[event_id].is_judged]
+
+
 def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False) -> dict[str, StoredEvent]:
     """Those of some events that this server has, by ID, with what they say."""
     nids = [item.event_nid for item in known(txn, event_ids).values()]
