@@ -20,6 +20,7 @@ from synapse_like.config import Config
 from synapse_like.federation.agent import Agent
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.federation.greetings import Greetings
 from synapse_like.federation.keyring import Keyring
 from synapse_like.federation.own_keys import OwnKeys
 from synapse_like.federation.resolver import ServerResolver, ServiceLookup
@@ -107,6 +108,7 @@ class Federation:
     site: Site[str]
     tls: ServerTls | None
     queues: DestinationQueues
+    greetings: Greetings
     transactions: IncomingTransactions
 
 
@@ -218,7 +220,6 @@ def build(config: Config, reactor: Any) -> HomeServer:
         missing,
         locks,
         edus={},
-        heard_from=queues.heard_from,
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
@@ -234,7 +235,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     ]
     federation_site = make_site(
         federation_mounts,
-        authenticator=SignatureAuthenticator(speaking.keyring, limits),
+        authenticator=SignatureAuthenticator(speaking.keyring, limits, queues.heard_from),
         limiter=limits,
         clock=clock,
         max_body=config.limits.max_body_bytes,
@@ -264,7 +265,14 @@ def build(config: Config, reactor: Any) -> HomeServer:
         [passwords.threads, files, speaking.threads],
         event_stream,
         site,
-        Federation(speaking.agent, federation_site, server_tls, queues, transactions)
+        Federation(
+            speaking.agent,
+            federation_site,
+            server_tls,
+            queues,
+            Greetings(database, clock, speaking.client, name),
+            transactions,
+        )
         if config.federation.enabled
         else None,
         tasks,

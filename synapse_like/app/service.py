@@ -57,6 +57,7 @@ class HomeServerService(Service):
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
         if server.federation is not None:
             run_in_background("queues", server.federation.queues.start)
+            run_in_background("greetings", server.federation.greetings.greet)
             run_in_background("waiting-events", server.federation.transactions.retry_waiting)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 

@@ -75,7 +75,6 @@ class IncomingTransactions:
     """Receives transactions.
 
     :param edus: what takes EDUs, by their type; others are ignored.
-    :param heard_from: is told the name of each server that sends something.
     """
 
     def __init__(
@@ -89,7 +88,6 @@ class IncomingTransactions:
         locks: RoomLocks,
         *,
         edus: Mapping[str, EduHandler],
-        heard_from: Callable[[str], None],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -99,7 +97,6 @@ class IncomingTransactions:
         self._missing = missing
         self._locks = locks
         self._edus = edus
-        self._heard_from = heard_from
         self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
         self._pulling: set[str] = set()
         #: The events that are stored among the waiting ones.
@@ -115,7 +112,6 @@ class IncomingTransactions:
         :raises Forbidden: it claims to come from another server.
         """
         _check_shape(origin, body)
-        self._heard_from(origin)
         key = origin, transaction_id
         self._bodies.setdefault(key, body)
         return await self._running.get(key)
