@@ -14,7 +14,7 @@ from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, timeouts
-from synapse_like.background import Repeating, every
+from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation.agent import Agent
@@ -116,13 +116,15 @@ class Federation:
 class Speaking:
     """What asks other servers, and knows who they are.
 
-    :ivar threads: where signatures are checked.
+    :ivar threads: of the slices.
+    :ivar slices: where what others tell is read and checked, if it is much.
     """
 
     agent: Agent
     client: FederationClient
     keyring: Keyring
     threads: ThreadPool
+    slices: Slices
 
 
 def build(config: Config, reactor: Any) -> HomeServer:
@@ -156,7 +158,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     )
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    checks = EventChecks(speaking.keyring)
+    checks = EventChecks(speaking.keyring, speaking.slices)
     locks = RoomLocks()
     persistence = EventPersistence(name)
     creation = EventCreation(name, own_keys.signing, clock, persistence)
@@ -328,14 +330,14 @@ def speak(
     )
     client = FederationClient(agent, config.server_name, own_keys.signing, slow=timeouts(config, slow=True))
     threads = ThreadPool(0, SIGNATURE_THREADS, "signatures")
+    slices = Slices(reactor, threads)
     keyring = Keyring(
         own_keys,
         client,
         database,
         clock,
-        reactor,
-        threads,
+        slices,
         accept_relayed=federation.accept_relayed_keys,
         trusted_key_servers=federation.trusted_key_servers,
     )
-    return Speaking(agent, client, keyring, threads)
+    return Speaking(agent, client, keyring, threads, slices)

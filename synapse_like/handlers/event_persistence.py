@@ -117,15 +117,22 @@ class EventPersistence:
         txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations))
         return stored
 
-    def enter(self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, before: Snapshot) -> StoredEvent:
+    def enter(
+        self,
+        txn: Transaction,
+        room: RoomHead,
+        event: Event,
+        pdu: bytes,
+        before: Snapshot,
+        now: Mapping[StateSlot, StoredEvent],
+    ) -> StoredEvent:
         """Come into a room by the join of one of our users, which another server has let in.
 
         :param before: the state of the room, as that server told it. What this server knew of it before is past.
+        :param now: the events of that state.
         """
-        held = events.by_ids(txn, state.ids_at(txn, before.snapshot_id).values())
         present = events.load(txn, state.current(txn, room.room_nid), remember=False)
         was = {stored.event.state_slot: stored for stored in present}
-        now = {stored.event.state_slot: stored for stored in held.values()}
         changes = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
         self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
         rooms.advance(txn, room, (), before)
