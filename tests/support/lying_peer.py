@@ -41,7 +41,7 @@ from synapse_like.protocol.signing import sign_pdu
 from tests.support.certificates import Authority
 from tests.support.client import Answer, ApiError
 from tests.support.peer_rooms import PeerRoom, now_ms
-from tests.support.processes import wait_until
+from tests.support.processes import free_port, wait_until
 
 V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
@@ -74,6 +74,10 @@ class Asked:
 
 
 Answerer = Callable[[Asked], object]
+
+
+class NotHere(Exception):
+    """What was asked for is not known; answered with 404."""
 
 
 class Named(Protocol):
@@ -306,7 +310,10 @@ class LyingPeer:
         return {"origin": self.name, "origin_server_ts": now_ms(), "ts": now_ms(), "pdus": list(pdus), **more}
 
     def _room(self, asked: Asked) -> PeerRoom:
-        return self.rooms[asked.parameters[0]]
+        room = self.rooms.get(asked.parameters[0])
+        if room is None:
+            raise NotHere
+        return room
 
     def _take_transaction(self, asked: Asked) -> object:
         results: Json = {}
@@ -342,6 +349,8 @@ class LyingPeer:
     def _held(self, asked: Asked) -> tuple[PeerRoom, list[str]]:
         room = self._room(asked)
         [event_id] = asked.query.get("event_id", [""])
+        if event_id and event_id not in room.before:
+            raise NotHere
         return room, list((room.before[event_id] if event_id else room.state).values())
 
     def _state(self, asked: Asked) -> object:
@@ -356,7 +365,7 @@ class LyingPeer:
         for room in self.rooms.values():
             if event_id in room.pdus:
                 return self._transaction(room.told([event_id]))
-        return 404, {"errcode": "M_NOT_FOUND", "error": "There is no such event."}
+        raise NotHere
 
     def _event_auth(self, asked: Asked) -> object:
         room = self._room(asked)
@@ -376,7 +385,7 @@ class LyingPeer:
             room_id = self.aliases.get(asked.query["room_alias"][0])
             if room_id is not None:
                 return {"room_id": room_id, "servers": [self.name]}
-        return 404, {"errcode": "M_NOT_FOUND", "error": "There is nothing of the kind."}
+        raise NotHere
 
     # What the connections use.
 
@@ -447,6 +456,8 @@ class _Connection(BaseHTTPRequestHandler):
             return self._say(404, {"errcode": "M_UNRECOGNIZED", "error": "There is no such thing."})
         try:
             answer = answerer(asked)
+        except NotHere:
+            return self._say(404, {"errcode": "M_NOT_FOUND", "error": "There is nothing of the kind."})
         except Exception:
             peer.faults.append(traceback.format_exc())
             return self._say(500, {"errcode": "M_UNKNOWN", "error": "The tests have a fault."})
@@ -475,6 +486,17 @@ class _Connection(BaseHTTPRequestHandler):
             asked.is_over.set()
 
 
+def _new_port() -> int:
+    """A port that no peer had before: real servers remember by its name what they know of a server."""
+    while (port := free_port()) in _PORTS:
+        pass
+    _PORTS.add(port)
+    return port
+
+
+_PORTS: set[int] = set()
+
+
 class _Server(ThreadingHTTPServer):
     """Listens, with a thread for each connection."""
 
@@ -485,7 +507,7 @@ class _Server(ThreadingHTTPServer):
         self.peer = peer
         self._context = context
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Connection)
+        super().__init__(("127.0.0.1", _new_port()), _Connection)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         # The handshake is made here, in a thread of its own, so that nobody's keeps others waiting.
