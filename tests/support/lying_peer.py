@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from functools import partial
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any, Protocol
@@ -107,6 +107,8 @@ class LyingPeer:
         context.load_cert_chain(files.certificate, files.private_key)
         self._server = _Server(self, context)
         self._numbers = count(1)
+        #: Connections that each thread has to others.
+        self._kept: dict[tuple[int, str], HTTPSConnection] = {}
         self._keys_of: dict[str, ServerKeys] = {}
         self.name = f"{host}:{self._server.server_address[1]}"
         self.key: SigningKey = generate_signing_key("lie")
@@ -131,6 +133,8 @@ class LyingPeer:
         self._server.server_close()
         self._server.end_all()
         self._thread.join()
+        for connection in self._kept.values():
+            connection.close()
 
     def user(self, name: str) -> str:
         """The ID of a user of this server."""
@@ -150,15 +154,39 @@ class LyingPeer:
         if header is None:
             header = self.authorization(name, method, uri, body)
         headers = {"Content-Type": "application/json"} | ({"Authorization": header} if header else {})
+        connection = self._kept.pop((threading.get_ident(), name), None)
+        if connection is not None:
+            with suppress(OSError, HTTPException):  # it may have been closed since
+                return self._exchange(connection, name, method, uri, body, headers)
         connection = HTTPSConnection(name, timeout=60, context=self._context)
+        return self._exchange(connection, name, method, uri, body, headers)
+
+    def _exchange(
+        self,
+        connection: HTTPSConnection,
+        name: str,
+        method: str,
+        uri: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        """Make a request on a connection, and keep it for the next one if that is well."""
+        is_whole = False
         try:
             # Who has heard enough may answer and go before all is said.
             with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 connection.request(method, uri, body, headers)
+                is_whole = True
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-        finally:
+            answer = Answer(response.status, response.headers, response.read())
+        except BaseException:
             connection.close()
+            raise
+        if is_whole:
+            self._kept[threading.get_ident(), name] = connection
+        else:
+            connection.close()
+        return answer
 
     def authorization(
         self,
