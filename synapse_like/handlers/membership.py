@@ -23,7 +23,13 @@ from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
 from synapse_like.protocol.contents import check_content
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
-from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, domain_of, parse_room_id
+from synapse_like.protocol.identifiers import (
+    canonical_alias,
+    canonical_user_id,
+    domain_of,
+    parse_room_id,
+    parse_server_name,
+)
 from synapse_like.protocol.membership import BAN, INVITE, JOIN, KNOCK, LEAVE
 from synapse_like.storage import events, outside_memberships, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
@@ -254,7 +260,7 @@ class Membership:
                 named = [outside.server, *named]
             named += room_servers.in_room(txn, room.room_nid)
         if ":" in wish.room_id:
-            named.append(domain_of(wish.room_id))
+            named.append(parse_server_name(domain_of(wish.room_id)))
         return list(dict.fromkeys(named))
 
     def _present(self, txn: Transaction, room: RoomHead, user_id: str) -> str | None:

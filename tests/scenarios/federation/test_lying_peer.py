@@ -767,7 +767,6 @@ def test_transaction_of_another_shape_is_refused(old_scene: Scene, lies: Json) -
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"[]",
         b"{",
         b'{"pdus": [NaN]}',
