@@ -306,6 +306,12 @@ class LyingPeer:
             lambda: next((pdu for pdu in self.received(room.room_id) if room.id_of(pdu) == event_id), None),
         )
 
+    def forget(self) -> None:
+        """Be as if nothing had happened yet."""
+        self.forget_answers()
+        for memory in (self.asked, self.rooms, self.aliases, self.faults):
+            memory.clear()
+
     def forget_answers(self) -> None:
         """Be honest again."""
         self.answers.clear()
