@@ -45,6 +45,12 @@ class Change:
     after: StoredEvent | None
 
     @property
+    def is_none(self) -> bool:
+        """Does the same hold before and after?"""
+        before, after = self.before, self.after
+        return before is not None and after is not None and before.event_nid == after.event_nid
+
+    @property
     def memberships(self) -> tuple[str | None, str | None]:
         """The memberships that the two say, if they are m.room.member events."""
         return _membership(self.before), _membership(self.after)
@@ -126,7 +132,8 @@ class EventPersistence:
         present = events.load(txn, state.current(txn, room.room_nid), remember=False)
         was = {stored.event.state_slot: stored for stored in present}
         now = {stored.event.state_slot: stored for stored in held.values()}
-        changes = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
+        both = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
+        changes = {slot: change for slot, change in both.items() if not change.is_none}
         self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
         rooms.advance(txn, room, (), before)
         return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
