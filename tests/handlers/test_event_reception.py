@@ -3,6 +3,7 @@ SEC-3)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -164,3 +165,16 @@ class TestLies:
         assert first.standing is Standing.REJECTED
         server.hear([follower])
         assert follower.event_id not in server.look().before
+
+    def test_an_event_that_was_read_by_the_rules_of_another_room(self, connection: Connection) -> None:
+        """Where IDs are chosen, one might choose that of an event of a room where they are hashes."""
+        server, branch = self.victim(connection, V6)
+        true = branch.say(ALICE, "m.room.name", {"name": "true"})
+        hashes = {"prev_hashes": ({},) * len(true.prev_events), "auth_hashes": ({},) * len(true.auth_events)}
+        forged = replace(true, content={"name": "forged"}, **hashes)
+        other = Listener(connection, V1, branch.room_id)
+        [refused] = other.hear([forged])
+        assert isinstance(refused, Verdict)
+        assert refused.standing is Standing.REJECTED
+        server.hear([true])
+        assert server.look().standings[true.event_id] is Standing.ACCEPTED
