@@ -163,7 +163,7 @@ class Backfill:
             gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
             arrived(txn, room, stored)
             if event.type == REDACTION and event.redacts is not None:
-                carry_out_redaction(txn, room, stored, None)
+                carry_out_redaction(txn, room, stored, event.redacts, None)
         for event_id in missing:
             if event_id in reached:
                 gaps.close(txn, room.room_nid, event_id)

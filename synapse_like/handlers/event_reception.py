@@ -67,6 +67,9 @@ def admit(
     :param is_ours: does this server see to it that the others in the room get it?
     """
     event = checked.event
+    if checked.rules is not room.rules:
+        # Its ID may not be its own, so it is not remembered by that.
+        return Verdict(event.event_id, "The event is of another room version.", Standing.REJECTED)
     known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
     # 4.
     own = known.get(event.event_id)

@@ -322,11 +322,11 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
     _forget_copies(txn)
 
 
-def wait_for_target(txn: Transaction, redaction: StoredEvent) -> None:
+def wait_for_target(txn: Transaction, redaction: StoredEvent, target: str) -> None:
     """Remember a redaction whose target is not here yet."""
     txn.execute(
         "INSERT INTO redactions_ahead (target, event_nid) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        (redaction.event.redacts, redaction.event_nid),
+        (target, redaction.event_nid),
     )
 
 
