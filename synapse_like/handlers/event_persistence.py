@@ -120,7 +120,8 @@ class EventPersistence:
         if event.domain != self.server_name:
             arrived(txn, room, stored)
         memberships = {slot[1]: change.memberships[1] or LEAVE for slot, change in changes.items() if slot[0] == MEMBER}
-        txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations))
+        sent = pdu if destinations else None
+        txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations, sent))
         return stored
 
     def enter(

@@ -46,6 +46,8 @@ MOST_EDUS = 100
 ANSWER_SECONDS = 10.0
 #: How many lots of events may wait for one room.
 MOST_WAITING = 100
+#: Servers of whom it is remembered which transaction was the last.
+MOST_ORIGINS = 10_000
 #: Rooms whose rules are remembered.
 MOST_ROOMS = 10_000
 
@@ -106,6 +108,7 @@ class IncomingTransactions:
         self._locks = locks
         self._edus = edus
         self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
+        self._newest: LRUCache[str, str] = LRUCache(MOST_ORIGINS)
         self._pulling: set[str] = set()
         #: The events that are stored among the waiting ones.
         self._kept: set[str] = set()
@@ -128,13 +131,9 @@ class IncomingTransactions:
         origin, transaction_id = key
         body = self._bodies[key]
         try:
-            previous = _names(body.get("prev_ids"))
-            first, missed_after = await self._database.read("transaction", _look, origin, transaction_id, previous)
+            first = await self._first_answer(origin, transaction_id, _names(body.get("prev_ids")))
             if first is not None:
                 return first
-            if missed_after is not None and origin not in self._pulling:
-                self._pulling.add(origin)
-                run_in_background("pull", self._pull, origin, missed_after)
             lots, settled = await self._sort(origin, body.get("pdus", []))
             if len(lots) == 1:
                 lots[0].transaction_id = transaction_id
@@ -143,10 +142,25 @@ class IncomingTransactions:
             answer = lots[0].answer if len(lots) == 1 else None
             if answer is None:
                 answer = await self._database.write("transaction", self._record, origin, transaction_id, settled)
+            self._newest[origin] = transaction_id
             await self._receive_edus(origin, body.get("edus", []))
             return answer
         finally:
             del self._bodies[key]
+
+    async def _first_answer(self, origin: str, transaction_id: str, previous: Sequence[str]) -> bytes | None:
+        """What a transaction was answered, if it is not the first time that it comes.
+
+        If one before it was missed, what that held is fetched in the background. The one that comes right after the
+        newest is neither: nothing is looked up for it.
+        """
+        if previous == [self._newest.get(origin)] and previous != [transaction_id]:
+            return None
+        first, missed_after = await self._database.read("transaction", _look, origin, transaction_id, previous)
+        if missed_after is not None and origin not in self._pulling:
+            self._pulling.add(origin)
+            run_in_background("pull", self._pull, origin, missed_after)
+        return first
 
     # PDUs.
 

@@ -77,6 +77,7 @@ class EventPersisted:
 
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
+    :ivar pdu: its wire form, if it has to be sent.
     """
 
     room_id: str
@@ -84,6 +85,7 @@ class EventPersisted:
     stored: StoredEvent
     memberships: Mapping[str, str]
     destinations: frozenset[str] = frozenset()
+    pdu: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +286,19 @@ def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False
     """Those of some events that this server has, by ID, with what they say."""
     nids = [item.event_nid for item in known(txn, event_ids).values()]
     return {stored.event.event_id: stored for stored in load(txn, nids, remember=remember)}
+
+
+def auth_events(txn: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The IDs of the events that some events rest on, by the ID of the event."""
+    found: dict[str, tuple[str, ...]] = {}
+    for part in batched(event_ids):
+        rows = txn.all(
+            "SELECT e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            f" WHERE e.event_id IN ({placeholders(part)})",
+            part,
+        )
+        found.update((row[2], _decode(*row).auth_events) for row in rows)
+    return found
 
 
 def pdus(txn: Transaction, event_ids: Iterable[str]) -> dict[str, bytes]:
