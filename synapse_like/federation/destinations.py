@@ -202,7 +202,7 @@ class DestinationQueues:
 
     def _event_persisted(self, news: EventPersisted) -> None:
         if news.destinations:
-            item = Announced(news.position, news.stored.event_nid, self._clock.monotonic())
+            item = Announced(news.position, news.stored.event_nid, self._clock.monotonic(), news.pdu)
             for server in news.destinations:
                 outbox = self._outbox(server)
                 outbox.announce(item)
@@ -302,6 +302,8 @@ class DestinationQueues:
         after, known = outbox.row.sent_up_to, outbox.known()
         if known is None:
             found = await self._look(outbox, after)
+        elif len(known) == 1 and known[0].pdu is not None and not outbox.has_lasting:
+            found = Waiting([(known[0].position, known[0].pdu)], [], known[0].position, True, True)
         elif known or outbox.has_lasting:
             # Also here: what comes while the tables are read is not among what was read.
             had_lasting, outbox.has_lasting = outbox.has_lasting, False
