@@ -412,7 +412,7 @@ class _AbruptTransport:
         directlyProvides(self, providedBy(transport))
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
-        # The pool closes what it has kept long enough, also what the other side has closed by then.
+        # Twisted's pool closes also those that the other side has closed before, and TLS does not bear that.
         if self._transport.connected:
             self._transport.abortConnection()
 
