@@ -14,7 +14,7 @@ from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, read_many
 from synapse_like.handlers.event_persistence import REDACTION, arrived, carry_out_redaction
 from synapse_like.handlers.missing_events import MissingEvents, in_causal_order
-from synapse_like.handlers.outliers import check_claim
+from synapse_like.handlers.outliers import as_stored, check_claim
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import AuthError, MatrixError
@@ -145,6 +145,12 @@ class Backfill:
         if room is None:
             return False
         reached = _leading_to(missing, checked)
+        outliers = events.known(txn, reached)
+        reached |= {
+            event_id: as_stored(txn, reached[event_id], item)
+            for event_id, item in outliers.items()
+            if item.room_nid == room.room_nid and not item.is_judged
+        }
         named = {auth for item in reached.values() for auth in item.event.auth_events}
         known = events.known(txn, named | reached.keys())
         oldest_first = [item for item in in_causal_order(reached) if not _is_judged(known, item)]
