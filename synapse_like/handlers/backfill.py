@@ -6,14 +6,14 @@ on; the state that it saw is not known here and not needed, since nothing that h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, read_many
 from synapse_like.handlers.event_persistence import REDACTION, arrived, carry_out_redaction
-from synapse_like.handlers.missing_events import MissingEvents, in_causal_order
+from synapse_like.handlers.missing_events import MissingEvents, in_causal_order, leading_to
 from synapse_like.handlers.outliers import as_stored, check_claim
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
@@ -144,7 +144,7 @@ class Backfill:
         room = rooms.head(txn, room_id)
         if room is None:
             return False
-        reached = _leading_to(missing, checked)
+        reached = leading_to(missing, checked)
         outliers = events.known(txn, reached)
         reached |= {
             event_id: as_stored(txn, reached[event_id], item)
@@ -199,16 +199,3 @@ def _floor(place: int) -> int:
 def _is_judged(known: Mapping[str, Known], item: CheckedEvent) -> bool:
     found = known.get(item.event.event_id)
     return found is not None and found.is_judged
-
-
-def _leading_to(missing: Collection[str], checked: Mapping[str, CheckedEvent]) -> dict[str, CheckedEvent]:
-    """Those of some events that are missing, or come before one that is."""
-    found: dict[str, CheckedEvent] = {}
-    waiting = list(missing)
-    while waiting:
-        event_id = waiting.pop()
-        item = checked.get(event_id)
-        if item is not None and event_id not in found:
-            found[event_id] = item
-            waiting.extend(item.event.prev_events)
-    return found

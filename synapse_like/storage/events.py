@@ -260,6 +260,8 @@ class Known:
     @property
     def is_history(self) -> bool:
         """Is it a part of its room's history that others may be told of?"""
+        if self.standing is Standing.SOFT_FAILED:
+            return self.snapshot_after is not None
         return self.standing is Standing.ACCEPTED and self.place is not None
 
 
