@@ -105,7 +105,8 @@ def admit(
         txn, room, event, checked.pdu, replaced, before=before, standing=standing, is_ours=is_ours
     )
     if standing is Standing.ACCEPTED:
-        gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in lacking.before if prev not in known])
+        missing = [prev for prev in lacking.before if prev not in known or not known[prev].is_judged]
+        gaps.add(txn, room.room_nid, stored.event_nid, missing)
     return Verdict(event.event_id, refusal if standing is Standing.REJECTED else None, standing)
 
 

@@ -153,7 +153,9 @@ class RemoteMembership:
         before = room_state.keep(txn, room, ids, [room.snapshot])
         stored = self._creation.persistence.enter(txn, room, event, join.pdu, before)
         here = events.known(txn, event.prev_events)
-        gaps.add(txn, room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
+        # What is here only as a part of the state has no place in the history yet.
+        missing = [prev for prev in event.prev_events if prev not in here or not here[prev].is_judged]
+        gaps.add(txn, room_nid, stored.event_nid, missing)
 
     def _room_to_enter(self, txn: Transaction, room_id: str, rules: RoomRules) -> int:
         """The number of a room that we come into.

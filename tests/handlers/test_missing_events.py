@@ -15,6 +15,7 @@ from synapse_like.handlers.missing_events import MOST_STATES, MissingEvents
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.wire_formats import to_pdu
+from synapse_like.storage import gaps, rooms
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.events import Standing
 from tests.support.forking_rooms import CREATOR as ALICE
@@ -132,6 +133,25 @@ def test_what_was_not_asked_for_is_left_out(connection: Connection, rules: RoomR
     assert scene.settle("e.example", event).standing is Standing.ACCEPTED
     assert elsewhere.event_id not in scene.server.look().standings
     assert before.event_id in scene.server.look().timeline
+
+
+@some_versions
+def test_what_is_known_as_state_alone_is_missing_from_history(connection: Connection, rules: RoomRules) -> None:
+    """FED-10: it came with the state by which a gap was bridged, and is fetched when somebody pages back."""
+    scene = Scene(connection, rules)
+    unknown = scene.branch.say(ALICE, "m.room.topic", {"topic": "missed"})
+    event = scene.message(EVE, unknown.event_id)
+    assert scene.settle("e.example", event).standing is Standing.ACCEPTED
+    assert scene.server.look().standings[unknown.event_id] is Standing.ACCEPTED
+
+    def look(txn: Transaction) -> gaps.Gap | None:
+        room = rooms.find(txn, scene.branch.room_id)
+        assert room is not None
+        return gaps.newest(txn, room.room_nid, after=0, before_or_at=2**62)
+
+    gap = connection.transact(look)
+    assert gap is not None
+    assert gap.missing == (unknown.event_id,)
 
 
 @some_versions

@@ -18,7 +18,7 @@ from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.protocol.events import Event, EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
-from synapse_like.storage import membership, rooms
+from synapse_like.storage import gaps, membership, rooms
 from synapse_like.storage.database import Connection, Transaction
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import START_MS, Branch, ForkingRoom
@@ -130,3 +130,20 @@ def test_coming_back_after_all_our_users_had_left(connection: Connection, rules:
     servers, changes = connection.transact(look)
     assert servers == [("a.example", 1), ("c.example", 1)]
     assert changes == ["join", "leave", "join"]
+
+
+@some_versions
+def test_history_goes_on_before_a_join_that_follows_on_state(connection: Connection, rules: RoomRules) -> None:
+    """EVS-6: what is here as a part of the state that we were told is not here as a part of the history."""
+    server = Newcomer(connection, rules)
+    last = server.branch.say(ALICE, "m.room.topic", {"topic": "last"})
+    join = server.join(server.branch, OURS)
+
+    def look(txn: Transaction) -> gaps.Gap | None:
+        room = rooms.find(txn, server.branch.room_id)
+        assert room is not None
+        return gaps.newest(txn, room.room_nid, after=0, before_or_at=2**62)
+
+    gap = connection.transact(look)
+    assert gap is not None
+    assert (gap.event_id, gap.missing) == (join.event_id, (last.event_id,))
