@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,24 +21,12 @@ from synapse_like.storage.events import Standing
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import Branch, ForkingRoom
 from tests.support.generated_rooms import BOB
-from tests.support.heard_rooms import SERVER, Listener, checked
+from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, checked
 
 OURS = f"@ours:{SERVER}"
 EVE = "@eve:e.example"
 
 some_versions = pytest.mark.parametrize("rules", [SPEC_2014, V1, V6, V12], ids=lambda rules: rules.name)
-
-
-class DirectDatabase:
-    """A database without threads."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def read(self, _name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._connection.transact(function, *args, **kwargs)
-
-    write = read
 
 
 class Others:

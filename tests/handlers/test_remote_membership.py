@@ -7,22 +7,26 @@ from typing import Any
 
 import pytest
 from signedjson.key import generate_signing_key
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers import outside_memberships
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.membership import Membership, Wish
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import Event, EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
-from synapse_like.storage import gaps, membership, rooms
+from synapse_like.storage import accounts, gaps, membership, rooms
 from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.retransmissions import Once
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import START_MS, Branch, ForkingRoom
-from tests.support.heard_rooms import SERVER, Listener, checked
+from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, checked
 
 OURS = f"@ours:{SERVER}"
 SECOND = f"@second:{SERVER}"
@@ -147,3 +151,35 @@ def test_history_goes_on_before_a_join_that_follows_on_state(connection: Connect
     gap = connection.transact(look)
     assert gap is not None
     assert (gap.event_id, gap.missing) == (join.event_id, (last.event_id,))
+
+
+def test_a_request_that_is_sent_again_while_another_server_is_asked(connection: Connection) -> None:
+    """API-4: it is done once, and both are told what came of it."""
+    server = Newcomer(connection, V6)
+    invite = server.branch.member(ALICE, "invite", OURS)
+
+    def begin(txn: Transaction) -> int:
+        accounts.create(txn, OURS, password_hash=None, now_ms=1)
+        outside_memberships.begin(txn, checked(V6, invite), server="a.example", shown=[])
+        return accounts.add_token(txn, OURS, b"token", now_ms=1)
+
+    token_id = connection.transact(begin)
+    calls: list[Deferred[None]] = []
+
+    class Slow:
+        async def leave(self, _user_id: str, _room_id: str) -> None:
+            if calls:
+                raise Forbidden("You are not in this room.")
+            calls.append(Deferred())
+            await calls[0]
+
+    unused: Any = None
+    database: Any = DirectDatabase(connection)
+    remote: Any = Slow()
+    handler = Membership(database, server.creation, unused, remote)
+    wish = Wish(OURS, server.branch.room_id, OURS, {"membership": "leave"})
+    answers: list[object] = []
+    for _ in range(2):
+        Deferred.fromCoroutine(handler.put(wish, Once(token_id, "leave 1", 1))).addBoth(answers.append)
+    calls[0].callback(None)
+    assert answers == [invite.event_id] * 2
