@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from twisted.internet.defer import Deferred
+
+from synapse_like.background import run_in_background
+from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, read_many
@@ -52,21 +56,40 @@ class Backfill:
         checks: EventChecks,
         missing: MissingEvents,
         locks: RoomLocks,
-        server_name: str,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._client = client
         self._checks = checks
         self._missing = missing
         self._locks = locks
-        self._server_name = server_name
+        self._clock = clock
 
-    async def fill(self, room_id: str, gap: Gap, limit: int) -> bool:
+    async def fill(self, room_id: str, gap: Gap, limit: int, *, within: float) -> bool:
         """Fetch some of what is missing before an event.
 
         :param limit: how many events are wanted.
+        :param within: how long to wait for it, in seconds; it is fetched all the same, for whoever asks next.
         :return: whether anything was won: if not, there is no use in trying again at once.
         """
+        outcome: Deferred[bool] = Deferred()
+
+        async def fill() -> None:
+            won = False
+            try:
+                won = await self._fill(room_id, gap, limit)
+            finally:
+                if not outcome.called:
+                    outcome.callback(won)
+
+        timer = self._clock.call_later(within, lambda: None if outcome.called else outcome.callback(False))
+        run_in_background("backfill", fill)
+        won = await outcome
+        if timer.active():
+            timer.cancel()
+        return won
+
+    async def _fill(self, room_id: str, gap: Gap, limit: int) -> bool:
         # Not the lock of the room itself, under which events are received: reading must not wait for that.
         async with self._locks.hold(f"history of {room_id}"):
             wanted = await self._database.read("gap", self._look, room_id, gap)
