@@ -183,3 +183,16 @@ def test_a_request_that_is_sent_again_while_another_server_is_asked(connection: 
         Deferred.fromCoroutine(handler.put(wish, Once(token_id, "leave 1", 1))).addBoth(answers.append)
     calls[0].callback(None)
     assert answers == [invite.event_id] * 2
+
+
+def test_who_waited_for_somebody_elses_join_does_not_ask_another_server(connection: Connection) -> None:
+    """Nor does somebody whose own request came twice: they would be seen to join a second time."""
+    server = Newcomer(connection, V6)
+    server.join(server.branch, OURS)
+    database: Any = DirectDatabase(connection)
+    unused: Any = None
+    remote = RemoteMembership(database, unused, unused, server.creation, RoomLocks())
+    results: list[None] = []
+    join = remote.join(SECOND, server.branch.room_id, ["a.example"], {})
+    Deferred.fromCoroutine(join).addCallback(results.append)
+    assert results == [None]
