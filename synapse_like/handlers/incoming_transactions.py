@@ -166,9 +166,13 @@ class IncomingTransactions:
         left = [waiting for lot in lots.values() for waiting in _waiting_in(lot)]
         if left:
             self._kept.update(waiting.event_id for waiting in left)
-            await self._database.write("keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms())
+            refused = await self._database.write(
+                "keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms()
+            )
+            self._kept -= refused
+            settled |= dict.fromkeys(refused, "Too many events of this server wait here already.")
         for lot in lots.values():
-            settled |= lot.settled | dict.fromkeys(lot.waiting)
+            settled = dict.fromkeys(lot.waiting) | settled | lot.settled
         return settled
 
     async def _all_in_time(self, works: Sequence[Deferred[None]]) -> None:
