@@ -81,7 +81,7 @@ def test_one_of_two_edits_of_the_same_state_wins_everywhere(
     """FED-8, SEC-2, SEC-4."""
     people = people[:size]
     room = meet(*people, room_version=version, topic="Before")
-    set_levels(people[0], room, {client: 100 for client in people[1:]})
+    set_levels(people[0], room, dict.fromkeys(people[1:], 100))
     wait_until_agree(room, *people)
     groups = in_two(five, people)
     for number, group in enumerate(groups):
@@ -194,7 +194,7 @@ def test_aliases_that_change_on_all_sides_are_all_known_in_the_end(
     """ROOM-4, FED-8: each server's are its own piece of state."""
     room = meet(*people, room_version=version)
     if version != "spec-2014":
-        set_levels(people[0], room, {client: 100 for client in people[1:]})
+        set_levels(people[0], room, dict.fromkeys(people[1:], 100))
         wait_until_agree(room, *people)
     five.part([client.server for client in people[:2]], [client.server for client in people[2:]])
     expected: dict[str, list[str]] = {}
