@@ -409,8 +409,12 @@ class _AbruptTransport:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self.write = transport.write
-        self.loseConnection = transport.abortConnection
         directlyProvides(self, providedBy(transport))
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
+        # Twisted's pool closes also those that the other side has closed before, and TLS does not bear that.
+        if self._transport.connected:
+            self._transport.abortConnection()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

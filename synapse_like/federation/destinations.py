@@ -77,10 +77,12 @@ class QueueState:
 
     :ivar doing: `waiting` is for the time to try again.
     :ivar behind_seconds: for how long something has been waiting that waits now; 0 if nothing does.
+    :ivar passing_edus: how many EDUs wait that are in memory only.
     """
 
     doing: Literal["idle", "sending", "waiting"]
     behind_seconds: float
+    passing_edus: int
 
 
 class DestinationQueues:
@@ -120,7 +122,7 @@ class DestinationQueues:
 
     async def start(self) -> None:
         """Go on where the last run of the server ended."""
-        await self.look_again()
+        await self._look_until_answered()
 
     async def look_again(self) -> None:
         """See in the tables for whom something waits, and whom an operator wants tried again."""
@@ -145,6 +147,7 @@ class DestinationQueues:
                 timer.cancel()
         if self._save_timer is not None:
             self._save_timer.cancel()
+            self._save_timer = None
         if self._unsaved:
             await self._save()
 
@@ -192,7 +195,8 @@ class DestinationQueues:
         doing: Literal["idle", "sending", "waiting"] = "idle"
         if outbox.is_running or outbox.timer is not None:
             doing = "sending" if outbox.is_running else "waiting"
-        return QueueState(doing, 0 if since is None else self._clock.monotonic() - since)
+        behind = 0 if since is None else self._clock.monotonic() - since
+        return QueueState(doing, behind, len(outbox.passing))
 
     # What is heard on the bus.
 

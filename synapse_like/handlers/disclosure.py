@@ -17,7 +17,7 @@ import orjson
 from synapse_like.federation.transactions import position_of
 from synapse_like.handlers import event_pdus
 from synapse_like.handlers.directory import Directory
-from synapse_like.handlers.event_persistence import StoredEvent
+from synapse_like.handlers.event_persistence import StoredEvent, is_about
 from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.errors import BadParam, Forbidden, NotFound
 from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, domain_of, parse_event_id
@@ -98,14 +98,24 @@ class Disclosure:
         return sorted(state.ids_at(txn, snapshot_id).values())
 
     async def event_auth(self, origin: str, room_id: str, event_id: str) -> list[orjson.Fragment]:
-        """What an event rests on."""
+        """What an event rests on.
+
+        Of a change of a membership its user's server is told it too, if it is not in the room: it must be able to see
+        that whoever ended an invite had the right to.
+        """
 
         def read(txn: Transaction) -> list[orjson.Fragment]:
-            room = self._room(txn, origin, room_id)
             stored = events.find(txn, parse_event_id(event_id))
-            if stored is None or stored.room_nid != room.room_nid:
-                raise NotFound("There is no such event in this room.")
-            return event_pdus.fragments(txn, event_pdus.auth_chain(txn, [stored.event.event_id]))
+            if stored is None or stored.event.room_id != room_id or not is_about(stored.event, origin):
+                room = self._room(txn, origin, room_id)
+                if stored is None or stored.room_nid != room.room_nid:
+                    raise NotFound("There is no such event in this room.")
+            chain = event_pdus.auth_chain(txn, [stored.event.event_id])
+            rules = rooms.rules_of(txn, room_id)
+            if rules is not None and not rules.create_in_auth_events:
+                # Everything rests on the creation, though nothing names it.
+                chain.append("$" + room_id[1:])
+            return event_pdus.fragments(txn, chain)
 
         return await self._database.read("disclose-auth", read)
 
@@ -253,6 +263,7 @@ def _walk_back(
         new = [event_id for event_id in dict.fromkeys(event_ids) if event_id not in seen]
         seen.update(new)
         known = events.known(txn, new)
+        # Also what was soft-failed: who does not get it cannot get at what was before it.
         shown = [item.event_nid for item in known.values() if item.room_nid == room.room_nid and item.is_history]
         for stored in events.load(txn, shown, remember=False):
             if stored.event.depth >= min_depth:

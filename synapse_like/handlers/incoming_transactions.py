@@ -60,6 +60,7 @@ _log = get_logger(__name__)
 class _Lot:
     """The events of one transaction for one room.
 
+    :ivar rules: of the room.
     :ivar settled: by event ID, why it was refused, or None.
     :ivar waiting: the events that are not settled yet, as `read_foreign` gave them.
     :ivar transaction_id: of the transaction, if it has no other events than these.
@@ -68,6 +69,7 @@ class _Lot:
 
     origin: str
     room_id: str
+    rules: RoomRules
     settled: dict[str, str | None] = field(default_factory=dict)
     waiting: dict[str, tuple[Event, Pdu]] = field(default_factory=dict)
     transaction_id: str | None = None
@@ -83,7 +85,6 @@ class IncomingTransactions:
     """Receives transactions.
 
     :param edus: what takes EDUs, by their type; others are ignored.
-    :param heard_from: is told the name of each server that sends something.
     """
 
     def __init__(
@@ -97,7 +98,6 @@ class IncomingTransactions:
         locks: RoomLocks,
         *,
         edus: Mapping[str, EduHandler],
-        heard_from: Callable[[str], None],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -107,7 +107,6 @@ class IncomingTransactions:
         self._missing = missing
         self._locks = locks
         self._edus = edus
-        self._heard_from = heard_from
         self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
         self._newest: LRUCache[str, str] = LRUCache(MOST_ORIGINS)
         self._pulling: set[str] = set()
@@ -124,7 +123,6 @@ class IncomingTransactions:
         :raises Forbidden: it claims to come from another server.
         """
         _check_shape(origin, body)
-        self._heard_from(origin)
         key = origin, transaction_id
         self._bodies.setdefault(key, body)
         return await self._running.get(key)
@@ -178,25 +176,31 @@ class IncomingTransactions:
                 continue
             try:
                 event, kept = read_foreign(rules, pdu)
+                if event.room_id != room_id:
+                    raise BadJson("The event names two rooms.")
             except MatrixError as error:
                 _log.warning("a malformed event was refused", origin=origin, reason=error.message)
                 name = _claimed_id(pdu)
                 if name is not None:
                     settled[name] = error.message
                 continue
-            lots.setdefault(room_id, _Lot(origin, room_id)).waiting[event.event_id] = event, kept
+            lots.setdefault(room_id, _Lot(origin, room_id, rules)).waiting[event.event_id] = event, kept
         return list(lots.values()), settled
 
     async def _receive_lots(self, lots: Sequence[_Lot]) -> dict[str, str | None]:
         """Receive what can be received in time, and see to it that the rest is not lost."""
+        settled: dict[str, str | None] = {}
         await self._all_in_time([self._work_on(lot) for lot in lots])
         left = [waiting for lot in lots for waiting in _waiting_in(lot)]
         if left:
             self._kept.update(waiting.event_id for waiting in left)
-            await self._database.write("keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms())
-        settled: dict[str, str | None] = {}
+            refused = await self._database.write(
+                "keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms()
+            )
+            self._kept -= refused
+            settled |= dict.fromkeys(refused, "Too many events of this server wait here already.")
         for lot in lots:
-            settled |= lot.settled | dict.fromkeys(lot.waiting)
+            settled = dict.fromkeys(lot.waiting) | settled | lot.settled
         return settled
 
     async def _all_in_time(self, works: Sequence[Deferred[None]]) -> None:
@@ -255,7 +259,7 @@ class IncomingTransactions:
                 await self._complete(lot, item, result)
 
     async def _check(self, lot: _Lot, event: Event, pdu: Pdu) -> CheckedEvent:
-        checked = await self._checks.check(self._rules[lot.room_id], event, pdu)
+        checked = await self._checks.check(lot.rules, event, pdu)
         if checked.event is not event and lot.origin != event.domain:
             # Whoever passed it on may have altered it; its own server will tell us what it said.
             raise Forbidden("The content of the event was altered on the way.")
@@ -290,8 +294,8 @@ class IncomingTransactions:
     async def _rules_of(self, room_id: str) -> RoomRules | None:
         rules = self._rules.get(room_id)
         if rules is None:
-            rules = await self._database.read("room-rules", rooms.rules_of, room_id)
-            if rules is not None:
+            rules, is_certain = await self._database.read("room-rules", _look_up_rules, room_id)
+            if rules is not None and is_certain:
                 self._rules[room_id] = rules
         return rules
 
@@ -306,7 +310,7 @@ class IncomingTransactions:
             pdu = decode(waiting.pdu)
             assert isinstance(pdu, dict)
             event = read_pdu(rules, pdu, waiting.event_id)
-            lot = lots.setdefault((waiting.origin, waiting.room_id), _Lot(waiting.origin, waiting.room_id))
+            lot = lots.setdefault((waiting.origin, waiting.room_id), _Lot(waiting.origin, waiting.room_id, rules))
             lot.waiting[waiting.event_id] = event, pdu
         for lot in lots.values():
             await self._work_on(lot)
@@ -338,6 +342,12 @@ class IncomingTransactions:
                 await handler(origin, edu["content"])
             except MatrixError as error:
                 _log.info("an EDU was refused", origin=origin, type=edu["edu_type"], reason=error.message)
+
+
+def _look_up_rules(txn: Transaction, room_id: str) -> tuple[RoomRules | None, bool]:
+    """The rules of a room, and whether they are certain: not if all that we know of it is an invite."""
+    room = rooms.find(txn, room_id)
+    return rooms.rules_of(txn, room_id), room is not None and rooms.is_entered(txn, room.room_nid)
 
 
 def _check_shape(origin: str, body: Json) -> None:

@@ -22,6 +22,8 @@ from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Verdic
 from synapse_like.handlers.event_creation import ID_BYTES, EventCreation, MadeEvent
 from synapse_like.handlers.event_reception import admit
 from synapse_like.handlers.outliers import store_outliers
+from synapse_like.handlers.room_access import is_inhabited
+from synapse_like.handlers.room_deletion import delete_room
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.authorisation import auth_types_for, authorise
@@ -40,6 +42,7 @@ from synapse_like.storage import events, gaps, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing, StoredEvent
+from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
 
 #: How many servers are tried.
@@ -84,7 +87,7 @@ class RemoteMembership:
     # Coming in.
 
     async def join(self, user_id: str, room_id: str, servers: Sequence[str], content: dict[str, Any]) -> None:
-        """Join a room through one of some servers.
+        """Join a room through one of some servers; nothing happens if this server is in it by now.
 
         :param content: of the m.room.member event, beside the membership.
         :raises Forbidden: the room does not let the user in.
@@ -92,9 +95,16 @@ class RemoteMembership:
         :raises ServerUnreachable: none of them could be reached.
         """
         async with self._locks.hold(room_id):
+            if await self._database.write("is-here", self._is_here, room_id):
+                # Somebody else came in while we waited; from now on joins are made here.
+                return
             await self._first_that_works(
                 servers, lambda server: self._join_through(server, user_id, room_id, {**content, "membership": JOIN})
             )
+
+    def _is_here(self, txn: Transaction, room_id: str) -> bool:
+        room = rooms.head(txn, room_id)
+        return room is not None and is_inhabited(txn, room)
 
     async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
         made = await self._make("join", server, user_id, room_id, content)
@@ -121,22 +131,38 @@ class RemoteMembership:
     def _enter(self, txn: Transaction, join: CheckedEvent, checked: Sequence[CheckedEvent], held: StateIds) -> None:
         """Come into a room: with a state that another server tells, and the event by which we came."""
         event = join.event
-        room_nid = rooms.know(txn, event.room_id, join.rules)
+        room_nid = self._room_to_enter(txn, event.room_id, join.rules)
         store_outliers(txn, room_nid, checked)
         state = _usable(txn, room_nid, checked, held)
         # Whoever lets us in must be able to say why; it cannot lead us into a room that does not exist.
         slots = auth_types_for(join.rules, event)
         authorise(join.rules, event, {slot: state[slot].event for slot in slots if slot in state})
-        room = rooms.enter(txn, event.room_id)
         ids = {slot: found.event.event_id for slot, found in state.items()}
-        before = room_state.keep(txn, room, ids, [room.snapshot])
-        stored = self._creation.persistence.enter(txn, room, event, join.pdu, before, state)
-        for user_id in [slot[1] for slot in ids if slot[0] == MEMBER]:
+        for user_id in {event.sender, *(slot[1] for slot in ids if slot[0] == MEMBER)}:
             if user_id.endswith(f":{self._server_name}"):
                 stored_outside.delete(txn, room_nid, user_id)
-        stored_outside.delete(txn, room_nid, event.sender)
-        here = events.known(txn, event.prev_events)
-        gaps.add(txn, room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
+        room = rooms.enter(txn, event.room_id)
+        if is_inhabited(txn, room):
+            # Somebody else has come in meanwhile, and the room has gone on here.
+            self._admit(txn, room, join, bridge=ids)
+            return
+        before = room_state.keep(txn, room, ids, [room.snapshot])
+        stored = self._creation.persistence.enter(txn, room, event, join.pdu, before, state)
+        gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events))
+
+    def _room_to_enter(self, txn: Transaction, room_id: str, rules: RoomRules) -> int:
+        """The number of a room that we come into.
+
+        Of a room that nobody here was ever in, the version is known by the word of whoever invited somebody, and that
+        may have been a lie.
+        """
+        room, known = rooms.find(txn, room_id), rooms.rules_of(txn, room_id)
+        if room is not None and known is not None and known is not rules:
+            if rooms.is_entered(txn, room.room_nid):
+                raise Forbidden("The room has another version here.")
+            _log.warning("a room has another version than was said", room=room_id, said=known.name, version=rules.name)
+            delete_room(txn, room)
+        return rooms.know(txn, room_id, rules)
 
     # Knocking, and leaving what one was never in.
 
@@ -235,8 +261,22 @@ class RemoteMembership:
         room = rooms.head(txn, made.event.room_id)
         if room is None:
             raise Forbidden("You are not in this room.")
-        item = CheckedEvent(room.rules, made.event, made.pdu)
-        verdict = admit(txn, self._creation.persistence, room, item, is_ours=True)
+        self._admit(txn, room, CheckedEvent(room.rules, made.event, made.pdu), is_ours=True)
+
+    def _admit(
+        self,
+        txn: Transaction,
+        room: RoomHead,
+        item: CheckedEvent,
+        *,
+        bridge: StateIds | None = None,
+        is_ours: bool = False,
+    ) -> None:
+        """Let an event of ours into its room that another server has let in, or signed.
+
+        :raises Forbidden: the room does not allow it any more.
+        """
+        verdict = admit(txn, self._creation.persistence, room, item, bridge=bridge, is_ours=is_ours)
         if not isinstance(verdict, Verdict) or verdict.standing is not Standing.ACCEPTED:
             raise Forbidden("The room has changed meanwhile, and does not allow this any more.")
 
@@ -290,6 +330,9 @@ class RemoteMembership:
             raise NotFound("No server is known that is in this room.")
         if isinstance(failure, RemoteRefusal) and failure.status == 403:
             raise Forbidden(failure.message, reason=failure.reason) from failure
+        if isinstance(failure, RemoteRefusal) and (failure.status == 401 or failure.status >= 500):
+            # It is neither the login of our client that does not hold, nor this server that has failed.
+            raise MatrixError(502, failure.errcode, failure.message, reason=failure.reason) from failure
         raise failure
 
 

@@ -33,7 +33,7 @@ def merge(txn: Transaction, room: RoomHead, snapshots: Iterable[Snapshot]) -> Sn
     merged = room.merged.get(known)
     if merged is None:
         ends = [state.ids_at(txn, snapshot.snapshot_id) for snapshot in different]
-        merged = keep(txn, room, resolve_ids(txn, room.rules, ends), different)
+        merged = keep(txn, room, resolve_ids(txn, room.rules, ends), [room.snapshot, *different])
         while len(room.merged) >= MOST_MERGED:
             del room.merged[next(iter(room.merged))]
         room.merged[known] = merged

@@ -398,6 +398,10 @@ class Database:
         self._has_deleted = True
         return self.write("forget-deleted", lambda txn: txn.when_committed(self._forget_deleted))
 
+    def deleted(self, _: object = None) -> None:
+        """Something was deleted; see some time soon that it leaves the files, too."""
+        self._has_deleted = True
+
     async def forget_what_is_left(self) -> None:
         """Try once more what `forget_deleted` could not do."""
         if self._has_deleted:

@@ -131,7 +131,7 @@ def fill_snapshot(txn: Transaction, new: NewSnapshot, changes: Mapping[int, int 
 
 
 #: Whole states in memory, for rooms that have forked; the entries of all of them together.
-STATES = CacheKind[int, Mapping[StateSlot, str]]("states", 200_000, weigh=lambda ids: len(ids) + 10)
+STATES = CacheKind[int, Mapping[StateSlot, str]]("states", 50_000, weigh=lambda ids: len(ids) + 10)
 
 
 def ids_at(txn: Transaction, snapshot_id: int) -> Mapping[StateSlot, str]:

@@ -93,6 +93,18 @@ class AskingTests(AgentCase):
         assert (await agent.request("PUT", name, "/x", body=b"{}", most_bytes=10)).status == 200
         assert len(other.visitors) == 2
 
+    async def test_kept_connection_that_was_closed_is_forgotten_when_its_time_is_up(self) -> None:
+        """The pool closed it once more, and what was closed already failed at that."""
+        self.patch(agent_module, "KEPT_SECONDS", 0.2)
+        other = self.listen(fine)
+        agent = self.agent()
+        await self.get(agent, f"localhost:{other.port}")
+        other.visitors[0].abort()
+        await deferLater(loop, 0.4)
+        assert not self.flushLoggedErrors()
+        await self.get(agent, f"localhost:{other.port}")
+        assert len(other.visitors) == 2
+
     async def test_request_is_made_again_once_only(self) -> None:
         other = self.listen(lambda visitor: visitor.abort())
         await self.refusal(self.agent(), f"localhost:{other.port}")

@@ -62,7 +62,6 @@ class Receiver:
             MissingEvents(database, unused, checks, persistence),
             RoomLocks(),
             edus={"m.test": self._hear},
-            heard_from=lambda _: None,
         )
         self.room = self._await(database.write("make", self._make_room))
 

@@ -69,7 +69,7 @@ def shared_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
 ) -> Iterator[HomeServer]:
     """The server behind `server`, for as long as its kind of database is tested."""
-    with new_database() as url, _known(request, HomeServer(tmp_path_factory.mktemp("home") / "data", url)) as server:
+    with new_database() as url, known(request, HomeServer(tmp_path_factory.mktemp("home") / "data", url)) as server:
         yield server.start()
 
 
@@ -78,7 +78,7 @@ def server(shared_server: HomeServer) -> Iterator[HomeServer]:
     """A running server that all tests share. None of them may make it fail within."""
     shared_server.forget_log()
     yield shared_server
-    _must_not_have_failed(shared_server)
+    must_not_have_failed(shared_server)
 
 
 @pytest.fixture
@@ -105,16 +105,16 @@ def fresh_server(
             url = stack.enter_context(new_database())
             data_dir = tmp_path_factory.mktemp("home") / "data"
             made = HomeServer(data_dir, url, {**QUICK, **version, **(settings or {})})
-            stack.enter_context(_known(request, made))
+            stack.enter_context(known(request, made))
             made.start()
-            stack.callback(_must_not_have_failed, made)
+            stack.callback(must_not_have_failed, made)
             return made
 
         yield make
 
 
 @contextmanager
-def _known(request: pytest.FixtureRequest, server: HomeServer) -> Iterator[HomeServer]:
+def known(request: pytest.FixtureRequest, server: HomeServer) -> Iterator[HomeServer]:
     """Have a server's log shown with failures while it lives, and see that it ends."""
     known = request.config.stash.setdefault(_SERVERS, [])
     known.append(server)
@@ -125,7 +125,7 @@ def _known(request: pytest.FixtureRequest, server: HomeServer) -> Iterator[HomeS
         known.remove(server)
 
 
-def _must_not_have_failed(server: HomeServer) -> None:
+def must_not_have_failed(server: HomeServer) -> None:
     log = server.recent_log()
     assert "Traceback" not in log, f"the server failed within:\n{log}"
 

@@ -29,7 +29,8 @@ class HomeServer:
     :param data_dir: where it keeps everything; made by the server itself.
     :param database: `sqlite`, or the URL of an empty PostgreSQL database.
     :param settings: what its configuration says beside the defaults; keys such as `registration.mode`.
-    :param name: its server name, if it must be that of another server.
+    :param name: its server name, if it is not to be `localhost` and its federation port.
+    :param federation_port: where it listens for other servers; any free one if left out.
     """
 
     def __init__(
@@ -38,18 +39,19 @@ class HomeServer:
         database: str = "sqlite",
         settings: Mapping[str, object] = QUICK,
         name: str | None = None,
+        federation_port: int | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.database = database
         self.port = free_port()
-        federation_port = free_port()
-        self.name = name or f"localhost:{federation_port}"
+        self.federation_port = federation_port or free_port()
+        self.name = name or f"localhost:{self.federation_port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_mark = 0
         sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
         made = self._run(
             *("init", "--data-dir", str(data_dir), "--server-name", self.name, "--bind", "127.0.0.1"),
-            *("--client-port", str(self.port), "--federation-port", str(federation_port)),
+            *("--client-port", str(self.port), "--federation-port", str(self.federation_port)),
             *("--database", database, *sets),
         )
         if made.returncode:
@@ -59,6 +61,11 @@ class HomeServer:
     def address(self) -> tuple[str, int]:
         """Where clients connect."""
         return ("127.0.0.1", self.port)
+
+    @property
+    def process_id(self) -> int | None:
+        """The ID of its process, while it runs."""
+        return self._process.pid if self._process is not None and self.is_running else None
 
     @property
     def config(self) -> Path:
@@ -85,13 +92,17 @@ class HomeServer:
     def start(self) -> HomeServer:
         """Start it, and wait until it serves."""
         self.launch()
+        self.wait_until_healthy()
+        return self
+
+    def wait_until_healthy(self) -> None:
+        """Wait until it serves; it is ended if it never does."""
         try:
             wait_until("the server's health", self._is_healthy)
         except BaseException as error:
             self.close()
             error.add_note(f"Its log:\n{self.recent_log()}")
             raise
-        return self
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start its process, without waiting for anything."""

@@ -1,0 +1,35 @@
+"""The program: what puts a server together, runs it, and serves the operator's commands.
+
+parts            what needs nothing but the settings: the database, the keys, TLS
+server           the composition root: all parts of a server, put together once
+service          a server that runs
+administration   what the operator's commands do
+"""
+
+from synapse_like.app.administration import (
+    explain_state,
+    federation_retry,
+    federation_status,
+    migrate,
+    purge_room,
+    register_user,
+    reset_password,
+)
+from synapse_like.app.parts import StartError
+from synapse_like.app.server import build
+from synapse_like.app.service import HomeServerService, make_service, run
+
+__all__ = [
+    "HomeServerService",
+    "StartError",
+    "build",
+    "explain_state",
+    "federation_retry",
+    "federation_status",
+    "make_service",
+    "migrate",
+    "purge_room",
+    "register_user",
+    "reset_password",
+    "run",
+]

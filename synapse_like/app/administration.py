@@ -1,0 +1,157 @@
+"""What the commands do to a database, whether the server runs at the moment or not."""
+
+from __future__ import annotations
+
+from synapse_like.app.parts import StartError, engine_of, hasher
+from synapse_like.config import Config
+from synapse_like.federation import status as sending_status
+from synapse_like.handlers import rooms as room_handlers
+from synapse_like.handlers import state_explanation
+from synapse_like.handlers.passwords import check_strength
+from synapse_like.protocol.errors import NotFound, UserInUse
+from synapse_like.protocol.events import StateSlot
+from synapse_like.protocol.identifiers import local_part_for_registration
+from synapse_like.storage import accounts, destinations
+from synapse_like.storage.database import Connection
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable
+from synapse_like.storage.migrations import migrate as migrate_tables
+
+
+def _connect(config: Config) -> Connection:
+    try:
+        connection = Connection(engine_of(config), outside=True)
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+    try:
+        migrate_tables(connection)
+    except DatabaseUnavailable as error:
+        connection.close()
+        raise StartError(str(error)) from error
+    return connection
+
+
+def migrate(config: Config) -> str:
+    """Bring the tables up to date; a sentence about what was done.
+
+    :raises StartError: a server is running on the database, or it cannot be opened.
+    """
+    try:
+        connection = Connection(engine_of(config), exclusive=True)
+        try:
+            steps = migrate_tables(connection)
+        finally:
+            connection.close()
+    except (DatabaseInUse, DatabaseUnavailable) as error:
+        raise StartError(str(error)) from error
+    if not steps:
+        return "The database is up to date."
+    return "Applied " + ", ".join(f"{step.number:04} {step.name}" for step in steps) + "."
+
+
+def register_user(config: Config, user: str, password: str, admin: bool) -> str:
+    """Make an account; its user ID.
+
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: the name is taken or not allowed, or the password is too short.
+    """
+    check_strength(password)
+    user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
+    password_hash = hasher(config).hash(password)
+    connection = _connect(config)
+    try:
+        made = connection.transact(
+            accounts.create, user_id, password_hash=password_hash, is_admin=admin, now_ms=_now_ms()
+        )
+    finally:
+        connection.close()
+    if not made:
+        raise UserInUse(f"The user ID {user_id} is taken.")
+    return user_id
+
+
+def reset_password(config: Config, user: str, password: str) -> None:
+    """Give a user another password and log them out everywhere.
+
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such user, or the password is too short.
+    """
+    check_strength(password)
+    user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
+    password_hash = hasher(config).hash(password)
+    connection = _connect(config)
+    try:
+        if not connection.transact(accounts.replace_password, user_id, password_hash):
+            raise NotFound(f"There is no user {user_id}.")
+    finally:
+        connection.close()
+
+
+def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:
+    """Why the state of a room is what it is, in lines.
+
+    :param slot: the one piece of state that is asked for; None for all of it.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such room or state.
+    """
+    connection = _connect(config)
+    try:
+        return "\n".join(connection.transact(state_explanation.explain, room_id, slot))
+    finally:
+        connection.close()
+
+
+def federation_status(config: Config) -> str:
+    """How it stands with the servers that we send to, in lines.
+
+    :raises StartError: the database cannot be opened.
+    """
+    connection = _connect(config)
+    try:
+        txn = connection.begin(writable=False)
+        try:
+            return "\n".join(sending_status.table(txn, _now_ms()))
+        finally:
+            connection.roll_back(txn)
+    finally:
+        connection.close()
+
+
+def federation_retry(config: Config, server: str | None) -> str:
+    """Have a server tried again at once; a sentence about what was done.
+
+    :param server: None for all that cannot be reached.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: nothing was ever sent to this server.
+    """
+    connection = _connect(config)
+    try:
+        count = connection.transact(destinations.ask_retry, server)
+    finally:
+        connection.close()
+    if server is None:
+        return f"Servers to be tried again at once: {count}."
+    if not count:
+        raise NotFound(f"Nothing was ever sent to {server}.")
+    return f"{server} is to be tried again at once."
+
+
+def purge_room(config: Config, room_id: str, force: bool) -> str:
+    """Delete a room with everything in it; a sentence about what was deleted.
+
+    :param force: also if users of this server are still in it.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such room, or somebody is still in it.
+    """
+    connection = _connect(config)
+    try:
+        deleted = connection.transact(room_handlers.purge, room_id, server_name=config.server_name, force=force)
+        connection.engine.forget_deleted(connection.raw)
+    finally:
+        connection.close()
+    return f"Purged {room_id} with {deleted} events."
+
+
+def _now_ms() -> int:
+    import time
+
+    return int(time.time() * 1000)

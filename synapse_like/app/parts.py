@@ -1,0 +1,119 @@
+"""The parts of a server that need nothing but the settings, each made of them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+from synapse_like.clock import ReactorClock
+from synapse_like.config import Config
+from synapse_like.federation import own_keys as own_key_files
+from synapse_like.federation.agent import Timeouts
+from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
+from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
+from synapse_like.handlers.passwords import Hasher
+from synapse_like.http.limits import Limiter
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.migrations import migrate as migrate_tables
+
+#: How many times as long other servers may take for what concerns a whole room.
+SLOW_FACTOR = 5
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why, for the operator."""
+
+
+def public_url(config: Config) -> str:
+    """The address by which clients reach the server."""
+    if config.client.public_url is not None:
+        return config.client.public_url.rstrip("/")
+    address = ip_address(config.client.bind[0])
+    if address.is_unspecified:
+        # Every address of this machine: its name should lead to one of them.
+        host = config.server_name.rpartition(":")[0] or config.server_name
+        return f"http://{host}:{config.client.port}"
+    return url_of(str(address), config.client.port)
+
+
+def limiter(config: Config, clock: ReactorClock) -> Limiter:
+    """The rate limits of the configuration."""
+    classes = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
+    return Limiter(classes, clock.monotonic, enabled=config.rate_limits.enabled)
+
+
+def hasher(config: Config) -> Hasher:
+    """The password hashing of the configuration."""
+    cost = config.password_hashing
+    return Hasher(memory_kib=cost.memory_kib, iterations=cost.iterations, parallelism=cost.parallelism)
+
+
+def load_keys(config: Config, now_ms: int) -> OwnKeys:
+    """The server's signing keys.
+
+    :raises StartError: there is none.
+    """
+    try:
+        return own_key_files.load(config.signing_key_file, config.server_name, now_ms)
+    except KeysUnusable as error:
+        raise StartError(str(error)) from error
+
+
+def open_tls(config: Config) -> tuple[ClientTls, ServerTls | None]:
+    """TLS towards other servers, for asking and for answering.
+
+    :raises StartError: a certificate cannot be used.
+    """
+    federation = config.federation
+    try:
+        client = ClientTls(
+            ca_file=federation.ca_file if federation.enabled else None,
+            verify=federation.verify_certificates,
+            unverified_servers=federation.unverified_servers,
+        )
+        if not federation.enabled or not federation.tls:
+            return client, None
+        return client, ServerTls(config.tls_certificate, config.tls_private_key)
+    except CertificateUnusable as error:
+        raise StartError(f"{error}. To have a certificate made, run `synapse_like init` again.") from error
+
+
+def timeouts(config: Config, *, slow: bool = False) -> Timeouts:
+    """How long other servers may take; longer for what concerns a whole room."""
+    federation = config.federation
+    factor = SLOW_FACTOR if slow else 1
+    return Timeouts(federation.connect_timeout, federation.answer_timeout * factor, federation.body_timeout * factor)
+
+
+def engine_of(config: Config) -> Engine:
+    """The database engine of the configuration.
+
+    :raises StartError: its driver is missing.
+    """
+    try:
+        return open_engine(config.database.url, data_dir=config.data_dir, durability=config.database.durability)
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+
+
+def open_database(config: Config, reactor: Any, bus: Bus) -> Database:
+    """Open the server's database and bring its tables up to date.
+
+    :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
+    """
+    try:
+        database = Database(engine_of(config), reactor, bus, readers=config.database.readers)
+    except (DatabaseInUse, DatabaseUnavailable) as error:
+        raise StartError(str(error)) from error
+    try:
+        database.prepare(migrate_tables)
+    except DatabaseUnavailable as error:
+        database.stop()
+        raise StartError(str(error)) from error
+    return database
+
+
+def url_of(address: str, port: int, scheme: str = "http") -> str:
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"

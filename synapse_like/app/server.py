@@ -1,0 +1,343 @@
+"""The composition root: the one place that knows all parts and puts them together.
+
+Nothing else makes a handler or a site; everything is handed what it needs, here, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.names.client import Resolver
+from twisted.python.threadpool import ThreadPool
+
+from synapse_like import __version__
+from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, timeouts
+from synapse_like.background import Repeating, Slices, every
+from synapse_like.clock import ReactorClock
+from synapse_like.config import Config
+from synapse_like.federation.agent import Agent
+from synapse_like.federation.client import FederationClient
+from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.federation.greetings import Greetings
+from synapse_like.federation.keyring import Keyring
+from synapse_like.federation.own_keys import OwnKeys
+from synapse_like.federation.resolver import ServerResolver, ServiceLookup
+from synapse_like.federation.tls import ClientTls, ServerTls
+from synapse_like.handlers.authentication import Authentication, Requester
+from synapse_like.handlers.backfill import Backfill
+from synapse_like.handlers.content import ContentStore
+from synapse_like.handlers.directory import Directory
+from synapse_like.handlers.disclosure import Disclosure
+from synapse_like.handlers.event_checks import EventChecks
+from synapse_like.handlers.event_creation import EventCreation
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.event_stream import EventStream
+from synapse_like.handlers.history import History
+from synapse_like.handlers.incoming_transactions import IncomingTransactions
+from synapse_like.handlers.initial_sync import InitialSync
+from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
+from synapse_like.handlers.membership import Membership
+from synapse_like.handlers.membership_requests import MembershipRequests
+from synapse_like.handlers.messages import Messages
+from synapse_like.handlers.missing_events import MissingEvents
+from synapse_like.handlers.notifier import Notifier
+from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideChanges
+from synapse_like.handlers.passwords import Passwords
+from synapse_like.handlers.remote_membership import RemoteMembership
+from synapse_like.handlers.retransmissions import Retransmissions
+from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.handlers.rooms import Rooms
+from synapse_like.handlers.server_keys import ServerKeys
+from synapse_like.http.client.accounts import AccountEndpoints
+from synapse_like.http.client.authentication import TokenAuthenticator
+from synapse_like.http.client.content import ContentEndpoints, mount_content
+from synapse_like.http.client.history import HistoryEndpoints
+from synapse_like.http.client.membership import MembershipEndpoints
+from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.rooms import RoomEndpoints
+from synapse_like.http.client.v1 import mount_v1
+from synapse_like.http.federation.authentication import SignatureAuthenticator
+from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
+from synapse_like.http.federation.rooms import FederatedRoomEndpoints
+from synapse_like.http.federation.v1 import mount_federation
+from synapse_like.http.requests import Call
+from synapse_like.http.routing import Auth, Mount, Route
+from synapse_like.http.site import Site, make_site
+from synapse_like.protocol.errors import Unavailable
+from synapse_like.storage import events, positions
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Connection, Database
+from synapse_like.storage.events import EventRedacted
+
+#: How long its database may take to answer a server that is well.
+HEALTH_SECONDS = 5.0
+#: Threads that read and write uploaded files.
+FILE_THREADS = 4
+#: Threads that check signatures.
+SIGNATURE_THREADS = 1
+#: How long DNS may take to answer each of our questions, in seconds.
+DNS_SECONDS = (1, 2, 4)
+#: How often events are tried again that wait for what they lack, in seconds.
+WAITING_SECONDS = 20
+#: How often the file of the certificate is looked at, in seconds.
+CERTIFICATE_SECONDS = 60
+
+
+@dataclass(slots=True)
+class HomeServer:
+    """A running server's parts, as far as somebody must start and stop them."""
+
+    database: Database
+    thread_pools: list[ThreadPool]
+    event_stream: EventStream
+    site: Site[Requester]
+    federation: Federation | None
+    tasks: list[Repeating]
+
+
+@dataclass(slots=True)
+class Federation:
+    """What of it other servers deal with.
+
+    :ivar tls: None behind a proxy that does it.
+    """
+
+    agent: Agent
+    site: Site[str]
+    tls: ServerTls | None
+    queues: DestinationQueues
+    greetings: Greetings
+    transactions: IncomingTransactions
+
+
+@dataclass(slots=True)
+class Speaking:
+    """What asks other servers, and knows who they are.
+
+    :ivar threads: of the slices.
+    :ivar slices: where what others tell is read and checked, if it is much.
+    """
+
+    agent: Agent
+    client: FederationClient
+    keyring: Keyring
+    threads: ThreadPool
+    slices: Slices
+
+
+def build(config: Config, reactor: Any) -> HomeServer:
+    """Put a server together; its database is open, nothing runs yet.
+
+    :param reactor: Twisted's reactor.
+    :raises StartError: the database cannot be used, or the signing key cannot be read.
+    """
+    clock = ReactorClock(reactor)
+    own_keys = load_keys(config, clock.now_ms())
+    client_tls, server_tls = open_tls(config)
+    bus = Bus()
+    database = open_database(config, reactor, bus)
+    name = config.server_name
+    limits = limiter(config, clock)
+
+    authentication = Authentication(database, bus, clock)
+    passwords = Passwords(hasher(config), reactor)
+    stages = [
+        PasswordStage(name, database, passwords).row(),
+        RegistrationTokenStage(config.registration.tokens).row(),
+    ]
+    login = Login(
+        database,
+        authentication,
+        clock,
+        stages,
+        login_flows=config.login.flows,
+        register_flows=config.registration.offered_flows(),
+        session_lifetime=config.login.session_lifetime,
+    )
+
+    speaking = speak(config, reactor, clock, database, own_keys, client_tls)
+    checks = EventChecks(speaking.keyring, speaking.slices)
+    locks = RoomLocks()
+    persistence = EventPersistence(name)
+    creation = EventCreation(name, own_keys.signing, clock, persistence)
+    missing = MissingEvents(database, speaking.client, checks, persistence)
+
+    directory = Directory(database, creation, speaking.client, name)
+    membership = Membership(
+        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
+    )
+    messages = Messages(database, creation, membership)
+    rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
+    retransmissions = Retransmissions(database, clock)
+
+    files = ThreadPool(0, FILE_THREADS, "files")
+    content_store = ContentStore(database, clock, reactor, files, config.data_dir / "content")
+
+    # Also what others have redacted must leave the files, and not only the tables.
+    bus.subscribe(EventRedacted, database.deleted)
+    position, outside = database.prepare(_where_streams_stand)
+    notifier = Notifier(database, bus, clock, position)
+    event_stream = EventStream(database, notifier, bus, clock)
+    history_endpoints = HistoryEndpoints(
+        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, clock), clock),
+        InitialSync(database, notifier),
+        event_stream,
+        clock,
+        longest_poll_ms=config.limits.long_poll_max_ms,
+    )
+
+    mounts: list[Mount[Requester]] = [
+        mount_v1(
+            AccountEndpoints(login, authentication, name),
+            RoomEndpoints(rooms, directory, retransmissions),
+            MembershipEndpoints(membership, retransmissions),
+            MessageEndpoints(messages, retransmissions),
+            history_endpoints,
+        ),
+        mount_content(
+            ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
+        ),
+        Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
+    ]
+    site = make_site(
+        mounts,
+        authenticator=TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id),
+        limiter=limits,
+        clock=clock,
+        max_body=config.limits.max_body_bytes,
+        max_json_depth=config.limits.max_json_depth,
+        max_pipelined=config.limits.max_pipelined,
+        trusted_proxies=config.client.trusted_proxies,
+    )
+
+    queues = DestinationQueues(database, bus, clock, speaking.client, name)
+    transactions = IncomingTransactions(
+        database,
+        clock,
+        speaking.client,
+        checks,
+        persistence,
+        missing,
+        locks,
+        edus={},
+    )
+    federation_mounts: list[Mount[str]] = [
+        mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
+        *mount_federation(
+            FederatedRoomEndpoints(
+                name,
+                clock,
+                transactions,
+                MembershipRequests(database, checks, creation),
+                Disclosure(database, directory, name),
+            )
+        ),
+    ]
+    federation_site = make_site(
+        federation_mounts,
+        authenticator=SignatureAuthenticator(speaking.keyring, limits, queues.heard_from),
+        limiter=limits,
+        clock=clock,
+        max_body=config.limits.max_body_bytes,
+        max_json_depth=config.limits.max_json_depth,
+        max_pipelined=config.limits.max_pipelined,
+        trusted_proxies=config.client.trusted_proxies,
+    )
+
+    outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
+
+    async def drop_idle_watchers() -> None:
+        notifier.drop_idle()
+
+    tasks = [
+        every(clock, "outside-changes", LOOK_EVERY_SECONDS, outside_changes.look),
+        every(clock, "forget-deleted", 5, database.forget_what_is_left),
+        every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
+        every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
+        every(clock, "forget-transactions", 3600, transactions.forget_old),
+        every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
+        every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
+    ]
+    if server_tls is not None:
+        tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, server_tls.look))
+    return HomeServer(
+        database,
+        [passwords.threads, files, speaking.threads],
+        event_stream,
+        site,
+        Federation(
+            speaking.agent,
+            federation_site,
+            server_tls,
+            queues,
+            Greetings(database, clock, speaking.client, name),
+            transactions,
+        )
+        if config.federation.enabled
+        else None,
+        tasks,
+    )
+
+
+def _where_streams_stand(connection: Connection) -> tuple[int, int]:
+    """The newest position of the stream of events, and the count of changes by commands."""
+    return (
+        connection.transact(events.current_position),
+        connection.transact(positions.current, positions.OUTSIDE),
+    )
+
+
+class Health:
+    """Whether the server serves: it answers, and so does its database."""
+
+    def __init__(self, database: Database, clock: ReactorClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def look(self, call: Call[Requester]) -> object:
+        """200 if all is well.
+
+        :raises Unavailable: the database does not answer, or not in time.
+        """
+        answer = self._database.read("health", events.current_position)
+        timer = self._clock.call_later(HEALTH_SECONDS, answer.cancel)
+        try:
+            await answer
+        except CancelledError as error:
+            raise Unavailable("The server's database does not answer.") from error
+        finally:
+            if timer.active():
+                timer.cancel()
+        return {"status": "ok"}
+
+
+def speak(
+    config: Config, reactor: Any, clock: ReactorClock, database: Database, own_keys: OwnKeys, tls: ClientTls
+) -> Speaking:
+    """Put together what asks other servers."""
+    federation = config.federation
+    lookup: ServiceLookup = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
+    agent = Agent(
+        reactor,
+        ServerResolver(lookup, clock),
+        tls,
+        enabled=federation.enabled,
+        allow_private_addresses=federation.allow_private_addresses,
+        timeouts=timeouts(config),
+        user_agent=f"synapse_like/{__version__}",
+    )
+    client = FederationClient(agent, config.server_name, own_keys.signing, slow=timeouts(config, slow=True))
+    threads = ThreadPool(0, SIGNATURE_THREADS, "signatures")
+    slices = Slices(reactor, threads)
+    keyring = Keyring(
+        own_keys,
+        client,
+        database,
+        clock,
+        slices,
+        accept_relayed=federation.accept_relayed_keys,
+        trusted_key_servers=federation.trusted_key_servers,
+    )
+    return Speaking(agent, client, keyring, threads, slices)

@@ -1,0 +1,171 @@
+"""A home server that runs: as a command, and under `twistd`."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+
+from synapse_like import logs
+from synapse_like.app.parts import StartError, url_of
+from synapse_like.app.server import HomeServer, build
+from synapse_like.background import run_in_background
+from synapse_like.config import Config
+
+_log = logs.get_logger(__name__)
+
+#: How long a stopping server waits for requests under way to be answered.
+DRAIN_SECONDS = 10.0
+
+
+class HomeServerService(Service):
+    """A home server as a Twisted service.
+
+    :param reactor: Twisted's reactor.
+    :param tell: is told, in a sentence, where the server listens once it does.
+    :ivar server: its parts, while it runs.
+    """
+
+    name = "synapse_like"
+
+    def __init__(self, config: Config, reactor: Any, tell: Callable[[str], object]) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._tell = tell
+        self.server: HomeServer | None = None
+        self._ports: list[IListeningPort] = []
+
+    def startService(self) -> None:  # noqa: N802 - Twisted's name
+        """Open everything and listen.
+
+        :raises StartError: something stands in the way.
+        """
+        server = self.server = build(self._config, self._reactor)
+        server.database.start()
+        for pool in server.thread_pools:
+            pool.start()
+        for task in server.tasks:
+            task.start()
+        try:
+            self._listen(server)
+        except CannotListenError as error:
+            server.database.stop()
+            raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        if server.federation is not None:
+            run_in_background("queues", server.federation.queues.start)
+            run_in_background("greetings", server.federation.greetings.greet)
+            run_in_background("waiting-events", server.federation.transactions.retry_waiting)
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+
+    def _listen(self, server: HomeServer) -> None:
+        config = self._config
+        for address in config.client.bind:
+            port = self._reactor.listenTCP(config.client.port, server.site, backlog=511, interface=address)
+            self._ports.append(port)
+        where = " and ".join(url_of(address, config.client.port) for address in config.client.bind)
+        self._tell(f"{config.server_name} listens for clients at {where}")
+        federation = server.federation
+        if federation is None:
+            return
+        factory: Any = federation.site
+        if federation.tls is not None:
+            factory = federation.tls.wrap(federation.site, self._reactor)
+        scheme = "http" if federation.tls is None else "https"
+        for address in config.federation_bind:
+            port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
+            self._ports.append(port)
+        where = " and ".join(url_of(address, config.federation.port, scheme) for address in config.federation_bind)
+        self._tell(f"{config.server_name} listens for other servers at {where}")
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
+        """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        server, self.server = self.server, None
+        if server is None:
+            return
+        try:
+            await self._finish(server)
+        except Exception:
+            # Threads that go on would keep the process from ending.
+            _log.exception("the server could not finish in good order")
+        for pool in server.thread_pools:
+            pool.stop()
+        server.database.stop()
+        _log.info("the server has stopped")
+
+    async def _finish(self, server: HomeServer) -> None:
+        """Take nothing new, and let what is under way come to its end."""
+        await DeferredList([_stopped(port) for port in self._ports])
+        server.event_stream.close()
+        drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
+        if server.federation is not None:
+            drained.append(Deferred.fromCoroutine(server.federation.site.drain(DRAIN_SECONDS)))
+        await DeferredList(drained)
+        for task in server.tasks:
+            await task.stop()
+        if server.federation is not None:
+            await server.federation.queues.stop()
+            await server.federation.agent.close()
+
+
+def _stopped(port: IListeningPort) -> Deferred[Any]:
+    stopped: Deferred[Any] = Deferred()
+    result = port.stopListening()
+    if result is None:
+        stopped.callback(None)
+        return stopped
+    return result
+
+
+class _TwistdService(HomeServerService):
+    """The same under `twistd`, which would go on without a service that cannot start."""
+
+    def startService(self) -> None:  # noqa: N802 - Twisted's name
+        try:
+            super().startService()
+        except StartError as error:
+            raise SystemExit(f"Error: {error}") from error
+
+
+def make_service(config: Config) -> HomeServerService:
+    """The service for `twistd`, whose log is Twisted's."""
+    from twisted.internet import reactor
+
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return _TwistdService(config, reactor, _log.info)
+
+
+def _allow_many_connections() -> None:
+    """Take all the open files that the system grants: each long poll is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(config: Config, tell: Callable[[str], object]) -> int:
+    """Run a server until it is told to stop; the exit code.
+
+    :param tell: is told, in a sentence, where the server listens.
+    :raises StartError: it cannot start.
+    """
+    from twisted.internet import reactor
+
+    logs.configure(config.log.format, config.log.level)
+    _allow_many_connections()
+    service = HomeServerService(config, reactor, tell)
+    service.startService()
+    loop: Any = reactor
+    loop.addSystemEventTrigger("before", "shutdown", service.stopService)
+    loop.run()
+    return 0
+
+
+# What the commands do to a database, whether the server runs at the moment or not.

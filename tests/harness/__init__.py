@@ -1,0 +1,1 @@
+"""Is what the tests lean on right itself?"""

@@ -1,0 +1,1 @@
+"""Rooms that live on several servers."""
