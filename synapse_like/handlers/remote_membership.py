@@ -36,10 +36,11 @@ from synapse_like.protocol.membership_templates import hashes_told, read_templat
 from synapse_like.protocol.room_versions import ALL_RULES, RoomRules, rules_for
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import encode_pdu
-from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage import events, gaps, profiles, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing
+from synapse_like.storage.profiles import Profile
 from synapse_like.storage.state import MEMBER
 
 #: How many servers are tried.
@@ -56,11 +57,15 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """An event that is to be handed over."""
+    """An event that is to be handed over.
+
+    :ivar profile: of its user, as it was when the event was made.
+    """
 
     rules: RoomRules
     event: Event
     pdu: Pdu
+    profile: Profile
 
 
 class RemoteMembership:
@@ -110,7 +115,7 @@ class RemoteMembership:
             for event_id, (event, _) in read_many(made.rules, room_id, state).items()
             if event.is_state
         }
-        await self._database.write("enter-room", self._enter, join, checked, held)
+        await self._database.write("enter-room", self._enter, join, checked, held, made.profile)
         _log.info("joined a room", room=room_id, server=server, state=len(held))
 
     async def _countersigned(self, made: _Made, returned: object) -> CheckedEvent:
@@ -122,8 +127,18 @@ class RemoteMembership:
             raise BadJson("The other server has changed our event.")
         return await self._checks.check(made.rules, event, pdu)
 
-    def _enter(self, txn: Transaction, join: CheckedEvent, checked: Sequence[CheckedEvent], held: StateIds) -> None:
-        """Come into a room: with a state that another server tells, and the event by which we came."""
+    def _enter(
+        self,
+        txn: Transaction,
+        join: CheckedEvent,
+        checked: Sequence[CheckedEvent],
+        held: StateIds,
+        profile: Profile,
+    ) -> None:
+        """Come into a room: with a state that another server tells, and the event by which we came.
+
+        :param profile: what the event was made with.
+        """
         event = join.event
         room_nid = rooms.know(txn, event.room_id, join.rules)
         store_outliers(txn, room_nid, checked)
@@ -147,6 +162,9 @@ class RemoteMembership:
                 stored_outside.delete(txn, room_nid, user_id)
         stored_outside.delete(txn, room_nid, event.sender)
         gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events))
+        if profiles.find(txn, event.sender) != profile:
+            # It has changed on the way, when this was not yet one of the user's rooms.
+            profiles.begin_telling(txn, event.sender)
 
     # Knocking, and leaving what one was never in.
 
@@ -254,6 +272,8 @@ class RemoteMembership:
 
     async def _make(self, step: Step, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> _Made:
         """Make the event of a step, from the template that a server in the room gives."""
+        profile = await self._database.read("profile", profiles.find, user_id)
+        content = {**profile.content(), **content}
         versions = [rules.name for rules in ALL_RULES]
         answer = await self._client.make_membership(server, step, room_id, user_id, versions)
         rules = rules_for(answer.get("room_version") or UNSAID_VERSION)
@@ -264,7 +284,7 @@ class RemoteMembership:
             draft = EventDraft(room_id, MEMBER, user_id, {**content, VOUCHER: voucher}, user_id)
         event, pdu = self._build(rules, draft, template)
         read_foreign(rules, pdu)
-        return _Made(rules, event, pdu)
+        return _Made(rules, event, pdu, profile)
 
     def _build(self, rules: RoomRules, draft: EventDraft, template: Event) -> tuple[Event, Pdu]:
         """Finish an event: its own words and what it names from a template, and nothing else."""
