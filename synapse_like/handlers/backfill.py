@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
-from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, read_many
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks
 from synapse_like.handlers.event_persistence import REDACTION, arrived, carry_out_redaction
 from synapse_like.handlers.missing_events import MissingEvents, in_causal_order
 from synapse_like.handlers.outliers import check_claim
@@ -104,7 +104,7 @@ class Backfill:
 
     async def _take(self, server: str, room_id: str, gap: Gap, wanted: _Wanted, pdus: Sequence[object]) -> bool:
         """Check and store what a server has told; whether there was anything new."""
-        read = read_many(wanted.rules, room_id, pdus)
+        read = await self._checks.read_many(wanted.rules, room_id, pdus)
         placed = await self._database.read("placed", self._placed, list(read))
         new = [pair for event_id, pair in read.items() if event_id not in placed]
         checked = {
@@ -163,7 +163,7 @@ class Backfill:
             gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
             arrived(txn, room, stored)
             if event.type == REDACTION and event.redacts is not None:
-                carry_out_redaction(txn, room, stored, None)
+                carry_out_redaction(txn, room, stored, event.redacts, None)
         for event_id in missing:
             if event_id in reached:
                 gaps.close(txn, room.room_nid, event_id)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
-from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_many
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_reception import receive
 from synapse_like.handlers.outliers import store_outliers
@@ -98,7 +98,7 @@ class MissingEvents:
 
         async def ask(server: str) -> StateIds:
             state, auth_chain = await self._client.state(server, event.room_id, event.event_id)
-            return await self.store(item.rules, event.room_id, [*auth_chain, *state], server, state=state)
+            return await self.store(item.rules, event.room_id, auth_chain, server, state=state)
 
         return await self._ask(servers, ask)
 
@@ -114,17 +114,17 @@ class MissingEvents:
         """Check and store events without a place in history; those of them that are state, by slot.
 
         :param server: that they come from.
-        :param state: those of them that make the state.
+        :param state: likewise, those that make the state.
         """
-        read = read_many(rules, room_id, pdus)
+        held = await self._checks.read_many(rules, room_id, state)
+        read = await self._checks.read_many(rules, room_id, pdus) | held
         known = await self._database.read("known-events", events.known, list(read))
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(rules, unknown, relayed_by=server)
         stored = await self._database.write("store-outliers", self._store, room_id, checked, list(read))
-        made_of = read_many(rules, room_id, state)
         return {
             event.state_slot: event_id
-            for event_id, (event, _) in made_of.items()
+            for event_id, (event, _) in held.items()
             if event.is_state and stored.get(event_id) is Standing.ACCEPTED
         }
 
@@ -154,7 +154,7 @@ class MissingEvents:
                 pdus = await self._client.missing_events(
                     server, room_id, earliest=earliest, latest=latest, limit=EVENTS_A_ROUND, min_depth=0
                 )
-                read = read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
+                read = await self._checks.read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
                 new = [pair for event_id, pair in read.items() if event_id not in found]
                 return await self._checks.check_many(rules, new)
 

@@ -39,6 +39,8 @@ def check_claim(txn: Transaction, rules: RoomRules, event: Event, known: dict[st
 def _check(
     rules: RoomRules, event: Event, cited: Sequence[Event], create: Event | None, rejected: Collection[str]
 ) -> None:
+    if not event.prev_events and event.type != CREATE[0]:
+        raise AuthError("Only the creation of a room comes after nothing.")
     authorise(rules, event, claimed_state(rules, event, cited, create=create, rejected=rejected))
 
 

@@ -77,6 +77,7 @@ class EventPersisted:
 
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
+    :ivar pdu: its wire form, if it has to be sent.
     """
 
     room_id: str
@@ -84,6 +85,7 @@ class EventPersisted:
     stored: StoredEvent
     memberships: Mapping[str, str]
     destinations: frozenset[str] = frozenset()
+    pdu: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,19 @@ def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False
     return {stored.event.event_id: stored for stored in load(txn, nids, remember=remember)}
 
 
+def auth_events(txn: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The IDs of the events that some events rest on, by the ID of the event."""
+    found: dict[str, tuple[str, ...]] = {}
+    for part in batched(event_ids):
+        rows = txn.all(
+            "SELECT e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            f" WHERE e.event_id IN ({placeholders(part)})",
+            part,
+        )
+        found.update((row[2], _decode(*row).auth_events) for row in rows)
+    return found
+
+
 def pdus(txn: Transaction, event_ids: Iterable[str]) -> dict[str, bytes]:
     """The wire forms of those of some events that are here and were not rejected, by ID."""
     found: dict[str, bytes] = {}
@@ -322,11 +337,11 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
     _forget_copies(txn)
 
 
-def wait_for_target(txn: Transaction, redaction: StoredEvent) -> None:
+def wait_for_target(txn: Transaction, redaction: StoredEvent, target: str) -> None:
     """Remember a redaction whose target is not here yet."""
     txn.execute(
         "INSERT INTO redactions_ahead (target, event_nid) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        (redaction.event.redacts, redaction.event_nid),
+        (target, redaction.event_nid),
     )
 
 

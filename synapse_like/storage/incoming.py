@@ -20,13 +20,14 @@ def answer_to(txn: Transaction, origin: str, transaction_id: str) -> bytes | Non
     return row[0].encode() if row is not None else None
 
 
-def record(txn: Transaction, origin: str, transaction_id: str, answer: bytes, *, now_ms: int) -> None:
-    """Remember the answer to a transaction."""
-    txn.execute(
+def record(txn: Transaction, origin: str, transaction_id: str, answer: bytes, *, now_ms: int) -> bytes:
+    """Remember the answer to a transaction; the one that stands, if there is one already."""
+    stands: str = txn.insert(
         "INSERT INTO received_transactions (origin, transaction_id, answer, received_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
+        " ON CONFLICT (origin, transaction_id) DO UPDATE SET answer = received_transactions.answer RETURNING answer",
         (origin, transaction_id, answer.decode(), now_ms),
     )
+    return stands.encode()
 
 
 def newest_transaction(txn: Transaction, origin: str) -> str | None:
