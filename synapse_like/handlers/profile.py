@@ -69,7 +69,7 @@ class Profiles:
         return {told.field: told.value for told in shown}
 
     async def field(self, requester: Requester | None, user_id: str, field: str) -> dict[str, Any]:
-        """One field of a profile, as an object; its user is told its visibility, too.
+        """One field of a profile, as an object; its user is told its visibility, too, where there is a choice.
 
         :raises NotFound: there is no such user or field; the same if one may not see it. But that a display name or an
             avatar is not set is no error.
@@ -81,7 +81,7 @@ class Profiles:
             return _only(await self._ask(user_id, field), field)
         shown = await self._database.read("profile", self._shown, _id_of(requester), user_id)
         said = _only({told.field: told.value for told in shown}, field)
-        if said and requester is not None and requester.user_id == user_id:
+        if field not in SHOWN and requester is not None and requester.user_id == user_id:
             said[VISIBILITY] = next(told.visibility for told in shown if told.field == field)
         return said
 
@@ -128,8 +128,6 @@ class Profiles:
             if error.status == 404:
                 raise NotFound(f"{server} tells nothing of this of {user_id}.", reason=error.reason) from error
             raise
-        if field is not None:
-            answer = {key: value for key, value in answer.items() if key == field}
         try:
             return read_profile(answer)
         except (BadJson, TooLarge) as error:

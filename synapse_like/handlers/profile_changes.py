@@ -46,11 +46,17 @@ class ProfileChanges:
         self._may_be_untold = True
 
     def begin(self, txn: Transaction, user_id: str) -> None:
-        """A profile has changed: announce it, and tell the first rooms."""
+        """A profile has changed: announce it, and tell the first rooms.
+
+        While rooms are being told of an earlier change, it is left to the following transactions to begin anew: who
+        changes their name all the time makes no more events than these do.
+        """
         profile = profiles.find(txn, user_id)
         txn.announce(ProfileChanged(user_id, profile.displayname, profile.avatar_url))
+        is_first = profiles.untold(txn, user_id) is None
         profiles.begin_telling(txn, user_id)
-        self._tell_some(txn, user_id)
+        if is_first:
+            self._tell_some(txn, user_id)
 
     async def go_on(self) -> None:
         """Tell more rooms, if there are any that have yet to be told; to be called every so often."""

@@ -40,8 +40,8 @@ def test_name_and_avatar_are_there_for_everybody(alice: Client, bob: Client) -> 
     for options in ({}, {"token": ""}):
         for client in (alice, bob):
             assert client.profile(alice, **options) == {"displayname": "Alice", "avatar_url": AVATAR}
-    assert bob.profile_field(alice, "displayname", token="") == {"displayname": "Alice"}
-    assert bob.profile_field(alice, "avatar_url", token="") == {"avatar_url": AVATAR}
+            assert client.profile_field(alice, "displayname", **options) == {"displayname": "Alice"}
+            assert client.profile_field(alice, "avatar_url", **options) == {"avatar_url": AVATAR}
 
 
 def test_profile_survives_a_restart(fresh_server: FreshServer) -> None:
