@@ -188,7 +188,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     notifier = Notifier(database, bus, clock, position)
     event_stream = EventStream(database, notifier, bus, clock)
     history_endpoints = HistoryEndpoints(
-        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, name)),
+        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, clock), clock),
         InitialSync(database, notifier),
         event_stream,
         clock,

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from synapse_like.handlers import outside_memberships, room_state
 from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
-from synapse_like.handlers.outliers import check_claim
+from synapse_like.handlers.outliers import as_stored, check_claim
 from synapse_like.handlers.room_access import is_inhabited
 from synapse_like.logs import get_logger
 from synapse_like.protocol.authorisation import auth_types_for, authorise
@@ -76,6 +76,10 @@ def admit(
     if own is not None and own.is_judged:
         refusal = "It was rejected before." if own.standing is Standing.REJECTED else None
         return Verdict(event.event_id, refusal, own.standing)
+    if own is not None and own.room_nid == room.room_nid:
+        checked = as_stored(txn, checked, own)
+        event = checked.event
+        known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
     misplaced = _why_misplaced(room, event, known)
     if misplaced is not None:
         _log.warning("an event was refused", event_id=event.event_id, room=room.room_id, reason=misplaced)

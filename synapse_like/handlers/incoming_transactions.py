@@ -189,14 +189,18 @@ class IncomingTransactions:
 
     async def _receive_lots(self, lots: Sequence[_Lot]) -> dict[str, str | None]:
         """Receive what can be received in time, and see to it that the rest is not lost."""
+        settled: dict[str, str | None] = {}
         await self._all_in_time([self._work_on(lot) for lot in lots])
         left = [waiting for lot in lots for waiting in _waiting_in(lot)]
         if left:
             self._kept.update(waiting.event_id for waiting in left)
-            await self._database.write("keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms())
-        settled: dict[str, str | None] = {}
+            refused = await self._database.write(
+                "keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms()
+            )
+            self._kept -= refused
+            settled |= dict.fromkeys(refused, "Too many events of this server wait here already.")
         for lot in lots:
-            settled |= lot.settled | dict.fromkeys(lot.waiting)
+            settled = dict.fromkeys(lot.waiting) | settled | lot.settled
         return settled
 
     async def _all_in_time(self, works: Sequence[Deferred[None]]) -> None:

@@ -20,6 +20,7 @@ from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
+from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.protocol.contents import check_content
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
@@ -85,6 +86,8 @@ class Membership:
         self._directory = directory
         self._remote = remote
         self._server_name = creation.server_name
+        #: What may be sent again while another server is still being asked.
+        self._requests = RoomLocks()
 
     async def join(self, requester: Requester, room: str, request: Once, servers: Sequence[str] = ()) -> str:
         """Join a room by its ID or an alias; the ID of the room.
@@ -170,9 +173,19 @@ class Membership:
         try:
             outcome = await self._database.write("membership", once, request, self._put, wish)
         except Elsewhere:
-            outcome = await self._put_elsewhere(wish, request)
+            outcome = await self._put_in_turn(wish, request)
         event_id: str = outcome["event_id"]
         return event_id
+
+    async def _put_in_turn(self, wish: Wish, request: Once) -> Outcome:
+        """Make a change with the help of another server; if it is being made already, wait for what comes of that."""
+        if request.request is None:
+            return await self._put_elsewhere(wish, request)
+        async with self._requests.hold(f"{request.token_id} {request.request}"):
+            try:
+                return await self._database.write("membership", once, request, self._put, wish)
+            except Elsewhere:
+                return await self._put_elsewhere(wish, request)
 
     def _put(self, txn: Transaction, wish: Wish) -> Outcome:
         room = rooms.head(txn, wish.room_id)

@@ -92,7 +92,7 @@ class RemoteMembership:
     # Coming in.
 
     async def join(self, user_id: str, room_id: str, servers: Sequence[str], content: dict[str, Any]) -> None:
-        """Join a room through one of some servers.
+        """Join a room through one of some servers; nothing happens if this server is in it by now.
 
         :param content: of the m.room.member event, beside the membership.
         :raises Forbidden: the room does not let the user in.
@@ -100,9 +100,16 @@ class RemoteMembership:
         :raises ServerUnreachable: none of them could be reached.
         """
         async with self._locks.hold(room_id):
+            if await self._database.write("is-here", self._is_here, room_id):
+                # Somebody else came in while we waited; from now on joins are made here.
+                return
             await self._first_that_works(
                 servers, lambda server: self._join_through(server, user_id, room_id, {**content, "membership": JOIN})
             )
+
+    def _is_here(self, txn: Transaction, room_id: str) -> bool:
+        room = rooms.head(txn, room_id)
+        return room is not None and is_inhabited(txn, room)
 
     async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
         made = await self._make("join", server, user_id, room_id, content)

@@ -118,7 +118,7 @@ def insert(
     standing: Standing = Standing.ACCEPTED,
     is_outgoing: bool = False,
 ) -> StoredEvent:
-    """Add an event, or give one that was an outlier its place in history.
+    """Add an event, or give one that was an outlier its place in history; as it is here then, redacted if it was.
 
     :param pdu: its wire form.
     :param place: in the timeline; None if it is not to be shown.
@@ -127,14 +127,14 @@ def insert(
     :param replaced: the state event that it replaces.
     :param is_outgoing: does this server see to it that the other servers in the room get it?
     """
-    event_nid = txn.insert(
+    row = txn.execute(
         "INSERT INTO events"
         " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, pdu)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         # What it says stays as it was first stored: it may have been redacted since.
         " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
         " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
-        " is_outgoing = excluded.is_outgoing RETURNING event_nid",
+        " is_outgoing = excluded.is_outgoing RETURNING event_nid, redacted_by",
         (
             event.event_id,
             room_nid,
@@ -146,9 +146,13 @@ def insert(
             int(is_outgoing),
             pdu,
         ),
-    )
+    ).fetchone()
+    assert row is not None, "the statement has a RETURNING clause"
+    event_nid, redacted_by = row
     replaced_event = replaced.event if replaced is not None else None
     stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu))
+    if redacted_by is not None:
+        [stored] = _load_rows(txn, [event_nid])
     txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
@@ -258,6 +262,8 @@ class Known:
     @property
     def is_history(self) -> bool:
         """Is it a part of its room's history that others may be told of?"""
+        if self.standing is Standing.SOFT_FAILED:
+            return self.snapshot_after is not None
         return self.standing is Standing.ACCEPTED and self.place is not None
 
 

@@ -273,4 +273,4 @@ def say_all(txn: Transaction, room_id: str, texts: tuple[str, ...], quietly: boo
             is_outgoing=bool(servers),
         )
         if not quietly:
-            txn.announce(EventPersisted(room_id, place // GAP, stored, {}, servers))
+            txn.announce(EventPersisted(room_id, place // GAP, stored, {}, servers, pdu if servers else None))

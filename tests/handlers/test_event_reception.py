@@ -10,17 +10,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from synapse_like.handlers.event_checks import Verdict
+from synapse_like.handlers.event_checks import Lacking, Verdict
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.event_reception import receive
+from synapse_like.handlers.outliers import store_outliers
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import Event, EventDraft
 from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V2, V6, V11, V12, RoomRules
-from synapse_like.storage.database import Connection
+from synapse_like.storage import events, rooms
+from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.events import Standing
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import Branch, ForkingRoom
 from tests.support.generated_rooms import BOB, CAROL, USERS, grow
-from tests.support.heard_rooms import Listener, some_causal_order
+from tests.support.heard_rooms import SERVER, Listener, checked, some_causal_order
 
 EVE = "@eve:e.example"
 
@@ -111,6 +115,31 @@ class TestRedactions:
         server.hear([target])
         assert server.look().redacted == {target.event_id, first.event_id}
 
+    @some_versions
+    def test_one_of_an_event_whose_place_is_not_known_yet(self, connection: Connection, rules: RoomRules) -> None:
+        """RED-2: when the event gets its place, nobody is shown what it was, whoever still has that."""
+        branch = ForkingRoom(rules).begin()
+        target = branch.fork().say(ALICE, "m.room.topic", {"topic": "secret"})
+        redaction = say_redaction(branch, ALICE, target.event_id)
+        server = Listener(connection, rules, branch.room_id)
+        heard = [event for event in branch.room.events.values() if event not in (target, redaction)]
+        server.hear(heard)
+
+        def know(txn: Transaction) -> None:
+            room = rooms.head(txn, branch.room_id)
+            assert room is not None
+            store_outliers(txn, room.room_nid, [checked(rules, target)])
+
+        connection.transact(know)
+        assert redaction is not None
+        server.hear([redaction])
+        server.hear([target])
+        stored = connection.transact(events.find, target.event_id)
+        assert stored is not None
+        assert stored.place is not None
+        assert stored.event.content == {}
+        assert stored.redacted_because is not None
+
 
 class TestLies:
     """Of somebody who is in the room, and signs what they like."""
@@ -178,3 +207,17 @@ class TestLies:
         assert refused.standing is Standing.REJECTED
         server.hear([true])
         assert server.look().standings[true.event_id] is Standing.ACCEPTED
+
+    def test_an_event_of_no_membership_where_we_are_not(self, connection: Connection) -> None:
+        """It is refused, like anything else; what came with it does not suffer."""
+        branch = ForkingRoom(V6).begin()
+        draft = EventDraft(branch.room_id, "m.room.member", ALICE, {"displayname": "Alice"}, ALICE)
+        shapeless = replace(branch.room.events[branch.state["m.room.member", ALICE]], content=draft.content)
+
+        def hear(txn: Transaction) -> Verdict | Lacking:
+            rooms.know(txn, branch.room_id, V6)
+            return receive(txn, EventPersistence(SERVER), checked(V6, shapeless))
+
+        result = connection.transact(hear)
+        assert isinstance(result, Verdict)
+        assert result.standing is Standing.REJECTED

@@ -7,22 +7,26 @@ from typing import Any
 
 import pytest
 from signedjson.key import generate_signing_key
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers import outside_memberships
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.membership import Membership, Wish
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import Event, EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
-from synapse_like.storage import membership, rooms
+from synapse_like.storage import accounts, gaps, membership, rooms
 from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.retransmissions import Once
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import START_MS, Branch, ForkingRoom
-from tests.support.heard_rooms import SERVER, Listener, checked
+from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, checked
 
 OURS = f"@ours:{SERVER}"
 SECOND = f"@second:{SERVER}"
@@ -130,3 +134,65 @@ def test_coming_back_after_all_our_users_had_left(connection: Connection, rules:
     servers, changes = connection.transact(look)
     assert servers == [("a.example", 1), ("c.example", 1)]
     assert changes == ["join", "leave", "join"]
+
+
+@some_versions
+def test_history_goes_on_before_a_join_that_follows_on_state(connection: Connection, rules: RoomRules) -> None:
+    """EVS-6: what is here as a part of the state that we were told is not here as a part of the history."""
+    server = Newcomer(connection, rules)
+    last = server.branch.say(ALICE, "m.room.topic", {"topic": "last"})
+    join = server.join(server.branch, OURS)
+
+    def look(txn: Transaction) -> gaps.Gap | None:
+        room = rooms.find(txn, server.branch.room_id)
+        assert room is not None
+        return gaps.newest(txn, room.room_nid, after=0, before_or_at=2**62)
+
+    gap = connection.transact(look)
+    assert gap is not None
+    assert (gap.event_id, gap.missing) == (join.event_id, (last.event_id,))
+
+
+def test_a_request_that_is_sent_again_while_another_server_is_asked(connection: Connection) -> None:
+    """API-4: it is done once, and both are told what came of it."""
+    server = Newcomer(connection, V6)
+    invite = server.branch.member(ALICE, "invite", OURS)
+
+    def begin(txn: Transaction) -> int:
+        accounts.create(txn, OURS, password_hash=None, now_ms=1)
+        outside_memberships.begin(txn, checked(V6, invite), server="a.example", shown=[])
+        return accounts.add_token(txn, OURS, b"token", now_ms=1)
+
+    token_id = connection.transact(begin)
+    calls: list[Deferred[None]] = []
+
+    class Slow:
+        async def leave(self, _user_id: str, _room_id: str) -> None:
+            if calls:
+                raise Forbidden("You are not in this room.")
+            calls.append(Deferred())
+            await calls[0]
+
+    unused: Any = None
+    database: Any = DirectDatabase(connection)
+    remote: Any = Slow()
+    handler = Membership(database, server.creation, unused, remote)
+    wish = Wish(OURS, server.branch.room_id, OURS, {"membership": "leave"})
+    answers: list[object] = []
+    for _ in range(2):
+        Deferred.fromCoroutine(handler.put(wish, Once(token_id, "leave 1", 1))).addBoth(answers.append)
+    calls[0].callback(None)
+    assert answers == [invite.event_id] * 2
+
+
+def test_who_waited_for_somebody_elses_join_does_not_ask_another_server(connection: Connection) -> None:
+    """Nor does somebody whose own request came twice: they would be seen to join a second time."""
+    server = Newcomer(connection, V6)
+    server.join(server.branch, OURS)
+    database: Any = DirectDatabase(connection)
+    unused: Any = None
+    remote = RemoteMembership(database, unused, unused, server.creation, RoomLocks())
+    results: list[None] = []
+    join = remote.join(SECOND, server.branch.room_id, ["a.example"], {})
+    Deferred.fromCoroutine(join).addCallback(results.append)
+    assert results == [None]

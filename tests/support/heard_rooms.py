@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
@@ -50,6 +51,18 @@ class Impression:
     def has_soft_failed(self) -> bool:
         """Was something kept from clients that came too late to be allowed?"""
         return Standing.SOFT_FAILED in self.standings.values()
+
+
+class DirectDatabase:
+    """A database without threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def read(self, _name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._connection.transact(function, *args, **kwargs)
+
+    write = read
 
 
 class Listener:
