@@ -23,7 +23,7 @@ from synapse_like.storage.profiles import Profile, ProfileChanged, RoomsUntold
 from synapse_like.storage.state import MEMBER
 
 #: Rooms that are told in one transaction.
-ROOMS_AT_ONCE = 20
+ROOMS_AT_ONCE = 10
 #: Transactions in one turn.
 MOST_AT_ONCE = 10
 #: The pause between two turns, in seconds.
