@@ -47,6 +47,7 @@ KNOWN_STAGES = (PASSWORD_STAGE, TOKEN_STAGE)
 ENVIRONMENT = {
     "SYNAPSE_LIKE_DATABASE_URL": ("database", "url"),
     "SYNAPSE_LIKE_REGISTRATION_TOKENS": ("registration", "tokens"),
+    "SYNAPSE_LIKE_TURN_SECRET": ("voip", "shared_secret"),
 }
 
 _WIDTH = 100
@@ -108,6 +109,12 @@ def _url(text: str) -> str:
     return text
 
 
+def _turn_uri(text: str) -> str:
+    if not text.startswith(("turn:", "turns:", "stun:", "stuns:")):
+        raise ValueError("must be a TURN URI, such as turn:turn.example.org?transport=udp")
+    return text
+
+
 def _known_stage(stage: str) -> str:
     if stage not in KNOWN_STAGES:
         raise ValueError(f"must be one of the stages {', '.join(KNOWN_STAGES)}")
@@ -136,6 +143,7 @@ ServerName = Annotated[str, AfterValidator(_server_name)]
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Url = Annotated[str, AfterValidator(_url)]
+TurnUri = Annotated[str, AfterValidator(_turn_uri)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Stage = Annotated[str, AfterValidator(_known_stage)]
 Flow = Annotated[ListOf[Stage], AfterValidator(_sensible_flow)]
@@ -368,6 +376,27 @@ class Presence(Section):
     server, everyone's."""
 
 
+class Voip(Section):
+    """The TURN server that relays calls between people who cannot reach each other."""
+
+    turn_uris: ListOf[TurnUri] = ()
+    """Where it is: [turn:turn.example.org?transport=udp]. Left out: clients are told that there is none."""
+
+    shared_secret: str | None = Field(None, repr=False)
+    """What it shares with this server; coturn's setting is static-auth-secret. Environment:
+    SYNAPSE_LIKE_TURN_SECRET."""
+
+    lifetime: PositiveInt = 86400
+    """Seconds for which the credentials hold that a client is given."""
+
+    @field_validator("shared_secret")
+    @classmethod
+    def _secret_for_turn(cls, secret: str | None, info: ValidationInfo) -> str | None:
+        if not secret and info.data.get("turn_uris"):
+            raise ValueError("must be given, since there are turn_uris")
+        return secret
+
+
 class Limits(Section):
     """How large a single request may be."""
 
@@ -431,6 +460,7 @@ class Config(Settings):
     rate_limits: RateLimits = RateLimits()
     rooms: Rooms = Rooms()
     presence: Presence = Presence()
+    voip: Voip = Voip()
     limits: Limits = Limits()
     password_hashing: PasswordHashing = PasswordHashing()
     log: Log = Log()

@@ -72,11 +72,13 @@ def test_environment_wins_over_the_file() -> None:
         environ={
             "SYNAPSE_LIKE_DATABASE_URL": "postgresql://u:p@h/d",
             "SYNAPSE_LIKE_REGISTRATION_TOKENS": "one, two",
+            "SYNAPSE_LIKE_TURN_SECRET": "north wind",
         },
     )
     assert loaded.database.url == "postgresql://u:p@h/d"
     assert loaded.database.readers == 3
     assert loaded.registration.tokens == ("one", "two")
+    assert loaded.voip.shared_secret == "north wind"
 
 
 def test_heading_with_everything_commented_out_means_defaults() -> None:
@@ -220,6 +222,10 @@ def test_fault_in_the_environment_names_the_variable_and_not_its_value() -> None
         ("rate_limits", {"classes": {"send": {"per_second": 0, "burst": 1}}}, "rate_limits.classes.send.per_second"),
         ("rate_limits", {"classes": {"send": {"per_second": 1}}}, "rate_limits.classes.send.burst"),
         ("presence", {"auto_accept": "friends"}, "presence.auto_accept"),
+        ("voip", {"turn_uris": ["turn:turn.example.org"]}, "voip.shared_secret"),
+        ("voip", {"turn_uris": ["turn:turn.example.org"], "shared_secret": ""}, "voip.shared_secret"),
+        ("voip", {"turn_uris": ["https://turn.example.org"], "shared_secret": "s"}, "voip.turn_uris[0]"),
+        ("voip", {"lifetime": 0}, "voip.lifetime"),
         ("password_hashing", {"memory_kib": 1}, "password_hashing.memory_kib"),
     ],
 )

@@ -45,19 +45,24 @@ from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideChanges
 from synapse_like.handlers.passwords import Passwords
+from synapse_like.handlers.profile import Profiles
+from synapse_like.handlers.profile_changes import PAUSE_SECONDS, ProfileChanges
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.rooms import Rooms
 from synapse_like.handlers.server_keys import ServerKeys
+from synapse_like.handlers.voip import Voip
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.client.content import ContentEndpoints, mount_content
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints
 from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
 from synapse_like.http.client.v1 import mount_v1
+from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.federation.rooms import FederatedRoomEndpoints
@@ -68,7 +73,7 @@ from synapse_like.http.site import Site, make_site
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage import events, positions
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database
+from synapse_like.storage.database import Connection, Database, Transaction
 from synapse_like.storage.events import EventRedacted
 
 #: How long its database may take to answer a server that is well.
@@ -168,6 +173,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
     membership = Membership(
         database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
     )
+    profile_changes = ProfileChanges(database, bus, creation)
+    profiles = Profiles(database, speaking.client, profile_changes, name, may_observe=_nobody_observes)
     messages = Messages(database, creation, membership)
     rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
     retransmissions = Retransmissions(database, clock)
@@ -195,6 +202,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),
             history_endpoints,
+            ProfileEndpoints(profiles),
+            VoipEndpoints(Voip(clock, config.voip.turn_uris, config.voip.shared_secret, config.voip.lifetime)),
         ),
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
@@ -231,7 +240,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
                 clock,
                 transactions,
                 MembershipRequests(database, checks, creation),
-                Disclosure(database, directory, name),
+                Disclosure(database, directory, profiles, name),
             )
         ),
     ]
@@ -253,6 +262,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     tasks = [
         every(clock, "outside-changes", LOOK_EVERY_SECONDS, outside_changes.look),
+        every(clock, "tell-rooms", PAUSE_SECONDS, profile_changes.go_on),
         every(clock, "forget-deleted", 5, database.forget_what_is_left),
         every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
@@ -279,6 +289,11 @@ def build(config: Config, reactor: Any) -> HomeServer:
         else None,
         tasks,
     )
+
+
+def _nobody_observes(txn: Transaction, observer: str, user_id: str) -> bool:
+    """Who may see whose presence: nobody anybody's, as long as there is none."""
+    return False
 
 
 def _where_streams_stand(connection: Connection) -> tuple[int, int]:

@@ -18,15 +18,16 @@ from synapse_like.federation.transactions import position_of
 from synapse_like.handlers import event_pdus
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_persistence import StoredEvent, is_about
+from synapse_like.handlers.profile import Profiles
 from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.errors import BadParam, Forbidden, NotFound
-from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, domain_of, parse_event_id
+from synapse_like.protocol.identifiers import canonical_alias, domain_of, parse_event_id
 from synapse_like.protocol.membership import INVITE, JOIN
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.visibility import HISTORY_VISIBILITY, INVITED, JOINED
 from synapse_like.protocol.wire_formats import to_pdu
-from synapse_like.storage import accounts, destinations, events, membership, room_servers, rooms, state
+from synapse_like.storage import destinations, events, membership, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.rooms import RoomView
 from synapse_like.storage.state import MEMBER
@@ -47,9 +48,10 @@ class Disclosure:
     :raises Forbidden: the server is not in the room, or we are not.
     """
 
-    def __init__(self, database: Database, directory: Directory, server_name: str) -> None:
+    def __init__(self, database: Database, directory: Directory, profiles: Profiles, server_name: str) -> None:
         self._database = database
         self._directory = directory
+        self._profiles = profiles
         self._server_name = server_name
 
     async def event(self, origin: str, event_id: str) -> list[orjson.Fragment]:
@@ -175,17 +177,12 @@ class Disclosure:
         found = await self._directory.resolve_here(alias)
         return {"room_id": found.room_id, "servers": found.servers}
 
-    async def profile(self, user_id: str) -> dict[str, Any]:
-        """What a user of this server lets everybody know.
+    async def profile(self, user_id: str, field: str | None) -> dict[str, Any]:
+        """What a user of this server lets everybody know, or one field of it.
 
-        :raises NotFound: there is no such user.
+        :raises NotFound: there is no such user or field.
         """
-        user_id = canonical_user_id(user_id)
-        if domain_of(user_id) != self._server_name:
-            raise NotFound(f"{user_id} is not a user of this server.")
-        if await self._database.read("profile", accounts.find, user_id) is None:
-            raise NotFound(f"There is no user {user_id} here.")
-        return {}
+        return await self._profiles.public(user_id, field)
 
     def _room(self, txn: Transaction, origin: str, room_id: str) -> RoomView:
         """A room, for a server that is in it."""

@@ -21,11 +21,11 @@ from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
-from synapse_like.storage import events, rooms
+from synapse_like.storage import events, profiles, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Extremity, RoomHead
-from synapse_like.storage.state import Snapshot
+from synapse_like.storage.state import MEMBER, Snapshot
 
 #: Bytes of randomness in the local part of an event or room ID.
 ID_BYTES = 12
@@ -101,6 +101,10 @@ class EventCreation:
         rules = room.rules
         if draft.redacts is not None and rules.redacts_in_content:
             draft = replace(draft, content={**draft.content, "redacts": draft.redacts})
+        if draft.type == MEMBER and draft.state_key is not None and draft.state_key.endswith(f":{self.server_name}"):
+            # PROF-2. What the client says itself counts for more.
+            profile = profiles.find(txn, draft.state_key)
+            draft = replace(draft, content={**profile.content(), **draft.content})
         check_event_type(draft.type)
         if draft.state_key is not None:
             check_state_key(draft.state_key)

@@ -38,10 +38,11 @@ from synapse_like.protocol.membership_templates import hashes_told, read_templat
 from synapse_like.protocol.room_versions import ALL_RULES, RoomRules, rules_for
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import encode_pdu
-from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage import events, gaps, profiles, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing, StoredEvent
+from synapse_like.storage.profiles import Profile
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
 
@@ -59,11 +60,15 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """An event that is to be handed over."""
+    """An event that is to be handed over.
+
+    :ivar profile: of its user, as it was when the event was made.
+    """
 
     rules: RoomRules
     event: Event
     pdu: Pdu
+    profile: Profile
 
 
 class RemoteMembership:
@@ -116,7 +121,7 @@ class RemoteMembership:
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(made.rules, unknown, relayed_by=server)
         held = {event.state_slot: event_id for event_id, (event, _) in state.items() if event.is_state}
-        await self._database.write("enter-room", self._enter, join, checked, held)
+        await self._database.write("enter-room", self._enter, join, checked, held, made.profile)
         _log.info("joined a room", room=room_id, server=server, state=len(held))
 
     async def _countersigned(self, made: _Made, returned: object) -> CheckedEvent:
@@ -128,8 +133,18 @@ class RemoteMembership:
             raise BadJson("The other server has changed our event.")
         return await self._checks.check(made.rules, event, pdu)
 
-    def _enter(self, txn: Transaction, join: CheckedEvent, checked: Sequence[CheckedEvent], held: StateIds) -> None:
-        """Come into a room: with a state that another server tells, and the event by which we came."""
+    def _enter(
+        self,
+        txn: Transaction,
+        join: CheckedEvent,
+        checked: Sequence[CheckedEvent],
+        held: StateIds,
+        profile: Profile,
+    ) -> None:
+        """Come into a room: with a state that another server tells, and the event by which we came.
+
+        :param profile: what the event was made with.
+        """
         event = join.event
         room_nid = self._room_to_enter(txn, event.room_id, join.rules)
         store_outliers(txn, room_nid, checked)
@@ -137,6 +152,9 @@ class RemoteMembership:
         # Whoever lets us in must be able to say why; it cannot lead us into a room that does not exist.
         slots = auth_types_for(join.rules, event)
         authorise(join.rules, event, {slot: state[slot].event for slot in slots if slot in state})
+        if profiles.find(txn, event.sender) != profile:
+            # It has changed on the way, when this was not yet one of the user's rooms.
+            profiles.begin_telling(txn, event.sender)
         ids = {slot: found.event.event_id for slot, found in state.items()}
         for user_id in {event.sender, *(slot[1] for slot in ids if slot[0] == MEMBER)}:
             if user_id.endswith(f":{self._server_name}"):
@@ -284,6 +302,8 @@ class RemoteMembership:
 
     async def _make(self, step: Step, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> _Made:
         """Make the event of a step, from the template that a server in the room gives."""
+        profile = await self._database.read("profile", profiles.find, user_id)
+        content = {**profile.content(), **content}
         versions = [rules.name for rules in ALL_RULES]
         answer = await self._client.make_membership(server, step, room_id, user_id, versions)
         rules = rules_for(answer.get("room_version") or UNSAID_VERSION)
@@ -294,7 +314,7 @@ class RemoteMembership:
             draft = EventDraft(room_id, MEMBER, user_id, {**content, VOUCHER: voucher}, user_id)
         event, pdu = self._build(rules, draft, template)
         read_foreign(rules, pdu)
-        return _Made(rules, event, pdu)
+        return _Made(rules, event, pdu, profile)
 
     def _build(self, rules: RoomRules, draft: EventDraft, template: Event) -> tuple[Event, Pdu]:
         """Finish an event: its own words and what it names from a template, and nothing else."""

@@ -55,6 +55,34 @@ def in_room(txn: Transaction, room_nid: int, user_id: str) -> str | None:
     return row[0] if row is not None else None
 
 
+def joined_after(txn: Transaction, user_id: str, room_nid: int, limit: int) -> list[tuple[int, str]]:
+    """Some of the rooms that a user is joined to, by number and ID: the first ones behind a number."""
+    slot = slot_id(txn, (MEMBER, user_id))
+    if slot is None:
+        return []
+    rows = txn.all(
+        "SELECT c.room_nid, r.room_id FROM current_state c JOIN rooms r ON r.room_nid = c.room_nid"
+        " WHERE c.slot_id = ? AND c.membership IS NOT NULL AND c.membership = 'join' AND c.room_nid > ?"
+        " ORDER BY c.room_nid LIMIT ?",
+        (slot, room_nid, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def share_a_room(txn: Transaction, one: str, other: str) -> bool:
+    """Is there a room that two users are joined to?"""
+    slots = [slot_id(txn, (MEMBER, user_id)) for user_id in (one, other)]
+    if None in slots:
+        return False
+    row = txn.one(
+        "SELECT 1 FROM current_state a JOIN current_state b ON b.room_nid = a.room_nid"
+        " WHERE a.slot_id = ? AND a.membership IS NOT NULL AND a.membership = 'join'"
+        " AND b.slot_id = ? AND b.membership = 'join' LIMIT 1",
+        slots,
+    )
+    return row is not None
+
+
 def has_own_users(txn: Transaction, room_nid: int) -> bool:
     """Is any user of this server joined to a room?"""
     row = txn.one(

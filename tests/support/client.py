@@ -243,6 +243,27 @@ class Client:
         self.token, self.user_id = answer["access_token"], answer["user_id"]
         return self
 
+    # Profiles.
+
+    def profile(self, user: Client | str, **options: Any) -> Json:
+        """What this client may see of somebody's profile.
+
+        :param options: `token=""` to ask as nobody.
+        """
+        return dict(self.call("GET", f"/profile/{quote(id_of(user))}", **options))
+
+    def profile_field(self, user: Client | str, field: str, **options: Any) -> Json:
+        """One field of it, as the object that it is answered in."""
+        return dict(self.call("GET", f"/profile/{quote(id_of(user))}/{quote(field)}", **options))
+
+    def tell(self, field: str, value: object, visibility: str | None = None) -> None:
+        """Set a field of one's own profile.
+
+        :param visibility: not said if left out.
+        """
+        body = {field: value} | ({} if visibility is None else {"visibility": visibility})
+        self.call("PUT", f"/profile/{quote(self.user_id)}/{quote(field)}", body)
+
     # Rooms and membership.
 
     def create_room(self, **options: object) -> str:

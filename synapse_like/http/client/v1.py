@@ -16,7 +16,9 @@ from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
+from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
 
@@ -41,6 +43,8 @@ def mount_v1(
     membership: MembershipEndpoints,
     messages: MessageEndpoints,
     history: HistoryEndpoints,
+    profile: ProfileEndpoints,
+    voip: VoipEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -76,6 +80,11 @@ def mount_v1(
         Route("GET", "/initialSync", history.initial_sync, rate="read"),
         Route("GET", "/events", history.events, rate="read", cancellable=True),
         Route("GET", "/events/{event_id}", history.event, rate="read"),
+        Route("GET", "/profile/{user_id}", profile.whole, auth=Auth.OPTIONAL, rate="read"),
+        Route("GET", "/profile/{user_id}/{field}", profile.field, auth=Auth.OPTIONAL, rate="read"),
+        Route("PUT", "/profile/{user_id}/{field}", profile.set, rate="send", body=Body.OBJECT),
+        Route("DELETE", "/profile/{user_id}/{field}", profile.delete, rate="send"),
+        Route("GET", "/voip/turnServer", voip.turn_server, rate="read"),
         Route("GET", "/pushrules/", push_rules, rate="read"),
     ]
     return Mount(PREFIX, routes, cors=True)

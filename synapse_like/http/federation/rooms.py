@@ -124,7 +124,7 @@ class FederatedRoomEndpoints:
         if kind == "directory":
             return await self._disclosure.directory(call.query.required("room_alias"))
         if kind == "profile":
-            return await self._disclosure.profile(call.query.required("user_id"))
+            return await self._disclosure.profile(call.query.required("user_id"), call.query.text("field"))
         raise NotFound("There is nothing of this kind to be asked for.")
 
     # Memberships.
