@@ -49,6 +49,9 @@ from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.rooms import Rooms
 from synapse_like.handlers.server_keys import ServerKeys
+from synapse_like.handlers.streams import SilentStream
+from synapse_like.handlers.typing import EDU_TYPE as TYPING
+from synapse_like.handlers.typing import Typing
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.client.content import ContentEndpoints, mount_content
@@ -56,6 +59,7 @@ from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints
 from synapse_like.http.client.messages import MessageEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
+from synapse_like.http.client.typing import TypingEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
@@ -175,7 +179,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
     bus.subscribe(EventRedacted, database.deleted)
     position, outside = database.prepare(_where_streams_stand)
     notifier = Notifier(database, bus, clock, position)
-    event_stream = EventStream(database, notifier, bus, clock)
+    queues = DestinationQueues(database, bus, clock, speaking.client, name)
+    typing = Typing(database, notifier, bus, clock, queues if config.federation.enabled else None, name)
+    event_stream = EventStream(database, notifier, bus, clock, presence=SilentStream(), typing=typing)
     history_endpoints = HistoryEndpoints(
         History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, name)),
         InitialSync(database, notifier),
@@ -191,6 +197,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),
             history_endpoints,
+            TypingEndpoints(typing),
         ),
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
@@ -208,7 +215,6 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    queues = DestinationQueues(database, bus, clock, speaking.client, name)
     transactions = IncomingTransactions(
         database,
         clock,
@@ -217,7 +223,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         persistence,
         missing,
         locks,
-        edus={},
+        edus={TYPING: typing.receive},
         heard_from=queues.heard_from,
     )
     federation_mounts: list[Mount[str]] = [

@@ -36,9 +36,10 @@ class Watcher:
     :ivar newest: the position of the newest of them.
     :ivar newest_membership: the position of the newest change of the user's own memberships.
     :ivar rooms: the rooms the user is joined to.
+    :ivar wake_ups: how often there was news, of whatever stream.
     """
 
-    __slots__ = ("_waiting", "last_used", "newest", "newest_membership", "rooms", "since", "user_id")
+    __slots__ = ("_waiting", "last_used", "newest", "newest_membership", "rooms", "since", "user_id", "wake_ups")
 
     def __init__(self, user_id: str, since: int) -> None:
         self.user_id = user_id
@@ -47,6 +48,7 @@ class Watcher:
         self.newest_membership = since
         self.rooms: set[str] = set()
         self.last_used = 0.0
+        self.wake_ups = 0
         self._waiting: set[Deferred[None]] = set()
 
     @property
@@ -209,11 +211,20 @@ class Notifier:
     def _touch(self, watchers: Iterable[Watcher], position: int) -> None:
         for watcher in watchers:
             watcher.newest = position
-            if watcher.is_waiting:
-                if not self._to_wake:
-                    # All news of one commit comes in one go: let it be delivered in one answer.
-                    self._clock.call_later(0, self._wake)
-                self._to_wake.add(watcher)
+            self._wake_soon(watcher)
+
+    def _wake_soon(self, watcher: Watcher) -> None:
+        watcher.wake_ups += 1
+        if watcher.is_waiting:
+            if not self._to_wake:
+                # All news of one commit comes in one go: let it be delivered in one answer.
+                self._clock.call_later(0, self._wake)
+            self._to_wake.add(watcher)
+
+    def wake_room(self, room_id: str) -> None:
+        """Wake those who look and are in a room: there is news of another stream than that of events."""
+        for watcher in self._by_room.get(room_id, ()):
+            self._wake_soon(watcher)
 
     def _wake(self) -> None:
         to_wake, self._to_wake = self._to_wake, set()

@@ -17,6 +17,7 @@ from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
+from synapse_like.http.client.typing import TypingBody, TypingEndpoints
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
 
@@ -41,6 +42,7 @@ def mount_v1(
     membership: MembershipEndpoints,
     messages: MessageEndpoints,
     history: HistoryEndpoints,
+    typing: TypingEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -67,6 +69,7 @@ def mount_v1(
         *_both("/rooms/{room}/redact/{event_id}", messages.redact),
         Route("PUT", "/rooms/{room}/state/{type}", messages.set_state, rate="send", body=Body.OBJECT),
         Route("PUT", "/rooms/{room}/state/{type}/{state_key}", messages.set_state, rate="send", body=Body.OBJECT),
+        Route("PUT", "/rooms/{room}/typing/{user}", typing.set, rate="send", body=TypingBody),
         Route("GET", "/rooms/{room}/state", history.state, rate="read"),
         Route("GET", "/rooms/{room}/state/{type}", history.state_content, rate="read"),
         Route("GET", "/rooms/{room}/state/{type}/{state_key}", history.state_content, rate="read"),
