@@ -11,7 +11,7 @@ from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester, TokensEnded
 from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
 from synapse_like.handlers.stream_tokens import StreamToken
-from synapse_like.handlers.streams import NO_ARRIVALS, Json, Stream, arrivals
+from synapse_like.handlers.streams import NO_ARRIVALS, Json, PresenceStream, Stream, arrivals
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership
 from synapse_like.storage.bus import Bus
@@ -72,12 +72,19 @@ class _Poll:
 class EventStream:
     """Long polls.
 
-    :param presence: a stream that polls tell beside the events.
+    :param presence: a stream that polls tell beside the events; it is told of them, too.
     :param typing: another.
     """
 
     def __init__(
-        self, database: Database, notifier: Notifier, bus: Bus, clock: Clock, *, presence: Stream, typing: Stream
+        self,
+        database: Database,
+        notifier: Notifier,
+        bus: Bus,
+        clock: Clock,
+        *,
+        presence: PresenceStream,
+        typing: Stream,
     ) -> None:
         self._database = database
         self._notifier = notifier
@@ -100,10 +107,12 @@ class EventStream:
         start = self._now() if since is None else StreamToken.parse(since, newest=newest)
         poll = _Poll(requester, StreamToken(start.place // events.GAP, 0, start.presence, start.typing))
         self._polls.add(poll)
+        self._presence.opened(requester)
         try:
             await self._find(poll, self._clock.monotonic() + timeout_ms / 1000)
         finally:
             self._polls.discard(poll)
+            self._presence.closed(requester)
         return StreamChunk(start, poll.token, poll.events, poll.others)
 
     def _now(self) -> StreamToken:
@@ -143,6 +152,9 @@ class EventStream:
             presence, found = await self._presence.news(watcher, presence, arrived)
             poll.others += found
             poll.check()
+        else:
+            # Nothing up to here concerned the user.
+            presence = max(presence, self._presence.present())
         if arrived or self._typing.may_have_news(watcher, typing):
             typing, found = await self._typing.news(watcher, typing, arrived)
             poll.others += found

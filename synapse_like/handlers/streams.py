@@ -7,10 +7,11 @@ through the user's watcher (`notifier.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
 from synapse_like.protocol.membership import JOIN
 from synapse_like.storage.events import StoredEvent
@@ -24,11 +25,11 @@ class Arrivals:
     """Who has come into the rooms of a user, as the events say that the user is told now.
 
     :ivar entered: the rooms that the user has come into.
-    :ivar newcomers: the others who have come into rooms, by room.
+    :ivar newcomers: the others who have, and into which rooms.
     """
 
     entered: frozenset[str] = frozenset()
-    newcomers: frozenset[tuple[str, str]] = frozenset()
+    newcomers: Mapping[str, Set[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.entered or self.newcomers)
@@ -53,6 +54,22 @@ class Stream(Protocol):
         ...
 
 
+class Attendance(Protocol):
+    """Who wants to know who has an event stream open."""
+
+    def opened(self, requester: Requester) -> None:
+        """A stream was opened with an access token."""
+        ...
+
+    def closed(self, requester: Requester) -> None:
+        """It was closed, or has ended for the moment."""
+        ...
+
+
+class PresenceStream(Stream, Attendance, Protocol):
+    """The stream of presence: those who follow it are there."""
+
+
 class SilentStream:
     """A stream in which nothing ever happens, in the place of one that is turned off."""
 
@@ -65,16 +82,23 @@ class SilentStream:
     async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
         return after, ()
 
+    def opened(self, requester: Requester) -> None:
+        """Nobody cares."""
+
+    def closed(self, requester: Requester) -> None:
+        """Nobody cares."""
+
 
 def arrivals(user_id: str, events: Sequence[StoredEvent]) -> Arrivals:
     """Who comes into rooms by some events."""
     joins = [stored.event for stored in events if stored.event.type == MEMBER and _is_arrival(stored)]
     if not joins:
         return NO_ARRIVALS
-    return Arrivals(
-        frozenset(event.room_id for event in joins if event.state_key == user_id),
-        frozenset((event.room_id, event.state_key or "") for event in joins if event.state_key != user_id),
-    )
+    newcomers: dict[str, set[str]] = {}
+    for event in joins:
+        newcomers.setdefault(event.state_key or "", set()).add(event.room_id)
+    entered = newcomers.pop(user_id, set())
+    return Arrivals(frozenset(entered), newcomers)
 
 
 def _is_arrival(stored: StoredEvent) -> bool:

@@ -93,12 +93,12 @@ class HistoryEndpoints:
         snapshot = await self._initial_sync.all_rooms(call.requester, self._limit(call))
         rooms = [self._joined_room(room) for room in snapshot.joined]
         rooms += [_invited_room(room) for room in snapshot.invited]
-        return {"end": str(snapshot.end), "presence": [], "rooms": rooms}
+        return {"end": str(snapshot.end), "presence": list(snapshot.presence), "rooms": rooms}
 
     async def room_initial_sync(self, call: Call[Requester]) -> object:
         """One room (EVS-5)."""
-        room = await self._initial_sync.one_room(call.requester, call.params["room"], self._limit(call))
-        return self._joined_room(room) | {"presence": []}
+        room, presence = await self._initial_sync.one_room(call.requester, call.params["room"], self._limit(call))
+        return self._joined_room(room) | {"presence": presence}
 
     def _limit(self, call: Call[Requester]) -> int:
         return call.query.integer("limit", USUAL_MESSAGES, 0, MOST_MESSAGES, error=BadPagination)

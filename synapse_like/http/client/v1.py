@@ -16,6 +16,7 @@ from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.presence import ListBody, PresenceEndpoints, StatusBody
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
 from synapse_like.http.client.typing import TypingBody, TypingEndpoints
 from synapse_like.http.requests import Body, Call
@@ -43,6 +44,7 @@ def mount_v1(
     messages: MessageEndpoints,
     history: HistoryEndpoints,
     typing: TypingEndpoints,
+    presence: PresenceEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -79,6 +81,12 @@ def mount_v1(
         Route("GET", "/initialSync", history.initial_sync, rate="read"),
         Route("GET", "/events", history.events, rate="read", cancellable=True),
         Route("GET", "/events/{event_id}", history.event, rate="read"),
+        Route("GET", "/presence/{user}/status", presence.status, rate="read"),
+        Route("PUT", "/presence/{user}/status", presence.set_status, rate="send", body=StatusBody),
+        Route("GET", "/presence/list", presence.list, rate="read"),
+        Route("GET", "/presence/list/{user}", presence.list, rate="read"),
+        *_both("/presence/list", presence.change_list, ListBody),
+        *_both("/presence/list/{user}", presence.change_list, ListBody),
         Route("GET", "/pushrules/", push_rules, rate="read"),
     ]
     return Mount(PREFIX, routes, cors=True)
