@@ -145,7 +145,7 @@ class Person:
         self.is_hidden = state == HIDDEN
         self.choices.pop(str(token_id), None)
         # Also what is usual is kept, so that it is not taken for what an older choice said.
-        self.choices[str(token_id)] = ONLINE if state == HIDDEN else state
+        self.choices[str(token_id)] = OFFLINE if state == HIDDEN else state
         while len(self.choices) > MOST_DEVICES:
             del self.choices[next(iter(self.choices))]
 
