@@ -75,6 +75,7 @@ def serve(folder: Path, port: int) -> None:
     from twisted.internet import reactor
     from twisted.python.threadpool import ThreadPool
 
+    from synapse_like.background import Slices
     from synapse_like.federation.keyring import Keyring
     from synapse_like.federation.own_keys import OwnKeys
     from synapse_like.federation.tls import ServerTls
@@ -90,7 +91,11 @@ def serve(folder: Path, port: int) -> None:
     clock = ReactorClock(loop)
     unused: Any = None
     keyring = Keyring(
-        OwnKeys(f"localhost:{port}", generate_signing_key("1"), {}), unused, unused, clock, loop, ThreadPool(0, 1)
+        OwnKeys(f"localhost:{port}", generate_signing_key("1"), {}),
+        unused,
+        unused,
+        clock,
+        Slices(loop, ThreadPool(0, 1)),
     )
     with (folder / "signing.key").open() as file:
         [key] = read_signing_keys(file)

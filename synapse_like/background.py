@@ -1,4 +1,4 @@
-"""What happens with nobody waiting for it: single tasks, and tasks done every so often.
+"""What happens with nobody waiting for it: single tasks, and tasks done every so often; and long calculations.
 
 A failure in the background has no caller to reach. It is logged with the name of the task, and that is all:
 `run_in_background` gives a Deferred that never fails, and a repeated task simply has its next turn.
@@ -6,17 +6,25 @@ A failure in the background has no caller to reach. It is logged with the name o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 from synapse_like.clock import Clock
 from synapse_like.logs import bind, get_logger
 from synapse_like.protocol.errors import MatrixError
 
 P = ParamSpec("P")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Things that are worked on at one go, on a thread; up to so many others are worked on at once, on none.
+SLICE, FEW = 64, 20
+
 _log = get_logger(__name__)
 
 
@@ -96,3 +104,29 @@ def every(clock: Clock, name: str, seconds: float, function: Callable[[], Corout
     :param seconds: the pause before each turn, the first one too.
     """
     return Repeating(clock, name, seconds, function)
+
+
+class Slices:
+    """Does calculations for many things on a thread, in slices: whoever else wants it gets a turn in between.
+
+    :param reactor: Twisted's reactor, to whose thread results come back.
+    :param threads: a pool of its own, with few of them.
+    """
+
+    def __init__(self, reactor: Any, threads: ThreadPool) -> None:
+        self._reactor = reactor
+        self._threads = threads
+
+    async def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What a function gives for each of some things; it must not raise, nor look at what others may change."""
+        if len(items) <= FEW:
+            return _each(function, items)
+        results: list[Result] = []
+        for start in range(0, len(items), SLICE):
+            part = items[start : start + SLICE]
+            results += await deferToThreadPool(self._reactor, self._threads, _each, function, part)
+        return results
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in items]

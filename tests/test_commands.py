@@ -18,11 +18,14 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from signedjson.key import read_signing_keys
 
-from synapse_like import __version__
+from synapse_like import __version__, app
 from synapse_like.commands import main
 from synapse_like.config import Config, load
 from synapse_like.federation.own_keys import read_signing_file
 from synapse_like.federation.tls import ServerTls
+from synapse_like.storage import destinations
+from synapse_like.storage.database import Connection
+from synapse_like.storage.destinations import Destination
 from tests.support.processes import dying_with_us, free_port, wait_until
 
 CHECKOUT = Path(__file__).parent.parent
@@ -291,6 +294,28 @@ def test_password_of_an_unknown_user_cannot_be_reset(config_file: Path) -> None:
 
 def test_unknown_room_cannot_be_purged(config_file: Path) -> None:
     assert_refused(command("purge-room", "--config", config_file, "!none:localhost:8448"), "room")
+
+
+def test_servers_that_are_sent_to_are_listed_and_tried_again(config_file: Path) -> None:
+    result = command("federation", "status", "--config", config_file)
+    assert (result.exit_code, result.output) == (0, "Nothing was ever to be sent to another server.\n")
+    refused = command("federation", "retry", "--config", config_file, "there.example")
+    assert_refused(refused, "Nothing was ever sent to there.example.")
+
+    connection = Connection(app.engine_of(load(config_file, {})))
+    failing = Destination(
+        "there.example", failing_since=1, retry_at=2, retry_interval=1000, last_error="nobody is there"
+    )
+    connection.transact(destinations.save, [failing], [])
+    connection.close()
+    listed = command("federation", "status", "--config", config_file)
+    assert "there.example" in listed.output
+    assert "nobody is there" in listed.output
+    result = command("federation", "retry", "--config", config_file, "there.example")
+    assert (result.exit_code, result.output) == (0, "there.example is to be tried again at once.\n")
+    result = command("federation", "retry", "--config", config_file, "--all")
+    assert (result.exit_code, result.output) == (0, "Servers to be tried again at once: 1.\n")
+    assert command("federation", "retry", "--config", config_file).exit_code == 2
 
 
 def test_database_that_cannot_be_opened_is_a_sentence(config_file: Path, data_dir: Path) -> None:

@@ -1,6 +1,6 @@
 """A server that tells what it has asked of its database: `python -m bench.support.counted CONFIG`.
 
-It is the server of `synapse_like run`, put together by the same `app.build`. At SIGUSR1 it writes a line of JSON
+It is the server of `synapse_like run`, put together by the same `app`. At SIGUSR1 it writes a line of JSON
 to standard output: the fields of `Counts`.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from synapse_like import logs
-from synapse_like.app import build
+from synapse_like.app import HomeServerService
 from synapse_like.config import load
 
 
@@ -53,20 +53,18 @@ def main() -> None:
         call_from_thread(function, *args, **kwargs)
 
     loop.callFromThread = call_from_thread_counted
-    server = build(config, loop)
+    service = HomeServerService(config, loop, lambda _: None)
+    service.startService()
+    loop.addSystemEventTrigger("before", "shutdown", service.stopService)
+    assert service.server is not None
+    database = service.server.database
 
     def tell(*_: object) -> None:
-        so_far = server.database.statistics
+        so_far = database.statistics
         counts = Counts(so_far.statements, so_far.commits, so_far.jobs, so_far.reads, returns)
         os.write(sys.stdout.fileno(), json.dumps(asdict(counts)).encode() + b"\n")
 
     signal.signal(signal.SIGUSR1, tell)
-    server.database.start()
-    for pool in server.thread_pools:
-        pool.start()
-    for task in server.tasks:
-        task.start()
-    loop.listenTCP(config.client.port, server.site, backlog=511, interface=config.client.bind[0])
     loop.run()
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from bench.support.lines import Line
 from bench.support.usage import Usage, children, cpu_seconds, resident_bytes, written_bytes
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
 from tests.support.processes import dying_with_us
-from tests.support.server import ROOT, HomeServer
+from tests.support.server import QUICK, ROOT, HomeServer
 
 #: Bytes on disk by table: those of its rows, and those of its indexes.
 Sizes = Counter[tuple[str, str]]
@@ -41,10 +41,11 @@ class Subject:
     """See the head of this file. Leave its `with` block and nothing of it remains.
 
     :param database: `sqlite` or `postgresql`.
+    :param settings: beside those of `tests.support.server.QUICK`.
     :raises RuntimeError: PostgreSQL is not installed.
     """
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, settings: Mapping[str, object] | None = None) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._postmaster: int | None = None
         self._url = "sqlite"
@@ -52,7 +53,7 @@ class Subject:
             folder = Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-")))
             if database == "postgresql":
                 self._open_postgresql(ending)
-            self._server = HomeServer(folder / "data", self._url)
+            self._server = HomeServer(folder / "data", self._url, {**QUICK, **(settings or {})})
             ending.callback(self.stop)
             self._ending = ending.pop_all()
 
@@ -79,6 +80,11 @@ class Subject:
     def address(self) -> tuple[str, int]:
         """Where clients connect."""
         return self._server.address
+
+    @property
+    def name(self) -> str:
+        """The name of the home server, by which others find it."""
+        return self._server.name
 
     def start(self) -> None:
         """Start the home server and wait until it says that it is healthy."""

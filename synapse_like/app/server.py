@@ -15,12 +15,13 @@ from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, timeouts
-from synapse_like.background import Repeating, every
+from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation.agent import Agent
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.federation.greetings import Greetings
 from synapse_like.federation.keyring import Keyring
 from synapse_like.federation.own_keys import OwnKeys
 from synapse_like.federation.resolver import ServerResolver, ServiceLookup
@@ -120,6 +121,7 @@ class Federation:
     site: Site[str]
     tls: ServerTls | None
     queues: DestinationQueues
+    greetings: Greetings
     transactions: IncomingTransactions
 
 
@@ -168,13 +170,15 @@ class People:
 class Speaking:
     """What asks other servers, and knows who they are.
 
-    :ivar threads: where signatures are checked.
+    :ivar threads: of the slices.
+    :ivar slices: where what others tell is read and checked, if it is much.
     """
 
     agent: Agent
     client: FederationClient
     keyring: Keyring
     threads: ThreadPool
+    slices: Slices
 
 
 def build(config: Config, reactor: Any) -> HomeServer:
@@ -208,7 +212,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     )
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    checks = EventChecks(speaking.keyring)
+    checks = EventChecks(speaking.keyring, speaking.slices)
     locks = RoomLocks()
     persistence = EventPersistence(name)
     creation = EventCreation(name, own_keys.signing, clock, persistence)
@@ -236,7 +240,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         database, notifier, bus, clock, presence=people.presence if people else SilentStream(), typing=typing
     )
     history_endpoints = HistoryEndpoints(
-        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, name)),
+        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, clock), clock),
         InitialSync(database, notifier, people.presence if people else None),
         event_stream,
         clock,
@@ -251,7 +255,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
             MessageEndpoints(messages, retransmissions),
             history_endpoints,
             TypingEndpoints(typing),
-            PresenceEndpoints((people.presence, people.lists) if people else None),
+            PresenceEndpoints((people.presence, people.lists) if people else None, retransmissions),
         ),
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
@@ -278,7 +282,6 @@ def build(config: Config, reactor: Any) -> HomeServer:
         missing,
         locks,
         edus={TYPING: typing.receive} | (people.edus if people else {}),
-        heard_from=queues.heard_from,
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
@@ -294,7 +297,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     ]
     federation_site = make_site(
         federation_mounts,
-        authenticator=SignatureAuthenticator(speaking.keyring, limits),
+        authenticator=SignatureAuthenticator(speaking.keyring, limits, queues.heard_from),
         limiter=limits,
         clock=clock,
         max_body=config.limits.max_body_bytes,
@@ -326,7 +329,14 @@ def build(config: Config, reactor: Any) -> HomeServer:
         [passwords.threads, files, speaking.threads],
         event_stream,
         site,
-        Federation(speaking.agent, federation_site, server_tls, queues, transactions)
+        Federation(
+            speaking.agent,
+            federation_site,
+            server_tls,
+            queues,
+            Greetings(database, clock, speaking.client, name),
+            transactions,
+        )
         if config.federation.enabled
         else None,
         tasks,
@@ -407,14 +417,14 @@ def speak(
     )
     client = FederationClient(agent, config.server_name, own_keys.signing, slow=timeouts(config, slow=True))
     threads = ThreadPool(0, SIGNATURE_THREADS, "signatures")
+    slices = Slices(reactor, threads)
     keyring = Keyring(
         own_keys,
         client,
         database,
         clock,
-        reactor,
-        threads,
+        slices,
         accept_relayed=federation.accept_relayed_keys,
         trusted_key_servers=federation.trusted_key_servers,
     )
-    return Speaking(agent, client, keyring, threads)
+    return Speaking(agent, client, keyring, threads, slices)

@@ -28,6 +28,7 @@ class HomeServerService(Service):
 
     :param reactor: Twisted's reactor.
     :param tell: is told, in a sentence, where the server listens once it does.
+    :ivar server: its parts, while it runs.
     """
 
     name = "synapse_like"
@@ -36,7 +37,7 @@ class HomeServerService(Service):
         self._config = config
         self._reactor = reactor
         self._tell = tell
-        self._server: HomeServer | None = None
+        self.server: HomeServer | None = None
         self._ports: list[IListeningPort] = []
 
     def startService(self) -> None:  # noqa: N802 - Twisted's name
@@ -44,7 +45,7 @@ class HomeServerService(Service):
 
         :raises StartError: something stands in the way.
         """
-        server = self._server = build(self._config, self._reactor)
+        server = self.server = build(self._config, self._reactor)
         server.database.start()
         for pool in server.thread_pools:
             pool.start()
@@ -59,6 +60,7 @@ class HomeServerService(Service):
             run_in_background("presence", server.start_presence)
         if server.federation is not None:
             run_in_background("queues", server.federation.queues.start)
+            run_in_background("greetings", server.federation.greetings.greet)
             run_in_background("waiting-events", server.federation.transactions.retry_waiting)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
@@ -88,7 +90,7 @@ class HomeServerService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        server, self._server = self._server, None
+        server, self.server = self.server, None
         if server is None:
             return
         try:

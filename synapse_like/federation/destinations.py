@@ -77,10 +77,12 @@ class QueueState:
 
     :ivar doing: `waiting` is for the time to try again.
     :ivar behind_seconds: for how long something has been waiting that waits now; 0 if nothing does.
+    :ivar passing_edus: how many EDUs wait that are in memory only.
     """
 
     doing: Literal["idle", "sending", "waiting"]
     behind_seconds: float
+    passing_edus: int
 
 
 class DestinationQueues:
@@ -120,7 +122,7 @@ class DestinationQueues:
 
     async def start(self) -> None:
         """Go on where the last run of the server ended."""
-        await self.look_again()
+        await self._look_until_answered()
 
     async def look_again(self) -> None:
         """See in the tables for whom something waits, and whom an operator wants tried again."""
@@ -145,6 +147,7 @@ class DestinationQueues:
                 timer.cancel()
         if self._save_timer is not None:
             self._save_timer.cancel()
+            self._save_timer = None
         if self._unsaved:
             await self._save()
 
@@ -183,6 +186,11 @@ class DestinationQueues:
         elif outbox.timer.getTime() - self._clock.now_ms() / 1000 > pause:
             self._wait(outbox, pause)
 
+    def is_left_alone(self, server: str) -> bool:
+        """Whether nothing is sent to a server at the moment, since it could not be reached."""
+        outbox = self._outboxes.get(server)
+        return outbox is not None and outbox.timer is not None
+
     def states(self) -> dict[str, QueueState]:
         """How it stands with each server that is in memory."""
         return {server: self._state(outbox) for server, outbox in self._outboxes.items()}
@@ -192,13 +200,14 @@ class DestinationQueues:
         doing: Literal["idle", "sending", "waiting"] = "idle"
         if outbox.is_running or outbox.timer is not None:
             doing = "sending" if outbox.is_running else "waiting"
-        return QueueState(doing, 0 if since is None else self._clock.monotonic() - since)
+        behind = 0 if since is None else self._clock.monotonic() - since
+        return QueueState(doing, behind, len(outbox.passing))
 
     # What is heard on the bus.
 
     def _event_persisted(self, news: EventPersisted) -> None:
         if news.destinations:
-            item = Announced(news.position, news.stored.event_nid, self._clock.monotonic())
+            item = Announced(news.position, news.stored.event_nid, self._clock.monotonic(), news.pdu)
             for server in news.destinations:
                 outbox = self._outbox(server)
                 outbox.announce(item)
@@ -298,6 +307,8 @@ class DestinationQueues:
         after, known = outbox.row.sent_up_to, outbox.known()
         if known is None:
             found = await self._look(outbox, after)
+        elif len(known) == 1 and known[0].pdu is not None and not outbox.has_lasting:
+            found = Waiting([(known[0].position, known[0].pdu)], [], known[0].position, True, True)
         elif known or outbox.has_lasting:
             # Also here: what comes while the tables are read is not among what was read.
             had_lasting, outbox.has_lasting = outbox.has_lasting, False

@@ -22,10 +22,8 @@ from cachetools import LRUCache
 from signedjson.key import get_verify_key
 from signedjson.types import VerifyKey
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
-from synapse_like.background import run_in_background
+from synapse_like.background import Slices, run_in_background
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import ServerUnreachable
@@ -52,8 +50,6 @@ FIRST_FAILED_PAUSE, LONGEST_FAILED_PAUSE = 5.0, 300.0
 MOST_AT_ONCE = 20
 #: Keys of one signer with which an event may be signed.
 MOST_SIGNATURES = 8
-#: Events whose signatures are checked at one go, on a thread; fewer than that many are checked at once.
-SLICE, FEW = 64, 4
 
 _log = get_logger(__name__)
 
@@ -116,8 +112,7 @@ class Keyring:
     """Checks signatures.
 
     :param own: our keys.
-    :param reactor: Twisted's reactor, to whose thread results come back.
-    :param threads: where many signatures are checked at a time.
+    :param slices: where many signatures are checked.
     :param accept_relayed: whether the server that gave us events may vouch for the keys of those it cannot be asked.
     :param trusted_key_servers: servers that may always do so.
     """
@@ -128,8 +123,7 @@ class Keyring:
         client: FederationClient,
         database: Database,
         clock: Clock,
-        reactor: Any,
-        threads: ThreadPool,
+        slices: Slices,
         *,
         accept_relayed: bool = True,
         trusted_key_servers: Sequence[str] = (),
@@ -138,8 +132,7 @@ class Keyring:
         self._client = client
         self._database = database
         self._clock = clock
-        self._reactor = reactor
-        self._threads = threads
+        self._slices = slices
         self._accept_relayed = accept_relayed
         self._trusted = tuple(name for name in trusted_key_servers if name != own.server_name)
         self._own = _Server(
@@ -237,25 +230,18 @@ class Keyring:
             except MatrixError as error:
                 outcomes[index] = error
         failures = await self._provide([need for _, need in needs], relayed_by)
-        checks: list[tuple[int, _Need, list[VerifyKey]]] = []
+        indexes: list[int] = []
+        checks: list[tuple[_Need, list[VerifyKey]]] = []
         for index, need in needs:
             keys = self._vouching(need)
             if keys:
-                checks.append((index, need, keys))
+                indexes.append(index)
+                checks.append((need, keys))
             else:
                 outcomes[index] = outcomes[index] or failures.get(need.signer) or _no_key(need)
-        for (index, _, _), fault in zip(checks, await self._verify_all(checks), strict=True):
+        for index, fault in zip(indexes, await self._slices.map(_verify, checks), strict=True):
             outcomes[index] = outcomes[index] or fault
         return outcomes
-
-    async def _verify_all(self, checks: Sequence[tuple[int, _Need, list[VerifyKey]]]) -> list[MatrixError | None]:
-        work = [(need, keys) for _, need, keys in checks]
-        if len(work) <= FEW:
-            return _verify_slice(work)
-        errors: list[MatrixError | None] = []
-        for start in range(0, len(work), SLICE):
-            errors += await deferToThreadPool(self._reactor, self._threads, _verify_slice, work[start : start + SLICE])
-        return errors
 
     def _vouching(self, need: _Need) -> list[VerifyKey]:
         """The keys that are known now and may have made a signature."""
@@ -483,12 +469,9 @@ def _no_key(need: _Need) -> SignatureError:
     return SignatureError(f"None of the keys by which {need.signer} has signed was its key at the time.")
 
 
-def _verify_slice(work: Sequence[tuple[_Need, Sequence[VerifyKey]]]) -> list[MatrixError | None]:
-    """Check signatures, each of which may be by any of its keys; for each what is wrong, or None."""
-    return [_verify(need, keys) for need, keys in work]
-
-
-def _verify(need: _Need, keys: Sequence[VerifyKey]) -> MatrixError | None:
+def _verify(check: tuple[_Need, Sequence[VerifyKey]]) -> MatrixError | None:
+    """Check a signature, which may be by any of some keys; what is wrong with it, or None."""
+    need, keys = check
     error: MatrixError | None = None
     for key in keys:
         try:

@@ -1,8 +1,8 @@
 """What is to be sent to one server, as far as it is in memory.
 
 The facts are in tables: events and stays, `destinations`, `outgoing_edus`. In memory are wake-ups: the numbers of
-events that were announced since the last look into the tables, so that in steady state only these are read; and the
-EDUs that are worth nothing after a minute.
+events that were announced since the last look into the tables, so that in steady state only these are read; an event
+itself if nothing is before it, so that nothing is; and the EDUs that are worth nothing after a minute.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Announced(NamedTuple):
     """An event that waits.
 
     :ivar at: when that was heard of, by the monotonic clock.
+    :ivar pdu: its wire form, if it is to be sent at once.
     """
 
     position: int
     event_nid: int
     at: float
+    pdu: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +106,12 @@ class Outbox:
         return not self.is_complete or bool(self.announced) or bool(self.passing) or self.has_lasting
 
     def announce(self, item: Announced) -> None:
-        """An event waits. If the tables have to be asked anyhow, it need not be remembered."""
+        """An event waits. If the tables have to be asked anyhow, it need not be remembered.
+
+        What does not go at once may be many events, and one may be redacted until it goes: it is read when it does.
+        """
+        if self.is_running or self.timer is not None or self.announced:
+            item = item._replace(pdu=None)
         if not self.is_complete and not self.is_looking:
             return
         self.announced.append(item)

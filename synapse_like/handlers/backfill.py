@@ -6,15 +6,19 @@ on; the state that it saw is not known here and not needed, since nothing that h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from twisted.internet.defer import Deferred
+
+from synapse_like.background import run_in_background
+from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
-from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, read_many
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks
 from synapse_like.handlers.event_persistence import REDACTION, arrived, carry_out_redaction
-from synapse_like.handlers.missing_events import MissingEvents, in_causal_order
-from synapse_like.handlers.outliers import check_claim
+from synapse_like.handlers.missing_events import MissingEvents, in_causal_order, leading_to
+from synapse_like.handlers.outliers import as_stored, check_claim
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import AuthError, MatrixError
@@ -52,21 +56,40 @@ class Backfill:
         checks: EventChecks,
         missing: MissingEvents,
         locks: RoomLocks,
-        server_name: str,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._client = client
         self._checks = checks
         self._missing = missing
         self._locks = locks
-        self._server_name = server_name
+        self._clock = clock
 
-    async def fill(self, room_id: str, gap: Gap, limit: int) -> bool:
+    async def fill(self, room_id: str, gap: Gap, limit: int, *, within: float) -> bool:
         """Fetch some of what is missing before an event.
 
         :param limit: how many events are wanted.
+        :param within: how long to wait for it, in seconds; it is fetched all the same, for whoever asks next.
         :return: whether anything was won: if not, there is no use in trying again at once.
         """
+        outcome: Deferred[bool] = Deferred()
+
+        async def fill() -> None:
+            won = False
+            try:
+                won = await self._fill(room_id, gap, limit)
+            finally:
+                if not outcome.called:
+                    outcome.callback(won)
+
+        timer = self._clock.call_later(within, lambda: None if outcome.called else outcome.callback(False))
+        run_in_background("backfill", fill)
+        won = await outcome
+        if timer.active():
+            timer.cancel()
+        return won
+
+    async def _fill(self, room_id: str, gap: Gap, limit: int) -> bool:
         # Not the lock of the room itself, under which events are received: reading must not wait for that.
         async with self._locks.hold(f"history of {room_id}"):
             wanted = await self._database.read("gap", self._look, room_id, gap)
@@ -104,7 +127,7 @@ class Backfill:
 
     async def _take(self, server: str, room_id: str, gap: Gap, wanted: _Wanted, pdus: Sequence[object]) -> bool:
         """Check and store what a server has told; whether there was anything new."""
-        read = read_many(wanted.rules, room_id, pdus)
+        read = await self._checks.read_many(wanted.rules, room_id, pdus)
         placed = await self._database.read("placed", self._placed, list(read))
         new = [pair for event_id, pair in read.items() if event_id not in placed]
         checked = {
@@ -144,7 +167,13 @@ class Backfill:
         room = rooms.head(txn, room_id)
         if room is None:
             return False
-        reached = _leading_to(missing, checked)
+        reached = leading_to(missing, checked)
+        outliers = events.known(txn, reached)
+        reached |= {
+            event_id: as_stored(txn, reached[event_id], item)
+            for event_id, item in outliers.items()
+            if item.room_nid == room.room_nid and not item.is_judged
+        }
         named = {auth for item in reached.values() for auth in item.event.auth_events}
         known = events.known(txn, named | reached.keys())
         oldest_first = [item for item in in_causal_order(reached) if not _is_judged(known, item)]
@@ -163,7 +192,7 @@ class Backfill:
             gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
             arrived(txn, room, stored)
             if event.type == REDACTION and event.redacts is not None:
-                carry_out_redaction(txn, room, stored, None)
+                carry_out_redaction(txn, room, stored, event.redacts, None)
         for event_id in missing:
             if event_id in reached:
                 gaps.close(txn, room.room_nid, event_id)
@@ -193,16 +222,3 @@ def _floor(place: int) -> int:
 def _is_judged(known: Mapping[str, Known], item: CheckedEvent) -> bool:
     found = known.get(item.event.event_id)
     return found is not None and found.is_judged
-
-
-def _leading_to(missing: Collection[str], checked: Mapping[str, CheckedEvent]) -> dict[str, CheckedEvent]:
-    """Those of some events that are missing, or come before one that is."""
-    found: dict[str, CheckedEvent] = {}
-    waiting = list(missing)
-    while waiting:
-        event_id = waiting.pop()
-        item = checked.get(event_id)
-        if item is not None and event_id not in found:
-            found[event_id] = item
-            waiting.extend(item.event.prev_events)
-    return found

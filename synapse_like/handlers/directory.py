@@ -59,8 +59,7 @@ class Directory:
     async def resolve(self, alias: str) -> ResolvedAlias:
         """Look an alias up, at its own server.
 
-        :raises NotFound: there is no such alias.
-        :raises ServerUnreachable: its server does not answer.
+        :raises NotFound: there is no such alias, as far as can be told.
         """
         server = domain_of(alias)
         if server == self._server_name:
@@ -71,6 +70,8 @@ class Directory:
             if error.status == 404:
                 raise NotFound(f"There is no room alias {alias}.", reason=error.reason) from error
             raise
+        except ServerUnreachable as error:
+            raise NotFound(f"The server of the room alias {alias} cannot be reached.", reason=error.reason) from error
         return _read_resolved(answer, server)
 
     async def resolve_here(self, alias: str) -> ResolvedAlias:

@@ -263,6 +263,7 @@ def _walk_back(
         new = [event_id for event_id in dict.fromkeys(event_ids) if event_id not in seen]
         seen.update(new)
         known = events.known(txn, new)
+        # Also what was soft-failed: who does not get it cannot get at what was before it.
         shown = [item.event_nid for item in known.values() if item.room_nid == room.room_nid and item.is_history]
         for stored in events.load(txn, shown, remember=False):
             if stored.event.depth >= min_depth:

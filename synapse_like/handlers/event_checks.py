@@ -5,9 +5,10 @@ The numbers are those of the steps by which an event is received; `event_recepti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from synapse_like.background import Slices
 from synapse_like.federation.keyring import Keyring
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import BadJson, MatrixError
@@ -71,10 +72,34 @@ def read_foreign(rules: RoomRules, pdu: object) -> tuple[Event, Pdu]:
 
 
 class EventChecks:
-    """Checks events from elsewhere."""
+    """Reads and checks events from elsewhere.
 
-    def __init__(self, keyring: Keyring) -> None:
+    :param slices: where it is done if they are many.
+    """
+
+    def __init__(self, keyring: Keyring, slices: Slices) -> None:
         self._keyring = keyring
+        self._slices = slices
+
+    async def read_many(self, rules: RoomRules, room_id: str, pdus: Sequence[object]) -> dict[str, tuple[Event, Pdu]]:
+        """1 for many events of a room, by ID; those that do not pass are left out, with a line in the log."""
+
+        def read(pdu: object) -> tuple[Event, Pdu] | MatrixError:
+            try:
+                event, kept = read_foreign(rules, pdu)
+                if event.room_id != room_id:
+                    raise BadJson("The event is of another room.")
+            except MatrixError as error:
+                return error
+            return event, kept
+
+        found: dict[str, tuple[Event, Pdu]] = {}
+        for outcome in await self._slices.map(read, pdus):
+            if isinstance(outcome, MatrixError):
+                _log.warning("a malformed event was left out", room=room_id, reason=outcome.reason or outcome.message)
+            else:
+                found[outcome[0].event_id] = outcome
+        return found
 
     async def check(
         self,
@@ -104,28 +129,13 @@ class EventChecks:
         :param read: as `read_many` gave them.
         """
         faults = await self._keyring.check_pdus(rules, [(pdu, event) for event, pdu in read], relayed_by=relayed_by)
-        checked = []
-        for (event, pdu), fault in zip(read, faults, strict=True):
+        signed = []
+        for pair, fault in zip(read, faults, strict=True):
             if fault is None:
-                checked.append(_hashed(rules, event, pdu))
+                signed.append(pair)
             else:
-                _log.warning("an unsigned event was left out", event_id=event.event_id, reason=str(fault))
-        return checked
-
-
-def read_many(rules: RoomRules, room_id: str, pdus: Iterable[object]) -> dict[str, tuple[Event, Pdu]]:
-    """1 for many events of a room, by ID; those that do not pass are left out, with a line in the log."""
-    read: dict[str, tuple[Event, Pdu]] = {}
-    for pdu in pdus:
-        try:
-            event, kept = read_foreign(rules, pdu)
-            if event.room_id != room_id:
-                raise BadJson("The event is of another room.")
-        except MatrixError as error:
-            _log.warning("a malformed event was left out", room=room_id, reason=error.reason or error.message)
-        else:
-            read[event.event_id] = event, kept
-    return read
+                _log.warning("an unsigned event was left out", event_id=pair[0].event_id, reason=str(fault))
+        return await self._slices.map(lambda pair: _hashed(rules, *pair), signed)
 
 
 def _hashed(rules: RoomRules, event: Event, pdu: Pdu) -> CheckedEvent:

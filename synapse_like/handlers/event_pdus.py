@@ -25,8 +25,7 @@ def auth_chain(txn: Transaction, event_ids: Iterable[str]) -> list[str]:
     waiting = set(event_ids)
     while waiting:
         looked_at |= waiting
-        found = events.by_ids(txn, sorted(waiting), remember=len(waiting) < 200)
-        cited = {auth for stored in found.values() for auth in stored.event.auth_events}
+        cited = {auth for named in events.auth_events(txn, sorted(waiting)).values() for auth in named}
         chain |= cited
         waiting = cited - looked_at
     return sorted(chain)

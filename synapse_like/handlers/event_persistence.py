@@ -45,6 +45,12 @@ class Change:
     after: StoredEvent | None
 
     @property
+    def is_none(self) -> bool:
+        """Does the same hold before and after?"""
+        before, after = self.before, self.after
+        return before is not None and after is not None and before.event_nid == after.event_nid
+
+    @property
     def memberships(self) -> tuple[str | None, str | None]:
         """The memberships that the two say, if they are m.room.member events."""
         return _membership(self.before), _membership(self.after)
@@ -110,23 +116,32 @@ class EventPersistence:
             if is_about(event, server):
                 room_servers.add_passing(txn, room, server, position=stored.position)
         if event.type == REDACTION and event.redacts is not None:
-            carry_out_redaction(txn, room, stored, before)
+            carry_out_redaction(txn, room, stored, event.redacts, before)
         if event.domain != self.server_name:
             arrived(txn, room, stored)
         memberships = {slot[1]: change.memberships[1] or LEAVE for slot, change in changes.items() if slot[0] == MEMBER}
-        txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations))
+        sent = pdu if destinations else None
+        txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations, sent))
         return stored
 
-    def enter(self, txn: Transaction, room: RoomHead, event: Event, pdu: bytes, before: Snapshot) -> StoredEvent:
+    def enter(
+        self,
+        txn: Transaction,
+        room: RoomHead,
+        event: Event,
+        pdu: bytes,
+        before: Snapshot,
+        now: Mapping[StateSlot, StoredEvent],
+    ) -> StoredEvent:
         """Come into a room by the join of one of our users, which another server has let in.
 
         :param before: the state of the room, as that server told it. What this server knew of it before is past.
+        :param now: the events of that state.
         """
-        held = events.by_ids(txn, state.ids_at(txn, before.snapshot_id).values())
         present = events.load(txn, state.current(txn, room.room_nid), remember=False)
         was = {stored.event.state_slot: stored for stored in present}
-        now = {stored.event.state_slot: stored for stored in held.values()}
-        changes = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
+        both = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
+        changes = {slot: change for slot, change in both.items() if not change.is_none}
         self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
         rooms.advance(txn, room, (), before)
         return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
@@ -210,18 +225,22 @@ def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent) -> None:
     gaps.close(txn, room.room_nid, stored.event.event_id)
     for redaction in events.redactions_ahead(txn, stored.event.event_id):
         before, _ = events.snapshots_of(txn, redaction.event_nid)
-        carry_out_redaction(txn, room, redaction, None if before is None else state.snapshot(txn, before))
+        seen = None if before is None else state.snapshot(txn, before)
+        # What it said itself may be gone by now: it may have been redacted, too.
+        carry_out_redaction(txn, room, redaction, stored.event.event_id, seen)
 
 
-def carry_out_redaction(txn: Transaction, room: RoomHead, redaction: StoredEvent, before: Snapshot | None) -> None:
+def carry_out_redaction(
+    txn: Transaction, room: RoomHead, redaction: StoredEvent, target_id: str, before: Snapshot | None
+) -> None:
     """RED-1, RED-2: strip what a redaction names, if its sender may; as soon as it is here.
 
+    :param target_id: the ID of what it names.
     :param before: the state that the redaction saw; None if only what it rests on is known of that.
     """
-    assert redaction.event.redacts is not None
-    target = events.find(txn, redaction.event.redacts)
+    target = events.find(txn, target_id)
     if target is None:
-        events.wait_for_target(txn, redaction)
+        events.wait_for_target(txn, redaction, target_id)
         return
     if target.room_nid != room.room_nid or target.redacted_because is not None:
         return

@@ -4,7 +4,9 @@ The steps, of which 1 to 3 are in `event_checks`:
 
 1. The format: is it a PDU of its room's version? 2. The signatures of its origin. 3. The content hash; if it is
    wrong, only the redacted form is kept.
-4. Is it here already? Then it is not judged again.
+4. Is it here already? Then it is not judged again. Does it name events of another room, or none before it? Then it has
+   no place in this one: nothing can be said of the state before it, and what follows on it is like what follows on an
+   event that is not here.
 5. Are the events here that it follows and that it rests on? If not, they are fetched (`missing_events`).
 6. Do the events that it rests on allow it? If not, it is rejected.
 7. Does the state before it allow it? If not, it is rejected.
@@ -17,12 +19,12 @@ Steps 4 to 9 are one function of a transaction; nothing can come between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from synapse_like.handlers import outside_memberships, room_state
 from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
-from synapse_like.handlers.outliers import check_claim
+from synapse_like.handlers.outliers import as_stored, check_claim
 from synapse_like.handlers.room_access import is_inhabited
 from synapse_like.logs import get_logger
 from synapse_like.protocol.authorisation import auth_types_for, authorise
@@ -65,12 +67,25 @@ def admit(
     :param is_ours: does this server see to it that the others in the room get it?
     """
     event = checked.event
+    if checked.rules is not room.rules:
+        # Its ID may not be its own, so it is not remembered by that.
+        return Verdict(event.event_id, "The event is of another room version.", Standing.REJECTED)
     known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
     # 4.
     own = known.get(event.event_id)
     if own is not None and own.is_judged:
         refusal = "It was rejected before." if own.standing is Standing.REJECTED else None
         return Verdict(event.event_id, refusal, own.standing)
+    if own is not None and own.room_nid == room.room_nid:
+        checked = as_stored(txn, checked, own)
+        event = checked.event
+        known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
+    misplaced = _why_misplaced(room, event, known)
+    if misplaced is not None:
+        _log.warning("an event was refused", event_id=event.event_id, room=room.room_id, reason=misplaced)
+        if own is None:
+            events.insert_outliers(txn, room.room_nid, [(event, checked.pdu, Standing.REJECTED)])
+        return Verdict(event.event_id, misplaced, Standing.REJECTED)
     # 5.
     lacking = Lacking(
         tuple(prev for prev in event.prev_events if prev not in known or known[prev].snapshot_after is None),
@@ -94,6 +109,15 @@ def admit(
     return Verdict(event.event_id, refusal if standing is Standing.REJECTED else None, standing)
 
 
+def _why_misplaced(room: RoomHead, event: Event, known: Mapping[str, Known]) -> str | None:
+    """4. Why an event has no place in its room; None if it has one."""
+    if any(item.room_nid != room.room_nid for item in known.values()):
+        return "The event names events of another room."
+    if not event.prev_events:
+        return "Only the creation of a room comes after nothing."
+    return None
+
+
 def _state_before(txn: Transaction, room: RoomHead, before: Sequence[Known], bridge: StateIds | None) -> Snapshot:
     """The state that an event sees: where those of the events before it meet."""
     snapshots = [
@@ -110,10 +134,6 @@ def _judge(
     """Steps 6 to 8: the standing of an event, and why it is no better."""
     rules = room.rules
     try:
-        if not event.prev_events:
-            raise AuthError("Only the creation of a room comes after nothing.")
-        if any(item.room_nid != room.room_nid for item in known.values()):
-            raise AuthError("The event names events of another room.")
         # 6.
         check_claim(txn, rules, event, known)
         # 7.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.backfill import Backfill
 from synapse_like.handlers.event_stream import sees
@@ -40,15 +41,17 @@ class Page:
     events: Sequence[StoredEvent]
 
 
-#: How often older history is fetched for one page.
+#: How often older history is fetched for one page, and how long a client waits for that, in seconds.
 MOST_FETCHES = 6
+FETCH_SECONDS = 15.0
 
 
 class History:
     """Reads what has happened."""
 
-    def __init__(self, database: Database, notifier: Notifier, backfill: Backfill) -> None:
+    def __init__(self, database: Database, notifier: Notifier, backfill: Backfill, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
         self._notifier = notifier
         self._backfill = backfill
 
@@ -78,11 +81,15 @@ class History:
         walk = page_back if backwards else page_forward
         read = partial(walk, first=first, last=last, limit=limit, remember=start is None)
         fetches = 0
+        deadline = self._clock.monotonic() + FETCH_SECONDS
         while True:
             page, gap = await self._database.read(
                 "page", self._page, requester.user_id, parse_room_id(room_id), read, backwards, limit
             )
-            if gap is None or fetches >= MOST_FETCHES or not await self._backfill.fill(room_id, gap, limit):
+            left = deadline - self._clock.monotonic()
+            if gap is None or fetches >= MOST_FETCHES or left <= 0:
+                return page
+            if not await self._backfill.fill(room_id, gap, limit, within=left):
                 return page
             fetches += 1
 

@@ -1,11 +1,12 @@
 """Transactions from other servers (FED-2).
 
 The events of a transaction are sorted by room, and each room's are received one after another, apart from the other
-rooms'. Where nothing is missing, a transaction is one job for the database, its own record included. An event that
-lacks something keeps only its own room waiting: after `ANSWER_SECONDS` the transaction is answered all the same, and
-what is not settled by then is stored and goes on by itself, also after a restart.
+rooms'. An event that lacks something keeps only its own room waiting: after `ANSWER_SECONDS` the transaction is
+answered all the same, and what is not settled by then is stored and goes on by itself, also after a restart.
 
-A transaction is done once: a repetition is given the same answer, also while the first is still being worked on.
+A transaction is done once: a repetition is given the same answer, also while the first is still being worked on. The
+answer is written down when the events are settled; where they are all of one room, in the transaction of the database
+that stores them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.canonical_json import decode, encode_in_any_order
 from synapse_like.protocol.errors import BadJson, Forbidden, LimitExceeded, MatrixError
-from synapse_like.protocol.events import Pdu
+from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import RoomRules
+from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import incoming, rooms
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.incoming import WaitingPdu
@@ -44,6 +46,8 @@ MOST_EDUS = 100
 ANSWER_SECONDS = 10.0
 #: How many lots of events may wait for one room.
 MOST_WAITING = 100
+#: Servers of whom it is remembered which transaction was the last.
+MOST_ORIGINS = 10_000
 #: Rooms whose rules are remembered.
 MOST_ROOMS = 10_000
 
@@ -52,18 +56,24 @@ Json = dict[str, Any]
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Lot:
     """The events of one transaction for one room.
 
+    :ivar rules: of the room.
     :ivar settled: by event ID, why it was refused, or None.
-    :ivar waiting: the events that are not settled yet, as they came.
+    :ivar waiting: the events that are not settled yet, as `read_foreign` gave them.
+    :ivar transaction_id: of the transaction, if it has no other events than these.
+    :ivar answer: what the transaction is answered, once that is written down with the events.
     """
 
     origin: str
     room_id: str
+    rules: RoomRules
     settled: dict[str, str | None] = field(default_factory=dict)
-    waiting: dict[str, Pdu] = field(default_factory=dict)
+    waiting: dict[str, tuple[Event, Pdu]] = field(default_factory=dict)
+    transaction_id: str | None = None
+    answer: bytes | None = None
 
     def settle(self, event_id: str, refusal: str | None) -> None:
         """An event has been judged."""
@@ -75,7 +85,6 @@ class IncomingTransactions:
     """Receives transactions.
 
     :param edus: what takes EDUs, by their type; others are ignored.
-    :param heard_from: is told the name of each server that sends something.
     """
 
     def __init__(
@@ -89,7 +98,6 @@ class IncomingTransactions:
         locks: RoomLocks,
         *,
         edus: Mapping[str, EduHandler],
-        heard_from: Callable[[str], None],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -99,8 +107,8 @@ class IncomingTransactions:
         self._missing = missing
         self._locks = locks
         self._edus = edus
-        self._heard_from = heard_from
         self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
+        self._newest: LRUCache[str, str] = LRUCache(MOST_ORIGINS)
         self._pulling: set[str] = set()
         #: The events that are stored among the waiting ones.
         self._kept: set[str] = set()
@@ -115,7 +123,6 @@ class IncomingTransactions:
         :raises Forbidden: it claims to come from another server.
         """
         _check_shape(origin, body)
-        self._heard_from(origin)
         key = origin, transaction_id
         self._bodies.setdefault(key, body)
         return await self._running.get(key)
@@ -124,23 +131,41 @@ class IncomingTransactions:
         origin, transaction_id = key
         body = self._bodies[key]
         try:
-            first = await self._database.read("answered", incoming.answer_to, origin, transaction_id)
+            first = await self._first_answer(origin, transaction_id, _names(body.get("prev_ids")))
             if first is not None:
                 return first
-            await self._look_for_gap(origin, body.get("prev_ids"))
-            settled = await self._receive_pdus(origin, body.get("pdus", []))
-            answer = orjson.dumps({"pdus": {event_id: _result(refusal) for event_id, refusal in settled.items()}})
-            await self._database.write(
-                "transaction", incoming.record, origin, transaction_id, answer, now_ms=self._clock.now_ms()
-            )
+            lots, settled = await self._sort(origin, body.get("pdus", []))
+            if len(lots) == 1:
+                lots[0].transaction_id = transaction_id
+                lots[0].settled |= settled
+            settled |= await self._receive_lots(lots)
+            answer = lots[0].answer if len(lots) == 1 else None
+            if answer is None:
+                answer = await self._database.write("transaction", self._record, origin, transaction_id, settled)
+            self._newest[origin] = transaction_id
             await self._receive_edus(origin, body.get("edus", []))
             return answer
         finally:
             del self._bodies[key]
 
+    async def _first_answer(self, origin: str, transaction_id: str, previous: Sequence[str]) -> bytes | None:
+        """What a transaction was answered, if it is not the first time that it comes.
+
+        If one before it was missed, what that held is fetched in the background. The one that comes right after the
+        newest is neither: nothing is looked up for it.
+        """
+        if previous == [self._newest.get(origin)] and previous != [transaction_id]:
+            return None
+        first, missed_after = await self._database.read("transaction", _look, origin, transaction_id, previous)
+        if missed_after is not None and origin not in self._pulling:
+            self._pulling.add(origin)
+            run_in_background("pull", self._pull, origin, missed_after)
+        return first
+
     # PDUs.
 
-    async def _receive_pdus(self, origin: str, pdus: Sequence[Pdu]) -> dict[str, str | None]:
+    async def _sort(self, origin: str, pdus: Sequence[Pdu]) -> tuple[list[_Lot], dict[str, str | None]]:
+        """The events of a transaction by their rooms; and what has been said of those that are none."""
         lots: dict[str, _Lot] = {}
         settled: dict[str, str | None] = {}
         for pdu in pdus:
@@ -150,21 +175,32 @@ class IncomingTransactions:
                 _log.info("an event of an unknown room was ignored", origin=origin)
                 continue
             try:
-                event, _ = read_foreign(rules, pdu)
+                event, kept = read_foreign(rules, pdu)
+                if event.room_id != room_id:
+                    raise BadJson("The event names two rooms.")
             except MatrixError as error:
                 _log.warning("a malformed event was refused", origin=origin, reason=error.message)
                 name = _claimed_id(pdu)
                 if name is not None:
                     settled[name] = error.message
                 continue
-            lots.setdefault(room_id, _Lot(origin, room_id)).waiting[event.event_id] = pdu
-        await self._all_in_time([self._work_on(lot) for lot in lots.values()])
-        left = [waiting for lot in lots.values() for waiting in _waiting_in(lot)]
+            lots.setdefault(room_id, _Lot(origin, room_id, rules)).waiting[event.event_id] = event, kept
+        return list(lots.values()), settled
+
+    async def _receive_lots(self, lots: Sequence[_Lot]) -> dict[str, str | None]:
+        """Receive what can be received in time, and see to it that the rest is not lost."""
+        settled: dict[str, str | None] = {}
+        await self._all_in_time([self._work_on(lot) for lot in lots])
+        left = [waiting for lot in lots for waiting in _waiting_in(lot)]
         if left:
             self._kept.update(waiting.event_id for waiting in left)
-            await self._database.write("keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms())
-        for lot in lots.values():
-            settled |= lot.settled | dict.fromkeys(lot.waiting)
+            refused = await self._database.write(
+                "keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms()
+            )
+            self._kept -= refused
+            settled |= dict.fromkeys(refused, "Too many events of this server wait here already.")
+        for lot in lots:
+            settled = dict.fromkeys(lot.waiting) | settled | lot.settled
         return settled
 
     async def _all_in_time(self, works: Sequence[Deferred[None]]) -> None:
@@ -206,15 +242,15 @@ class IncomingTransactions:
 
     async def _receive_in_turn(self, lot: _Lot) -> None:
         checked = []
-        for event_id, pdu in list(lot.waiting.items()):
+        for event_id, (event, pdu) in list(lot.waiting.items()):
             try:
-                checked.append(await self._check(lot, pdu))
+                checked.append(await self._check(lot, event, pdu))
             except ServerUnreachable:
                 _log.info("an event waits: the key that signed it cannot be had", event_id=event_id)
             except MatrixError as error:
                 _log.warning("an event was refused", event_id=event_id, origin=lot.origin, reason=error.message)
                 lot.settle(event_id, error.message)
-        results = await self._database.write("receive", self._admit_all, checked)
+        results, lot.answer = await self._database.write("receive", self._admit_all, lot, checked)
         for result in results:
             if isinstance(result, Verdict):
                 lot.settle(result.event_id, result.refusal)
@@ -222,16 +258,27 @@ class IncomingTransactions:
             if isinstance(result, Lacking):
                 await self._complete(lot, item, result)
 
-    async def _check(self, lot: _Lot, pdu: Pdu) -> CheckedEvent:
-        event, kept = read_foreign(self._rules[lot.room_id], pdu)
-        checked = await self._checks.check(self._rules[lot.room_id], event, kept)
+    async def _check(self, lot: _Lot, event: Event, pdu: Pdu) -> CheckedEvent:
+        checked = await self._checks.check(lot.rules, event, pdu)
         if checked.event is not event and lot.origin != event.domain:
             # Whoever passed it on may have altered it; its own server will tell us what it said.
             raise Forbidden("The content of the event was altered on the way.")
         return checked
 
-    def _admit_all(self, txn: Transaction, checked: Sequence[CheckedEvent]) -> list[Verdict | Lacking]:
-        return [receive(txn, self._persistence, item) for item in checked]
+    def _admit_all(
+        self, txn: Transaction, lot: _Lot, checked: Sequence[CheckedEvent]
+    ) -> tuple[list[Verdict | Lacking], bytes | None]:
+        """Receive events; if that settles their transaction, write down its answer, and give it."""
+        results = [receive(txn, self._persistence, item) for item in checked]
+        verdicts = {result.event_id: result.refusal for result in results if isinstance(result, Verdict)}
+        if lot.transaction_id is None or len(verdicts) < len(lot.waiting):
+            return results, None
+        return results, self._record(txn, lot.origin, lot.transaction_id, lot.settled | verdicts)
+
+    def _record(self, txn: Transaction, origin: str, transaction_id: str, settled: Mapping[str, str | None]) -> bytes:
+        """Write down the answer to a transaction, and give it."""
+        answer = orjson.dumps({"pdus": {event_id: _result(refusal) for event_id, refusal in settled.items()}})
+        return incoming.record(txn, origin, transaction_id, answer, now_ms=self._clock.now_ms())
 
     async def _complete(self, lot: _Lot, item: CheckedEvent, lacking: Lacking) -> None:
         event_id = item.event.event_id
@@ -247,8 +294,8 @@ class IncomingTransactions:
     async def _rules_of(self, room_id: str) -> RoomRules | None:
         rules = self._rules.get(room_id)
         if rules is None:
-            rules = await self._database.read("room-rules", rooms.rules_of, room_id)
-            if rules is not None:
+            rules, is_certain = await self._database.read("room-rules", _look_up_rules, room_id)
+            if rules is not None and is_certain:
                 self._rules[room_id] = rules
         return rules
 
@@ -256,13 +303,15 @@ class IncomingTransactions:
         """Try again what could not be settled: after a restart, and every so often."""
         lots: dict[tuple[str, str], _Lot] = {}
         for waiting in await self._database.read("all-waiting", incoming.all_waiting):
-            if await self._rules_of(waiting.room_id) is None or self._locks.waiting(waiting.room_id):
+            rules = await self._rules_of(waiting.room_id)
+            if rules is None or self._locks.waiting(waiting.room_id):
                 continue
             self._kept.add(waiting.event_id)
             pdu = decode(waiting.pdu)
             assert isinstance(pdu, dict)
-            lot = lots.setdefault((waiting.origin, waiting.room_id), _Lot(waiting.origin, waiting.room_id))
-            lot.waiting[waiting.event_id] = pdu
+            event = read_pdu(rules, pdu, waiting.event_id)
+            lot = lots.setdefault((waiting.origin, waiting.room_id), _Lot(waiting.origin, waiting.room_id, rules))
+            lot.waiting[waiting.event_id] = event, pdu
         for lot in lots.values():
             await self._work_on(lot)
 
@@ -273,25 +322,12 @@ class IncomingTransactions:
 
     # Sequence.
 
-    async def _look_for_gap(self, origin: str, previous: object) -> None:
-        """See whether a transaction was missed, and if so, fetch in the background what it held."""
-        names = [name for name in previous if isinstance(name, str)] if isinstance(previous, list) else []
-        if not names or origin in self._pulling:
-            return
-        newest = await self._database.read("missed", self._newest_if_missed, origin, names[:MOST_PDUS])
-        if newest is not None and origin not in self._pulling:
-            self._pulling.add(origin)
-            run_in_background("pull", self._pull, origin, newest)
-
-    def _newest_if_missed(self, txn: Transaction, origin: str, names: Sequence[str]) -> str | None:
-        if all(incoming.answer_to(txn, origin, name) is not None for name in names):
-            return None
-        return incoming.newest_transaction(txn, origin)
-
     async def _pull(self, origin: str, newest: str) -> None:
+        """Fetch what a server has sent since a transaction."""
         try:
             answer = await self._client.pull(origin, [newest])
-            await self._receive_pdus(origin, answer["pdus"][:MOST_PDUS])
+            lots, _ = await self._sort(origin, answer["pdus"][:MOST_PDUS])
+            await self._receive_lots(lots)
         finally:
             self._pulling.discard(origin)
 
@@ -306,6 +342,12 @@ class IncomingTransactions:
                 await handler(origin, edu["content"])
             except MatrixError as error:
                 _log.info("an EDU was refused", origin=origin, type=edu["edu_type"], reason=error.message)
+
+
+def _look_up_rules(txn: Transaction, room_id: str) -> tuple[RoomRules | None, bool]:
+    """The rules of a room, and whether they are certain: not if all that we know of it is an invite."""
+    room = rooms.find(txn, room_id)
+    return rooms.rules_of(txn, room_id), room is not None and rooms.is_entered(txn, room.room_nid)
 
 
 def _check_shape(origin: str, body: Json) -> None:
@@ -329,9 +371,25 @@ def _is_edu(edu: object) -> bool:
     return isinstance(edu, dict) and isinstance(edu.get("edu_type"), str) and isinstance(edu.get("content"), dict)
 
 
+def _look(
+    txn: Transaction, origin: str, transaction_id: str, previous: Sequence[str]
+) -> tuple[bytes | None, str | None]:
+    """What a transaction was answered, if it was; and if one before it was missed, after which others."""
+    answer = incoming.answer_to(txn, origin, transaction_id)
+    if answer is not None or all(incoming.answer_to(txn, origin, name) is not None for name in previous):
+        return answer, None
+    return None, incoming.newest_transaction(txn, origin)
+
+
+def _names(previous: object) -> list[str]:
+    """The transactions before another, as far as it makes sense what is said of them."""
+    return [name for name in previous if isinstance(name, str)][:MOST_PDUS] if isinstance(previous, list) else []
+
+
 def _waiting_in(lot: _Lot) -> list[WaitingPdu]:
     return [
-        WaitingPdu(lot.origin, lot.room_id, event_id, encode_in_any_order(pdu)) for event_id, pdu in lot.waiting.items()
+        WaitingPdu(lot.origin, lot.room_id, event_id, encode_in_any_order(pdu))
+        for event_id, (_, pdu) in lot.waiting.items()
     ]
 
 

@@ -20,10 +20,17 @@ from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
+from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.protocol.contents import check_content
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
-from synapse_like.protocol.identifiers import canonical_alias, canonical_user_id, domain_of, parse_room_id
+from synapse_like.protocol.identifiers import (
+    canonical_alias,
+    canonical_user_id,
+    domain_of,
+    parse_room_id,
+    parse_server_name,
+)
 from synapse_like.protocol.membership import BAN, INVITE, JOIN, KNOCK, LEAVE
 from synapse_like.storage import events, outside_memberships, room_servers, rooms, state
 from synapse_like.storage.database import Database, Transaction
@@ -79,6 +86,8 @@ class Membership:
         self._directory = directory
         self._remote = remote
         self._server_name = creation.server_name
+        #: What may be sent again while another server is still being asked.
+        self._requests = RoomLocks()
 
     async def join(self, requester: Requester, room: str, request: Once, servers: Sequence[str] = ()) -> str:
         """Join a room by its ID or an alias; the ID of the room.
@@ -112,16 +121,16 @@ class Membership:
         return {"room_id": room_id}
 
     async def _join_elsewhere(self, wish: Wish, request: Once) -> Outcome:
-        here = await self._database.write("is-here", self._look_whether_here, wish.room_id)
-        if not here:
-            named = await self._database.read("servers-of-room", self._servers, wish)
+        named = await self._database.write("ways-in", self._ways_in, wish)
+        if named is not None:
             content = {key: value for key, value in wish.content.items() if key != "membership"}
             await self._remote.join(wish.target, wish.room_id, named, content)
         return await self._database.write("join", once, request, self._join, wish.target, wish.room_id)
 
-    def _look_whether_here(self, txn: Transaction, room_id: str) -> bool:
-        room = rooms.head(txn, room_id)
-        return room is not None and self._is_here(txn, room)
+    def _ways_in(self, txn: Transaction, wish: Wish) -> list[str] | None:
+        """The servers through which one may come into a room; None if it is here."""
+        room = rooms.head(txn, wish.room_id)
+        return None if room is not None and self._is_here(txn, room) else self._servers(txn, wish)
 
     async def invite(self, requester: Requester, room_id: str, user_id: str, reason: str | None, request: Once) -> None:
         """Invite a user."""
@@ -164,9 +173,19 @@ class Membership:
         try:
             outcome = await self._database.write("membership", once, request, self._put, wish)
         except Elsewhere:
-            outcome = await self._put_elsewhere(wish, request)
+            outcome = await self._put_in_turn(wish, request)
         event_id: str = outcome["event_id"]
         return event_id
+
+    async def _put_in_turn(self, wish: Wish, request: Once) -> Outcome:
+        """Make a change with the help of another server; if it is being made already, wait for what comes of that."""
+        if request.request is None:
+            return await self._put_elsewhere(wish, request)
+        async with self._requests.hold(f"{request.token_id} {request.request}"):
+            try:
+                return await self._database.write("membership", once, request, self._put, wish)
+            except Elsewhere:
+                return await self._put_elsewhere(wish, request)
 
     def _put(self, txn: Transaction, wish: Wish) -> Outcome:
         room = rooms.head(txn, wish.room_id)
@@ -254,7 +273,7 @@ class Membership:
                 named = [outside.server, *named]
             named += room_servers.in_room(txn, room.room_nid)
         if ":" in wish.room_id:
-            named.append(domain_of(wish.room_id))
+            named.append(parse_server_name(domain_of(wish.room_id)))
         return list(dict.fromkeys(named))
 
     def _present(self, txn: Transaction, room: RoomHead, user_id: str) -> str | None:

@@ -20,7 +20,6 @@ from synapse_like.handlers.event_reception import admit
 from synapse_like.handlers.remote_membership import shown_by_others, stripped
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited
-from synapse_like.protocol.canonical_json import encode_in_any_order
 from synapse_like.protocol.errors import AuthError, BadJson, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.identifiers import domain_of, historical_user_id
@@ -29,6 +28,7 @@ from synapse_like.protocol.membership import INVITE, JOIN, KNOCK, LEAVE
 from synapse_like.protocol.membership_templates import write_template
 from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.protocol.signing import sign_pdu
+from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import accounts, events, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing
@@ -186,7 +186,7 @@ class MembershipRequests:
         _check_covered(rules, event)
         signed = sign_pdu(rules, kept, self._server_name, self._creation.signing_key)
         event, _ = read_foreign(rules, signed)
-        item = CheckedEvent(rules, event, encode_in_any_order(signed))
+        item = CheckedEvent(rules, event, encode_pdu(signed))
         await self._database.write("take-invite", self._take_invite, origin, item, shown_by_others(shown))
         return signed
 

@@ -2,18 +2,19 @@
 
 Small gaps are filled with the events themselves, so that clients see everything in its order. Where too much is
 missing, the state before the first event that we have is fetched instead; the gap stays, and is filled when somebody
-pages back to it. Servers are asked one after another: the one that told us of the event, the one that made it, and some
+pages back to it. Servers are asked one after another: the one that made the event, the one that told us of it, and some
 others in the room. All of it is bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
-from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_many
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_reception import receive
 from synapse_like.handlers.outliers import store_outliers
@@ -29,11 +30,29 @@ from synapse_like.storage.events import Standing
 #: How often we ask further back, and for how many events each time.
 MOST_ROUNDS = 5
 EVENTS_A_ROUND = 50
+#: How many states are fetched for one event: one for each end of the forks of what is missing before it.
+MOST_STATES = 10
 #: How many servers are asked for the same thing.
 MOST_SERVERS = 4
 
 Answer = TypeVar("Answer")
 _log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How many states may still be fetched."""
+
+    left: int
+
+    def spend(self) -> None:
+        """Take one.
+
+        :raises Forbidden: there is none left.
+        """
+        if not self.left:
+            raise Forbidden("Too much is missing before the event.")
+        self.left -= 1
 
 
 class MissingEvents:
@@ -56,19 +75,25 @@ class MissingEvents:
         """
         servers = await self._database.read("servers-to-ask", self._servers, origin, checked.event)
         before = await self._events_before(servers, checked) if lacking.before else []
+        budget = _Budget(MOST_STATES)
         for item in before:
-            await self._complete(servers, item)
-        return await self._complete(servers, checked)
+            try:
+                await self._complete(servers, item, budget)
+            except (Forbidden, RemoteRefusal) as error:
+                # What comes after it has a state all the same, if somebody tells it.
+                _log.info("a missing event was left out", event_id=item.event.event_id, reason=error.message)
+        return await self._complete(servers, checked, _Budget(1))
 
     def _servers(self, txn: Transaction, origin: str, event: Event) -> list[str]:
         room = rooms.find(txn, event.room_id)
         others = room_servers.in_room(txn, room.room_nid) if room is not None else []
-        return self._candidates([origin, event.domain, *others])
+        # First whoever made it: nobody else could have it refused here by telling another past than it had.
+        return self._candidates([event.domain, origin, *others])
 
     def _candidates(self, servers: Sequence[str]) -> list[str]:
         return [name for name in dict.fromkeys(servers) if name != self._persistence.server_name][:MOST_SERVERS]
 
-    async def _complete(self, servers: Sequence[str], item: CheckedEvent) -> Verdict:
+    async def _complete(self, servers: Sequence[str], item: CheckedEvent, budget: _Budget) -> Verdict:
         """Judge an event, with the state before it as others tell it if there is no other way."""
         bridge: StateIds | None = None
         has_asked = False
@@ -82,6 +107,7 @@ class MissingEvents:
                 has_asked = True
                 await self._fetch_auth(servers, item)
             else:
+                budget.spend()
                 bridge = await self._fetch_state(servers, item)
 
     async def _fetch_auth(self, servers: Sequence[str], item: CheckedEvent) -> None:
@@ -98,7 +124,7 @@ class MissingEvents:
 
         async def ask(server: str) -> StateIds:
             state, auth_chain = await self._client.state(server, event.room_id, event.event_id)
-            return await self.store(item.rules, event.room_id, [*auth_chain, *state], server, state=state)
+            return await self.store(item.rules, event.room_id, auth_chain, server, state=state)
 
         return await self._ask(servers, ask)
 
@@ -114,17 +140,17 @@ class MissingEvents:
         """Check and store events without a place in history; those of them that are state, by slot.
 
         :param server: that they come from.
-        :param state: those of them that make the state.
+        :param state: likewise, those that make the state.
         """
-        read = read_many(rules, room_id, pdus)
+        held = await self._checks.read_many(rules, room_id, state)
+        read = await self._checks.read_many(rules, room_id, pdus) | held
         known = await self._database.read("known-events", events.known, list(read))
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(rules, unknown, relayed_by=server)
         stored = await self._database.write("store-outliers", self._store, room_id, checked, list(read))
-        made_of = read_many(rules, room_id, state)
         return {
             event.state_slot: event_id
-            for event_id, (event, _) in made_of.items()
+            for event_id, (event, _) in held.items()
             if event.is_state and stored.get(event_id) is Standing.ACCEPTED
         }
 
@@ -154,7 +180,7 @@ class MissingEvents:
                 pdus = await self._client.missing_events(
                     server, room_id, earliest=earliest, latest=latest, limit=EVENTS_A_ROUND, min_depth=0
                 )
-                read = read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
+                read = await self._checks.read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
                 new = [pair for event_id, pair in read.items() if event_id not in found]
                 return await self._checks.check_many(rules, new)
 
@@ -167,7 +193,8 @@ class MissingEvents:
                 break
             found.update((item.event.event_id, item) for item in more)
         del found[checked.event.event_id]
-        return in_causal_order(found)
+        # What does not lead to the event was not asked for.
+        return in_causal_order(leading_to(checked.event.prev_events, found))
 
     def _look(self, txn: Transaction, room_id: str, event_ids: Sequence[str]) -> tuple[list[str], set[str]]:
         """The newest events of a room, and which of some events are here with a state."""
@@ -214,3 +241,16 @@ def in_causal_order(found: Mapping[str, CheckedEvent]) -> list[CheckedEvent]:
         for prevs in waits_for.values():
             prevs.difference_update(free)
     return ordered
+
+
+def leading_to(event_ids: Collection[str], checked: Mapping[str, CheckedEvent]) -> dict[str, CheckedEvent]:
+    """Those of some events that are named, or come before one that is."""
+    found: dict[str, CheckedEvent] = {}
+    waiting = list(event_ids)
+    while waiting:
+        event_id = waiting.pop()
+        item = checked.get(event_id)
+        if item is not None and event_id not in found:
+            found[event_id] = item
+            waiting.extend(item.event.prev_events)
+    return found

@@ -14,6 +14,7 @@ from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.power_levels import CREATE
 from synapse_like.protocol.room_versions import RoomRules
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Known, Standing
@@ -36,9 +37,18 @@ def check_claim(txn: Transaction, rules: RoomRules, event: Event, known: dict[st
     _check(rules, event, [stored.event for stored in cited], create, rejected)
 
 
+def as_stored(txn: Transaction, item: CheckedEvent, known: Known) -> CheckedEvent:
+    """An event that is here as an outlier, as it is here: it may have been redacted, or altered on the way to us; and
+    where a server chooses the IDs of its events, it may have made two with the same."""
+    [stored] = events.load(txn, [known.event_nid])
+    return CheckedEvent(item.rules, stored.event, encode_pdu(to_pdu(item.rules, stored.event)))
+
+
 def _check(
     rules: RoomRules, event: Event, cited: Sequence[Event], create: Event | None, rejected: Collection[str]
 ) -> None:
+    if not event.prev_events and event.type != CREATE[0]:
+        raise AuthError("Only the creation of a room comes after nothing.")
     authorise(rules, event, claimed_state(rules, event, cited, create=create, rejected=rejected))
 
 

@@ -60,7 +60,7 @@ def end_by_others(txn: Transaction, server_name: str, item: CheckedEvent) -> Ver
     """Another server says that an invite or knock of one of ours is over: believed if what it rests on allows it."""
     event = item.event
     refused = Verdict(event.event_id, "This server is not in the room.", Standing.REJECTED)
-    if event.type != MEMBER or event.content["membership"] not in (LEAVE, BAN) or event.state_key is None:
+    if event.type != MEMBER or event.content.get("membership") not in (LEAVE, BAN) or event.state_key is None:
         return refused
     room = rooms.find(txn, event.room_id)
     if room is None or ":" not in event.state_key or domain_of(event.state_key) != server_name:

@@ -12,7 +12,7 @@ whether they may: they share a room, or are allowed to by a list (`presence_list
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -49,6 +49,8 @@ class Presence:
     """Knows who is there. `start` once the database runs.
 
     :param position: of the stream of presence, when the server started.
+    :ivar position: the newest one that everybody can read.
+    :ivar is_telling: whether changes are being written at the moment.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Presence:
         self._list_news: dict[str, int] = {}
         self._changed: dict[str, Person] = {}
         self._waiting: list[Deferred[None]] = []
-        self._is_telling = False
+        self.is_telling = False
         self._told_at = float("-inf")
         #: The devices without an event stream, and since when; who went first comes first.
         self._leaving: OrderedDict[tuple[str, int], float] = OrderedDict()
@@ -168,6 +170,8 @@ class Presence:
             person = self._persons.get(user_id)
             if person is not None:
                 self._moved(person, news.room_id, is_in=membership == JOIN)
+            if membership == JOIN and user_id.endswith(self._suffix):
+                run_in_background("presence-in-room", self._learn, [news.room_id])
         sender = news.stored.event.sender
         if sender.endswith(self._suffix):
             self._sent_something(sender)
@@ -238,6 +242,13 @@ class Presence:
             person.rooms.discard(room_id)
             self._leave_room(person, room_id)
 
+    async def _learn(self, room_ids: Collection[str]) -> None:
+        """See who is in rooms that this server may only now have come into: others were there before."""
+        for user_id, room_id in await self._database.read("presence-guests", presence.guests, room_ids):
+            person = self._persons.get(user_id)
+            if person is not None and room_id not in person.rooms:
+                self._moved(person, room_id, is_in=True)
+
     def _leave_room(self, person: Person, room_id: str) -> None:
         present = self._by_room.get(room_id)
         if present is not None:
@@ -254,13 +265,13 @@ class Presence:
 
     def changed(self, person: Person) -> None:
         """A person may have changed: see soon whether anybody is to be told."""
-        if not self._changed and not self._is_telling:
+        if not self._changed and not self.is_telling:
             pause = self._told_at + TELL_SECONDS - self._clock.monotonic()
             self._clock.call_later(max(0, pause), self._begin_telling)
         self._changed[person.user_id] = person
 
     def _begin_telling(self) -> None:
-        self._is_telling = True
+        self.is_telling = True
         self._told_at = self._clock.monotonic()
         changed, self._changed = self._changed, {}
         waiting, self._waiting = self._waiting, []
@@ -274,7 +285,7 @@ class Presence:
             failure = error
             self._changed = {person.user_id: person for person in persons} | self._changed
         finally:
-            self._is_telling = False
+            self.is_telling = False
             again, self._changed = self._changed, {}
             for person in again.values():
                 self.changed(person)
@@ -385,6 +396,8 @@ class Presence:
                 "presence-since", presence.changed_between, user_id, after, self._log_since
             )
             older = {row.user_id: told_by(row) for row in rows}
+        if arrivals.entered:
+            await self._learn(arrivals.entered)
         requests: Sequence[str] = ()
         allowed: Sequence[str] = ()
         if after < self._list_news.get(user_id, self._started_at):

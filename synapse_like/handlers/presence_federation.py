@@ -125,8 +125,7 @@ class PresenceFederation:
             await self._push_to(server, users)
 
     async def _push_to(self, server: str, user_ids: Sequence[str]) -> None:
-        state = self._queues.states().get(server)
-        if state is not None and state.doing == "waiting":
+        if self._queues.is_left_alone(server):
             self._missed[server].update(user_ids)
             return
         rows = await self._database.read("presence-of-users", presence.of_users, user_ids)
@@ -221,8 +220,11 @@ class PresenceFederation:
         if unpolled:
             await self._database.write("presence-unpoll", presence.end_interest, origin, unpolled)
         if polled:
-            until = self._clock.now_ms() + int(INTEREST_SECONDS * 1000)
-            allowed = await self._database.write("presence-poll", presence.add_interest, origin, polled, until=until)
+            now_ms = self._clock.now_ms()
+            until = now_ms + int(INTEREST_SECONDS * 1000)
+            allowed = await self._database.write(
+                "presence-poll", presence.add_interest, origin, polled, now_ms=now_ms, until=until
+            )
             await self._push_to(origin, allowed)
 
     def _own_users(self, content: Mapping[str, Any], key: str) -> list[str]:

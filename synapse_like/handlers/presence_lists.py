@@ -21,6 +21,7 @@ from synapse_like.protocol.identifiers import canonical_user_id, domain_of
 from synapse_like.storage import accounts, destinations, presence, presence_lists
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.presence_lists import Entry
+from synapse_like.storage.retransmissions import Once, Outcome, once
 
 INVITE = "m.presence_invite"
 ACCEPT = "m.presence_accept"
@@ -89,7 +90,7 @@ class PresenceLists:
             shown.append(item | ({"groups": in_groups} if in_groups else {}))
         return shown
 
-    async def change(self, requester: Requester, user_id: str, change: ListChange) -> None:
+    async def change(self, requester: Requester, user_id: str, change: ListChange, request: Once) -> None:
         """Change a user's list: all of it, or nothing.
 
         :raises Forbidden: it is somebody else's.
@@ -97,13 +98,15 @@ class PresenceLists:
         """
         self._check_own(requester, user_id)
         _check_size(change)
-        await self._database.write("change-presence-list", self._change, requester.user_id, _canonical(change))
+        await self._database.write(
+            "change-presence-list", once, request, self._change, requester.user_id, _canonical(change)
+        )
 
     def _check_own(self, requester: Requester, user_id: str) -> None:
         if canonical_user_id(user_id) != requester.user_id:
             raise Forbidden("This is somebody else's presence list.")
 
-    def _change(self, txn: Transaction, user_id: str, change: ListChange) -> None:
+    def _change(self, txn: Transaction, user_id: str, change: ListChange) -> Outcome:
         # What can be refused comes before anything is written.
         self._check(txn, user_id, change)
         for observed in change.invite:
@@ -119,6 +122,7 @@ class PresenceLists:
                 self._tell(txn, DENY, observer, user_id, domain_of(observer))
         for name, members in change.groups.items():
             presence_lists.set_group(txn, user_id, name, members)
+        return {}
 
     def _check(self, txn: Transaction, user_id: str, change: ListChange) -> None:
         for observed in change.invite:

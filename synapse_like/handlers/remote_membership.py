@@ -18,17 +18,19 @@ from typing import Any, Literal, TypeVar
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.handlers import outside_memberships, room_state
-from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Verdict, read_foreign, read_many
+from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Verdict, read_foreign
 from synapse_like.handlers.event_creation import ID_BYTES, EventCreation, MadeEvent
 from synapse_like.handlers.event_reception import admit
 from synapse_like.handlers.outliers import store_outliers
+from synapse_like.handlers.room_access import is_inhabited
+from synapse_like.handlers.room_deletion import delete_room
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.building import build
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError, NotFound
-from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.events import Event, EventDraft, Pdu, StateSlot
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.join_rules import VOUCHER
 from synapse_like.protocol.membership import JOIN, LEAVE
@@ -39,7 +41,8 @@ from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import events, gaps, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage.database import Database, Transaction
-from synapse_like.storage.events import Standing
+from synapse_like.storage.events import Standing, StoredEvent
+from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
 
 #: How many servers are tried.
@@ -84,7 +87,7 @@ class RemoteMembership:
     # Coming in.
 
     async def join(self, user_id: str, room_id: str, servers: Sequence[str], content: dict[str, Any]) -> None:
-        """Join a room through one of some servers.
+        """Join a room through one of some servers; nothing happens if this server is in it by now.
 
         :param content: of the m.room.member event, beside the membership.
         :raises Forbidden: the room does not let the user in.
@@ -92,24 +95,27 @@ class RemoteMembership:
         :raises ServerUnreachable: none of them could be reached.
         """
         async with self._locks.hold(room_id):
+            if await self._database.write("is-here", self._is_here, room_id):
+                # Somebody else came in while we waited; from now on joins are made here.
+                return
             await self._first_that_works(
                 servers, lambda server: self._join_through(server, user_id, room_id, {**content, "membership": JOIN})
             )
 
+    def _is_here(self, txn: Transaction, room_id: str) -> bool:
+        room = rooms.head(txn, room_id)
+        return room is not None and is_inhabited(txn, room)
+
     async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
         made = await self._make("join", server, user_id, room_id, content)
         answer = await self._client.send_membership(server, "join", room_id, made.event.event_id, made.pdu)
-        state, auth_chain = _pdus(answer, "state"), _pdus(answer, "auth_chain")
         join = await self._countersigned(made, answer.get("event"))
-        read = read_many(made.rules, room_id, [*auth_chain, *state])
+        state = await self._checks.read_many(made.rules, room_id, _pdus(answer, "state"))
+        read = await self._checks.read_many(made.rules, room_id, _pdus(answer, "auth_chain")) | state
         known = await self._database.read("known-events", events.known, list(read))
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(made.rules, unknown, relayed_by=server)
-        held = {
-            event.state_slot: event_id
-            for event_id, (event, _) in read_many(made.rules, room_id, state).items()
-            if event.is_state
-        }
+        held = {event.state_slot: event_id for event_id, (event, _) in state.items() if event.is_state}
         await self._database.write("enter-room", self._enter, join, checked, held)
         _log.info("joined a room", room=room_id, server=server, state=len(held))
 
@@ -125,28 +131,38 @@ class RemoteMembership:
     def _enter(self, txn: Transaction, join: CheckedEvent, checked: Sequence[CheckedEvent], held: StateIds) -> None:
         """Come into a room: with a state that another server tells, and the event by which we came."""
         event = join.event
-        room_nid = rooms.know(txn, event.room_id, join.rules)
+        room_nid = self._room_to_enter(txn, event.room_id, join.rules)
         store_outliers(txn, room_nid, checked)
-        known = events.known(txn, held.values())
-        ids = {
-            slot: event_id
-            for slot, event_id in held.items()
-            if event_id in known
-            and known[event_id].standing is not Standing.REJECTED
-            and known[event_id].room_nid == room_nid
-        }
-        wanted = [ids[slot] for slot in auth_types_for(join.rules, event) if slot in ids]
-        part = {found.event.state_slot: found.event for found in events.by_ids(txn, wanted).values()}
+        state = _usable(txn, room_nid, checked, held)
         # Whoever lets us in must be able to say why; it cannot lead us into a room that does not exist.
-        authorise(join.rules, event, part)
-        room = rooms.enter(txn, event.room_id)
-        before = room_state.keep(txn, room, ids, [room.snapshot])
-        stored = self._creation.persistence.enter(txn, room, event, join.pdu, before)
-        for user_id in [slot[1] for slot in ids if slot[0] == MEMBER]:
+        slots = auth_types_for(join.rules, event)
+        authorise(join.rules, event, {slot: state[slot].event for slot in slots if slot in state})
+        ids = {slot: found.event.event_id for slot, found in state.items()}
+        for user_id in {event.sender, *(slot[1] for slot in ids if slot[0] == MEMBER)}:
             if user_id.endswith(f":{self._server_name}"):
                 stored_outside.delete(txn, room_nid, user_id)
-        stored_outside.delete(txn, room_nid, event.sender)
+        room = rooms.enter(txn, event.room_id)
+        if is_inhabited(txn, room):
+            # Somebody else has come in meanwhile, and the room has gone on here.
+            self._admit(txn, room, join, bridge=ids)
+            return
+        before = room_state.keep(txn, room, ids, [room.snapshot])
+        stored = self._creation.persistence.enter(txn, room, event, join.pdu, before, state)
         gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events))
+
+    def _room_to_enter(self, txn: Transaction, room_id: str, rules: RoomRules) -> int:
+        """The number of a room that we come into.
+
+        Of a room that nobody here was ever in, the version is known by the word of whoever invited somebody, and that
+        may have been a lie.
+        """
+        room, known = rooms.find(txn, room_id), rooms.rules_of(txn, room_id)
+        if room is not None and known is not None and known is not rules:
+            if rooms.is_entered(txn, room.room_nid):
+                raise Forbidden("The room has another version here.")
+            _log.warning("a room has another version than was said", room=room_id, said=known.name, version=rules.name)
+            delete_room(txn, room)
+        return rooms.know(txn, room_id, rules)
 
     # Knocking, and leaving what one was never in.
 
@@ -245,8 +261,22 @@ class RemoteMembership:
         room = rooms.head(txn, made.event.room_id)
         if room is None:
             raise Forbidden("You are not in this room.")
-        item = CheckedEvent(room.rules, made.event, made.pdu)
-        verdict = admit(txn, self._creation.persistence, room, item, is_ours=True)
+        self._admit(txn, room, CheckedEvent(room.rules, made.event, made.pdu), is_ours=True)
+
+    def _admit(
+        self,
+        txn: Transaction,
+        room: RoomHead,
+        item: CheckedEvent,
+        *,
+        bridge: StateIds | None = None,
+        is_ours: bool = False,
+    ) -> None:
+        """Let an event of ours into its room that another server has let in, or signed.
+
+        :raises Forbidden: the room does not allow it any more.
+        """
+        verdict = admit(txn, self._creation.persistence, room, item, bridge=bridge, is_ours=is_ours)
         if not isinstance(verdict, Verdict) or verdict.standing is not Standing.ACCEPTED:
             raise Forbidden("The room has changed meanwhile, and does not allow this any more.")
 
@@ -300,6 +330,9 @@ class RemoteMembership:
             raise NotFound("No server is known that is in this room.")
         if isinstance(failure, RemoteRefusal) and failure.status == 403:
             raise Forbidden(failure.message, reason=failure.reason) from failure
+        if isinstance(failure, RemoteRefusal) and (failure.status == 401 or failure.status >= 500):
+            # It is neither the login of our client that does not hold, nor this server that has failed.
+            raise MatrixError(502, failure.errcode, failure.message, reason=failure.reason) from failure
         raise failure
 
 
@@ -325,6 +358,27 @@ def shown_by_others(value: object) -> list[dict[str, Any]]:
         and all(isinstance(item.get(name), str) for name in names)
         and isinstance(item.get("content"), dict)
     ]
+
+
+def _usable(
+    txn: Transaction, room_nid: int, checked: Sequence[CheckedEvent], held: StateIds
+) -> dict[StateSlot, StoredEvent]:
+    """Those of the events of a state that are here and count.
+
+    :param checked: what has just been stored, so that it need not be read.
+    """
+    known = {
+        event_id: item
+        for event_id, item in events.known(txn, held.values()).items()
+        if item.standing is not Standing.REJECTED and item.room_nid == room_nid
+    }
+    usable = {
+        item.event.event_id: StoredEvent(known[item.event.event_id].event_nid, room_nid, None, item.event)
+        for item in checked
+        if item.event.event_id in known
+    }
+    usable |= events.by_ids(txn, known.keys() - usable.keys())
+    return {slot: usable[event_id] for slot, event_id in held.items() if event_id in usable}
 
 
 def _pdus(answer: dict[str, Any], key: str) -> list[Pdu]:

@@ -11,6 +11,7 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.membership import Membership, Wish
+from synapse_like.handlers.room_deletion import delete_room
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import (
     BadJson,
@@ -24,17 +25,7 @@ from synapse_like.protocol.errors import (
 from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id, domain_of
 from synapse_like.protocol.room_creation import description, opening_events
 from synapse_like.protocol.room_versions import rules_for
-from synapse_like.storage import (
-    directory,
-    events,
-    gaps,
-    membership,
-    outside_memberships,
-    presence_lists,
-    room_servers,
-    rooms,
-    state,
-)
+from synapse_like.storage import directory, events, membership, presence_lists, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import Room, RoomHead
@@ -265,12 +256,4 @@ def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> i
     still_in = [user for user in membership.users_in_room(txn, room.room_nid) if user.endswith(suffix)]
     if still_in and not force:
         raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, e.g. {min(still_in)}.")
-    directory.delete_room(txn, room.room_nid)
-    gaps.delete_room(txn, room.room_nid)
-    outside_memberships.delete_room(txn, room.room_nid)
-    room_servers.delete_room(txn, room.room_nid)
-    membership.delete_room(txn, room.room_nid)
-    state.delete_room(txn, room.room_nid)
-    deleted = events.delete_room(txn, room.room_nid)
-    rooms.delete(txn, room)
-    return deleted
+    return delete_room(txn, room)

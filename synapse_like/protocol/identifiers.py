@@ -115,6 +115,7 @@ def canonical_alias(text: str) -> str:
     return alias
 
 
+@lru_cache(maxsize=4096)
 def parse_room_id(text: str, form: RoomIdForm | None = None) -> str:
     """The room ID itself, if it is one.
 
@@ -135,6 +136,7 @@ def historical_room_id(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)
 def parse_event_id(text: str, form: EventIdForm | None = None) -> str:
     """The event ID itself, if it is one.
 

@@ -72,15 +72,6 @@ class EduStored:
     server: str
 
 
-# An event waits if it lies in a stay, and after what the server has. The lower bound must be a single expression: of
-# two, a database may take the beginning of the stay and search from there. CROSS JOIN makes SQLite go room by room.
-_AFTER = f"e.place > CASE WHEN s.since > ? THEN s.since ELSE ? END * {GAP}"
-_IN_STAY = (
-    " FROM room_servers s CROSS JOIN events e WHERE e.room_nid = s.room_nid AND e.is_outgoing = 1"
-    f" AND e.place % {GAP} = 0 AND (s.until IS NULL OR e.place <= s.until * {GAP})"
-)
-
-
 def find(txn: Transaction, server: str) -> Destination:
     """How far a server is; one that nothing was ever sent to is at the beginning of each of its stays."""
     row = txn.one(
@@ -139,10 +130,14 @@ def _waiting_events(txn: Transaction, server: str, after: int, most: int) -> tup
     start, length = after, FIRST_STRETCH
     while start < newest and len(found) < most:
         end = min(start + length, newest)
+        # The lower bound stands there twice: as one that both databases search a room by, and not from the beginning of
+        # the stay; and as a constant from which PostgreSQL can tell how little it will find.
         rows = txn.all(
-            f"SELECT DISTINCT e.place, e.event_nid{_IN_STAY} AND s.server = ? AND (s.until IS NULL OR s.until > ?)"
-            f" AND {_AFTER} AND e.place <= ? ORDER BY e.place LIMIT ?",
-            (server, start, start, start, end * GAP, most - len(found)),
+            "SELECT DISTINCT e.place, e.event_nid FROM room_servers s CROSS JOIN events e"
+            " WHERE s.server = ? AND (s.until IS NULL OR s.until > ?) AND e.room_nid = s.room_nid AND e.is_outgoing = 1"
+            f" AND e.place > CASE WHEN s.since > ? THEN s.since ELSE ? END * {GAP} AND e.place > ? AND e.place <= ?"
+            f" AND e.place % {GAP} = 0 AND (s.until IS NULL OR e.place <= s.until * {GAP}) ORDER BY e.place LIMIT ?",
+            (server, start, start, start, start * GAP, end * GAP, most - len(found)),
         )
         found += [(row[0] // GAP, row[1]) for row in rows]
         start, length = end, length * STRETCH_GROWTH
@@ -201,10 +196,14 @@ def add_edu(txn: Transaction, server: str, edu_type: str, key: str | None, edu: 
 
 def needing_attention(txn: Transaction) -> list[str]:
     """The servers for which something waits, or which could not be reached."""
+    # The newest of each stay, as a value: every database finds that by one step in the index.
+    newest = (
+        "SELECT MAX(e.place) FROM events e WHERE e.room_nid = s.room_nid AND e.is_outgoing = 1"
+        f" AND e.place <= CASE WHEN s.until IS NULL THEN {2**63 - 1} ELSE s.until * {GAP} END"
+    )
     with_events = (
-        "SELECT DISTINCT x.server FROM room_servers x LEFT JOIN destinations d ON d.server = x.server WHERE EXISTS"
-        f" (SELECT 1{_IN_STAY} AND s.server = x.server AND s.room_nid = x.room_nid AND s.since = x.since"
-        f" AND e.place > CASE WHEN d.sent_up_to > s.since THEN d.sent_up_to ELSE s.since END * {GAP})"
+        "SELECT DISTINCT s.server FROM room_servers s LEFT JOIN destinations d ON d.server = s.server"
+        f" WHERE ({newest}) > CASE WHEN d.sent_up_to > s.since THEN d.sent_up_to ELSE s.since END * {GAP}"
     )
     rows = txn.all(
         f"{with_events} UNION SELECT server FROM destinations WHERE failing_since IS NOT NULL"
@@ -236,13 +235,9 @@ def overview(txn: Transaction) -> list[Overview]:
 
 
 def _overview_of(txn: Transaction, destination: Destination) -> Overview:
-    after = destination.sent_up_to
-    [[events_waiting]] = txn.all(
-        f"SELECT COUNT(*) FROM (SELECT DISTINCT e.place{_IN_STAY} AND s.server = ? AND {_AFTER} LIMIT ?) AS waiting",
-        (destination.server, after, after, MOST_COUNTED + 1),
-    )
+    found, _, _ = _waiting_events(txn, destination.server, destination.sent_up_to, MOST_COUNTED + 1)
     [[edus_waiting]] = txn.all("SELECT COUNT(*) FROM outgoing_edus WHERE server = ?", (destination.server,))
-    return Overview(destination, events_waiting, edus_waiting)
+    return Overview(destination, len(found), edus_waiting)
 
 
 def ask_retry(txn: Transaction, server: str | None) -> int:

@@ -77,6 +77,7 @@ class EventPersisted:
 
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
+    :ivar pdu: its wire form, if it has to be sent.
     """
 
     room_id: str
@@ -84,6 +85,7 @@ class EventPersisted:
     stored: StoredEvent
     memberships: Mapping[str, str]
     destinations: frozenset[str] = frozenset()
+    pdu: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def insert(
     standing: Standing = Standing.ACCEPTED,
     is_outgoing: bool = False,
 ) -> StoredEvent:
-    """Add an event, or give one that was an outlier its place in history.
+    """Add an event, or give one that was an outlier its place in history; as it is here then, redacted if it was.
 
     :param pdu: its wire form.
     :param place: in the timeline; None if it is not to be shown.
@@ -125,14 +127,14 @@ def insert(
     :param replaced: the state event that it replaces.
     :param is_outgoing: does this server see to it that the other servers in the room get it?
     """
-    event_nid = txn.insert(
+    row = txn.execute(
         "INSERT INTO events"
         " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, pdu)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         # What it says stays as it was first stored: it may have been redacted since.
         " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
         " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
-        " is_outgoing = excluded.is_outgoing RETURNING event_nid",
+        " is_outgoing = excluded.is_outgoing RETURNING event_nid, redacted_by",
         (
             event.event_id,
             room_nid,
@@ -144,9 +146,13 @@ def insert(
             int(is_outgoing),
             pdu,
         ),
-    )
+    ).fetchone()
+    assert row is not None, "the statement has a RETURNING clause"
+    event_nid, redacted_by = row
     replaced_event = replaced.event if replaced is not None else None
     stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu))
+    if redacted_by is not None:
+        [stored] = _load_rows(txn, [event_nid])
     txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
@@ -256,6 +262,8 @@ class Known:
     @property
     def is_history(self) -> bool:
         """Is it a part of its room's history that others may be told of?"""
+        if self.standing is Standing.SOFT_FAILED:
+            return self.snapshot_after is not None
         return self.standing is Standing.ACCEPTED and self.place is not None
 
 
@@ -284,6 +292,19 @@ def by_ids(txn: Transaction, event_ids: Iterable[str], *, remember: bool = False
     """Those of some events that this server has, by ID, with what they say."""
     nids = [item.event_nid for item in known(txn, event_ids).values()]
     return {stored.event.event_id: stored for stored in load(txn, nids, remember=remember)}
+
+
+def auth_events(txn: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The IDs of the events that some events rest on, by the ID of the event."""
+    found: dict[str, tuple[str, ...]] = {}
+    for part in batched(event_ids):
+        rows = txn.all(
+            "SELECT e.pdu, r.version, e.event_id FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            f" WHERE e.event_id IN ({placeholders(part)})",
+            part,
+        )
+        found.update((row[2], _decode(*row).auth_events) for row in rows)
+    return found
 
 
 def pdus(txn: Transaction, event_ids: Iterable[str]) -> dict[str, bytes]:
@@ -322,11 +343,11 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
     _forget_copies(txn)
 
 
-def wait_for_target(txn: Transaction, redaction: StoredEvent) -> None:
+def wait_for_target(txn: Transaction, redaction: StoredEvent, target: str) -> None:
     """Remember a redaction whose target is not here yet."""
     txn.execute(
         "INSERT INTO redactions_ahead (target, event_nid) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        (redaction.event.redacts, redaction.event_nid),
+        (target, redaction.event_nid),
     )
 
 

@@ -10,6 +10,9 @@ from synapse_like.storage.engines import placeholders
 
 #: How long the answer to a transaction is kept, for its repetitions.
 KEPT_MS = 24 * 60 * 60 * 1000
+#: For how long an event waits for what it lacks, and how many events of one server may.
+WAITING_MS = 7 * 24 * 60 * 60 * 1000
+MOST_WAITING = 200
 
 
 def answer_to(txn: Transaction, origin: str, transaction_id: str) -> bytes | None:
@@ -20,13 +23,14 @@ def answer_to(txn: Transaction, origin: str, transaction_id: str) -> bytes | Non
     return row[0].encode() if row is not None else None
 
 
-def record(txn: Transaction, origin: str, transaction_id: str, answer: bytes, *, now_ms: int) -> None:
-    """Remember the answer to a transaction."""
-    txn.execute(
+def record(txn: Transaction, origin: str, transaction_id: str, answer: bytes, *, now_ms: int) -> bytes:
+    """Remember the answer to a transaction; the one that stands, if there is one already."""
+    stands: str = txn.insert(
         "INSERT INTO received_transactions (origin, transaction_id, answer, received_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
+        " ON CONFLICT (origin, transaction_id) DO UPDATE SET answer = received_transactions.answer RETURNING answer",
         (origin, transaction_id, answer.decode(), now_ms),
     )
+    return stands.encode()
 
 
 def newest_transaction(txn: Transaction, origin: str) -> str | None:
@@ -39,7 +43,8 @@ def newest_transaction(txn: Transaction, origin: str) -> str | None:
 
 
 def delete_old(txn: Transaction, *, now_ms: int) -> int:
-    """Forget answers that nobody will ask for again; the number of them."""
+    """Forget answers that nobody will ask for again, and events that have waited in vain; the number of the answers."""
+    txn.execute("DELETE FROM waiting_pdus WHERE received_at < ?", (now_ms - WAITING_MS,))
     return txn.execute("DELETE FROM received_transactions WHERE received_at < ?", (now_ms - KEPT_MS,)).rowcount
 
 
@@ -56,14 +61,26 @@ class WaitingPdu:
     pdu: bytes
 
 
-def keep_waiting(txn: Transaction, pdus: Iterable[WaitingPdu], *, now_ms: int) -> None:
-    """Store events whose sender is not kept waiting any longer."""
+def keep_waiting(txn: Transaction, pdus: Iterable[WaitingPdu], *, now_ms: int) -> set[str]:
+    """Store events whose sender is not kept waiting any longer.
+
+    :return: the IDs of those that are too many, and are not stored.
+    """
+    refused: set[str] = set()
+    free: dict[str, int] = {}
     for waiting in pdus:
-        txn.execute(
+        if waiting.origin not in free:
+            [[count]] = txn.all("SELECT COUNT(*) FROM waiting_pdus WHERE origin = ?", (waiting.origin,))
+            free[waiting.origin] = MOST_WAITING - count
+        if free[waiting.origin] <= 0:
+            refused.add(waiting.event_id)
+            continue
+        free[waiting.origin] -= txn.execute(
             "INSERT INTO waiting_pdus (origin, room_id, event_id, pdu, received_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (event_id) DO NOTHING",
             (waiting.origin, waiting.room_id, waiting.event_id, waiting.pdu, now_ms),
-        )
+        ).rowcount
+    return refused
 
 
 def settled(txn: Transaction, event_ids: Iterable[str]) -> None:

@@ -221,26 +221,15 @@ def company(txn: Transaction, user_ids: Collection[str], server_name: str) -> se
     return {user_id for user_id in found if not user_id.endswith(f":{server_name}")}
 
 
-def seen_by_server(txn: Transaction, user_id: str, server: str) -> bool:
-    """Whether anybody on another server may see one of our users."""
-    mine = slot_id(txn, (MEMBER, user_id))
-    row = txn.one(
-        "SELECT 1 FROM current_state m JOIN room_servers x ON x.room_nid = m.room_nid AND x.server = ?"
-        " AND x.until IS NULL WHERE m.slot_id = ? AND m.membership = 'join' LIMIT 1",
-        (server, -1 if mine is None else mine),
-    )
-    return row is not None or any(observer.endswith(f":{server}") for observer in observers_of(txn, [user_id])[user_id])
-
-
-def add_interest(txn: Transaction, server: str, user_ids: Sequence[str], *, until: int) -> list[str]:
+def add_interest(txn: Transaction, server: str, user_ids: Sequence[str], *, now_ms: int, until: int) -> list[str]:
     """A server wants to be told of some of our users; those of them of whom it may be."""
-    allowed = [user_id for user_id in user_ids if seen_by_server(txn, user_id, server)]
-    if allowed:
-        txn.insert_rows(
-            "INSERT INTO presence_interest (user_id, server, until)",
-            [(user_id, server, until) for user_id in allowed],
-            "ON CONFLICT (user_id, server) DO UPDATE SET until = excluded.until",
-        )
+    txn.insert_rows(
+        "INSERT INTO presence_interest (user_id, server, until)",
+        [(user_id, server, until) for user_id in user_ids],
+        "ON CONFLICT (user_id, server) DO UPDATE SET until = excluded.until",
+    )
+    allowed = interested(txn, user_ids, now_ms=now_ms).get(server, [])
+    end_interest(txn, server, sorted(set(user_ids) - set(allowed)))
     return allowed
 
 
@@ -253,17 +242,37 @@ def end_interest(txn: Transaction, server: str, user_ids: Sequence[str]) -> None
 
 
 def interested(txn: Transaction, user_ids: Sequence[str], *, now_ms: int) -> dict[str, list[str]]:
-    """The servers that are to be told of some of our users, each with those of whom."""
+    """The servers that are to be told of some of our users, each with those of whom: it has asked, and may know."""
     found: dict[str, list[str]] = {}
-    for part in batched(list(user_ids), MOST_VALUES - 1):
+    for part in batched(list(user_ids), MOST_VALUES - 2):
         rows = txn.all(
-            f"SELECT server, user_id FROM presence_interest WHERE until > ? AND user_id IN ({placeholders(part)})",
-            (now_ms, *part),
+            "SELECT i.server, i.user_id FROM presence_interest i"
+            f" WHERE i.until > ? AND i.user_id IN ({placeholders(part)}) AND ("
+            "EXISTS (SELECT 1 FROM state_slots s"
+            " JOIN current_state m ON m.slot_id = s.slot_id AND m.membership = 'join'"
+            " JOIN room_servers x ON x.room_nid = m.room_nid AND x.server = i.server AND x.until IS NULL"
+            " WHERE s.type = ? AND s.state_key = i.user_id)"
+            " OR EXISTS (SELECT 1 FROM presence_lists l WHERE l.observed = i.user_id AND l.is_accepted = 1"
+            " AND substr(l.observer, length(l.observer) - length(i.server)) = ':' || i.server))"
+            " ORDER BY i.user_id",
+            (now_ms, *part, MEMBER),
         )
         for server, user_id in rows:
-            if seen_by_server(txn, user_id, server):
-                found.setdefault(server, []).append(user_id)
+            found.setdefault(server, []).append(user_id)
     return found
+
+
+def guests(txn: Transaction, room_ids: Collection[str]) -> list[tuple[str, str]]:
+    """Who is joined to some rooms that other servers are in, too; each with the room."""
+    wanted = list(room_ids)
+    rows = txn.all(
+        "SELECT s.state_key, r.room_id FROM rooms r JOIN current_state c ON c.room_nid = r.room_nid"
+        " AND c.membership = 'join' JOIN state_slots s ON s.slot_id = c.slot_id"
+        f" WHERE r.room_id IN ({placeholders(wanted)})"
+        " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = r.room_nid AND x.until IS NULL)",
+        wanted,
+    )
+    return [(row[0], row[1]) for row in rows]
 
 
 def forget_interest(txn: Transaction, *, now_ms: int) -> None:

@@ -86,6 +86,12 @@ def of_rooms(txn: Transaction, room_nids: Iterable[int]) -> set[str]:
     return {row[0] for row in rows}
 
 
+def everywhere(txn: Transaction, *, most: int) -> list[str]:
+    """The other servers in any room, at most so many."""
+    rows = txn.all("SELECT DISTINCT server FROM room_servers WHERE until IS NULL ORDER BY server LIMIT ?", (most,))
+    return [row[0] for row in rows]
+
+
 def delete_room(txn: Transaction, room_nid: int) -> None:
     """Take all stays in a room out."""
     txn.execute("DELETE FROM room_servers WHERE room_nid = ?", (room_nid,))

@@ -249,6 +249,11 @@ def rules_of(txn: Transaction, room_id: str) -> RoomRules | None:
     return rules_for(row[0]) if row is not None else None
 
 
+def is_entered(txn: Transaction, room_nid: int) -> bool:
+    """Was anybody here ever in a room? If not, all that is known of it is somebody's word."""
+    return txn.one("SELECT 1 FROM room_heads WHERE room_nid = ? AND snapshot_id != 0", (room_nid,)) is not None
+
+
 def by_nids(txn: Transaction, room_nids: Iterable[int]) -> dict[int, Room]:
     """Rooms by their numbers."""
     wanted = list(room_nids)

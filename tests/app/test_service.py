@@ -38,7 +38,7 @@ class StoppingTests(TestCase):
         self.patch(Resolver, "maybeParseConfig", lambda _: None)
         service = HomeServerService(parse(settings, source="test", folder=folder, environ={}), reactor, str)
         service.startService()
-        server: Any = service._server
+        server: Any = service.server
         assert isinstance(server, HomeServer)
 
         async def close(_: Agent) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from synapse_like.storage.bus import Bus
@@ -11,6 +13,8 @@ from tests.support.threads import ThreadBridge
 
 
 @pytest.fixture
-def house(database: Database, bus: Bus, bridge: ThreadBridge) -> House:
+def house(database: Database, bus: Bus, bridge: ThreadBridge) -> Iterator[House]:
     """A server with queues and without rooms."""
-    return House(database, bus, bridge)
+    house = House(database, bus, bridge)
+    yield house
+    house.close()

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
+from synapse_like.background import Slices
 from synapse_like.clock import ReactorClock
 from synapse_like.federation import keyring as keyring_module
 from synapse_like.federation.client import FederationClient
@@ -124,7 +125,7 @@ class KeyringCase(FederationCase):
         """A keyring that knows only what is in the database, as after a restart."""
         own = OwnKeys(US, self.own_key, {"ed25519:was": OldKey(get_verify_key(self.old_key), NOW - DAY)})
         client = FederationClient(self.agent(), US, self.own_key)
-        return Keyring(own, client, self.database, ReactorClock(self.time), loop, self.threads, **options)
+        return Keyring(own, client, self.database, ReactorClock(self.time), Slices(loop, self.threads), **options)
 
     async def verify(self, credentials: Credentials, **changes: Any) -> str:
         said: dict[str, Any] = {"method": "GET", "uri": "/x", "content": None} | changes

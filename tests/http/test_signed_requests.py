@@ -44,6 +44,7 @@ async def echo(call: Call[str]) -> object:
 
 class SignedRequestTests(SiteCase):
     def serve_all(self, *routes: Route[str]) -> None:
+        self.heard: list[str] = []
         limiter = Limiter({"strangers": (1, 2), "send": (1, 2)}, lambda: 0.0)
         keyring: Any = OneKey()
         self.serve(
@@ -53,7 +54,7 @@ class SignedRequestTests(SiteCase):
             Route("GET", "/open", echo, auth=Auth.NONE),
             Route("GET", "/limited", echo, rate="send"),
             cors=False,
-            authenticator=SignatureAuthenticator(keyring, limiter),
+            authenticator=SignatureAuthenticator(keyring, limiter, self.heard.append),
             limiter=limiter,
         )
 
@@ -69,6 +70,14 @@ class SignedRequestTests(SiteCase):
         assert (answer.status, answer.json["origin"]) == (200, PEER)
         answer = await self.ask_signed("PUT", "/send/1", b'{"a": 1}')
         assert (answer.status, answer.json["body"]) == (200, {"a": 1})
+
+    async def test_who_has_asked_is_known_to_be_there(self) -> None:
+        """FED-3: what waits for a server is tried as soon as it is heard from; from a forger nobody is."""
+        self.serve_all()
+        await self.ask_signed("GET", "/get/1", uri=PREFIX + "/get/2")
+        assert self.heard == []
+        await self.ask_signed("GET", "/get/1")
+        assert self.heard == [PEER]
 
     async def test_what_is_signed_is_the_path_as_it_was_sent(self) -> None:
         self.serve_all()

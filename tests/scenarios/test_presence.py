@@ -260,6 +260,15 @@ def test_accepted_request_shows_who_is_there(alice: Client, bob: Client) -> None
         status_of(alice, bob)
 
 
+def test_change_of_a_list_that_is_repeated_is_made_once(alice: Client, bob: Client) -> None:
+    """API-4: the second time, there is no request any more that could be accepted."""
+    change_list(bob, invite=[alice.user_id])
+    for _ in range(2):
+        alice.call("PUT", f"/presence/list/{quote(alice.user_id)}/txn1", {"accept": [bob.user_id]})
+        change_list(bob, drop=[alice.user_id])
+    assert list_of(bob) == {}
+
+
 def test_denied_request_is_gone(alice: Client, bob: Client) -> None:
     change_list(bob, invite=[alice.user_id])
     change_list(alice, deny=[bob.user_id])

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from functools import partial
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ from synapse_like.protocol.signing import sign_pdu
 from tests.support.certificates import Authority
 from tests.support.client import Answer, ApiError
 from tests.support.peer_rooms import PeerRoom, now_ms
-from tests.support.processes import wait_until
+from tests.support.processes import free_port, wait_until
 
 V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
@@ -76,6 +76,10 @@ class Asked:
 Answerer = Callable[[Asked], object]
 
 
+class NotHere(Exception):
+    """What was asked for is not known; answered with 404."""
+
+
 class Named(Protocol):
     """A server: a real one, or another of these."""
 
@@ -103,6 +107,8 @@ class LyingPeer:
         context.load_cert_chain(files.certificate, files.private_key)
         self._server = _Server(self, context)
         self._numbers = count(1)
+        #: Connections that each thread has to others.
+        self._kept: dict[tuple[int, str], HTTPSConnection] = {}
         self._keys_of: dict[str, ServerKeys] = {}
         self.name = f"{host}:{self._server.server_address[1]}"
         self.key: SigningKey = generate_signing_key("lie")
@@ -127,6 +133,8 @@ class LyingPeer:
         self._server.server_close()
         self._server.end_all()
         self._thread.join()
+        for connection in self._kept.values():
+            connection.close()
 
     def user(self, name: str) -> str:
         """The ID of a user of this server."""
@@ -146,15 +154,39 @@ class LyingPeer:
         if header is None:
             header = self.authorization(name, method, uri, body)
         headers = {"Content-Type": "application/json"} | ({"Authorization": header} if header else {})
+        connection = self._kept.pop((threading.get_ident(), name), None)
+        if connection is not None:
+            with suppress(OSError, HTTPException):  # it may have been closed since
+                return self._exchange(connection, name, method, uri, body, headers)
         connection = HTTPSConnection(name, timeout=60, context=self._context)
+        return self._exchange(connection, name, method, uri, body, headers)
+
+    def _exchange(
+        self,
+        connection: HTTPSConnection,
+        name: str,
+        method: str,
+        uri: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> Answer:
+        """Make a request on a connection, and keep it for the next one if that is well."""
+        is_whole = False
         try:
             # Who has heard enough may answer and go before all is said.
             with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 connection.request(method, uri, body, headers)
+                is_whole = True
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-        finally:
+            answer = Answer(response.status, response.headers, response.read())
+        except BaseException:
             connection.close()
+            raise
+        if is_whole:
+            self._kept[threading.get_ident(), name] = connection
+        else:
+            connection.close()
+        return answer
 
     def authorization(
         self,
@@ -274,6 +306,12 @@ class LyingPeer:
             lambda: next((pdu for pdu in self.received(room.room_id) if room.id_of(pdu) == event_id), None),
         )
 
+    def forget(self) -> None:
+        """Be as if nothing had happened yet."""
+        self.forget_answers()
+        for memory in (self.asked, self.rooms, self.aliases, self.faults):
+            memory.clear()
+
     def forget_answers(self) -> None:
         """Be honest again."""
         self.answers.clear()
@@ -306,7 +344,10 @@ class LyingPeer:
         return {"origin": self.name, "origin_server_ts": now_ms(), "ts": now_ms(), "pdus": list(pdus), **more}
 
     def _room(self, asked: Asked) -> PeerRoom:
-        return self.rooms[asked.parameters[0]]
+        room = self.rooms.get(asked.parameters[0])
+        if room is None:
+            raise NotHere
+        return room
 
     def _take_transaction(self, asked: Asked) -> object:
         results: Json = {}
@@ -342,6 +383,8 @@ class LyingPeer:
     def _held(self, asked: Asked) -> tuple[PeerRoom, list[str]]:
         room = self._room(asked)
         [event_id] = asked.query.get("event_id", [""])
+        if event_id and event_id not in room.before:
+            raise NotHere
         return room, list((room.before[event_id] if event_id else room.state).values())
 
     def _state(self, asked: Asked) -> object:
@@ -356,7 +399,7 @@ class LyingPeer:
         for room in self.rooms.values():
             if event_id in room.pdus:
                 return self._transaction(room.told([event_id]))
-        return 404, {"errcode": "M_NOT_FOUND", "error": "There is no such event."}
+        raise NotHere
 
     def _event_auth(self, asked: Asked) -> object:
         room = self._room(asked)
@@ -376,7 +419,7 @@ class LyingPeer:
             room_id = self.aliases.get(asked.query["room_alias"][0])
             if room_id is not None:
                 return {"room_id": room_id, "servers": [self.name]}
-        return 404, {"errcode": "M_NOT_FOUND", "error": "There is nothing of the kind."}
+        raise NotHere
 
     # What the connections use.
 
@@ -447,6 +490,8 @@ class _Connection(BaseHTTPRequestHandler):
             return self._say(404, {"errcode": "M_UNRECOGNIZED", "error": "There is no such thing."})
         try:
             answer = answerer(asked)
+        except NotHere:
+            return self._say(404, {"errcode": "M_NOT_FOUND", "error": "There is nothing of the kind."})
         except Exception:
             peer.faults.append(traceback.format_exc())
             return self._say(500, {"errcode": "M_UNKNOWN", "error": "The tests have a fault."})
@@ -475,6 +520,17 @@ class _Connection(BaseHTTPRequestHandler):
             asked.is_over.set()
 
 
+def _new_port() -> int:
+    """A port that no peer had before: real servers remember by its name what they know of a server."""
+    while (port := free_port()) in _PORTS:
+        pass
+    _PORTS.add(port)
+    return port
+
+
+_PORTS: set[int] = set()
+
+
 class _Server(ThreadingHTTPServer):
     """Listens, with a thread for each connection."""
 
@@ -485,7 +541,7 @@ class _Server(ThreadingHTTPServer):
         self.peer = peer
         self._context = context
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Connection)
+        super().__init__(("127.0.0.1", _new_port()), _Connection)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         # The handshake is made here, in a thread of its own, so that nobody's keeps others waiting.

@@ -165,6 +165,10 @@ class PeerRoom:
         return read_pdu(self._lenient, pdu)
 
     @property
+    def _deepest(self) -> int:
+        return 2**53 - 1 if self.rules.strict_canonical_json else 2**63 - 1
+
+    @property
     def _lenient(self) -> RoomRules:
         """The room's rules without the limits of canonical JSON, which a liar does not respect."""
         return replace(self.rules, strict_canonical_json=False)
@@ -233,7 +237,7 @@ class PeerRoom:
             state_key=draft.state_key,
             redacts=draft.redacts,
             origin_server_ts=now_ms(),
-            depth=1 + max((self.events[head].depth for head in self.heads), default=0),
+            depth=min(1 + max((self.events[head].depth for head in self.heads), default=0), self._deepest),
             prev_events=self.heads,
             auth_events=auth_events_for(rules, draft, holding),
         )

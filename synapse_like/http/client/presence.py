@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_lists import ListChange, PresenceLists
+from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.http.requests import Call
 from synapse_like.protocol.errors import Forbidden
 
@@ -45,8 +46,9 @@ class PresenceEndpoints:
     :param parts: None if the operator has turned presence off.
     """
 
-    def __init__(self, parts: tuple[Presence, PresenceLists] | None) -> None:
+    def __init__(self, parts: tuple[Presence, PresenceLists] | None, retransmissions: Retransmissions) -> None:
         self._parts = parts
+        self._retransmissions = retransmissions
 
     def _on(self) -> tuple[Presence, PresenceLists]:
         if self._parts is None:
@@ -82,5 +84,6 @@ class PresenceEndpoints:
         _, lists = self._on()
         body: ListBody = call.body
         change = ListChange(body.invite, body.drop, body.accept, body.deny, body.groups)
-        await lists.change(call.requester, call.params.get("user", call.requester.user_id), change)
+        request = self._retransmissions.request(call.requester, call.retransmit_key)
+        await lists.change(call.requester, call.params.get("user", call.requester.user_id), change, request)
         return {}

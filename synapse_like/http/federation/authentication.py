@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from synapse_like.federation.keyring import Keyring
 from synapse_like.http.authentication import Asking
 from synapse_like.http.limits import Limiter
@@ -11,14 +13,16 @@ from synapse_like.protocol.request_signing import parse_authorization
 class SignatureAuthenticator:
     """Checks the signatures of requests.
 
+    :param heard_from: is told who has asked something.
     :param limiter: counts, under `strangers` and by address, the requests whose key is not at hand.
     """
 
     reads_body = True
 
-    def __init__(self, keyring: Keyring, limiter: Limiter) -> None:
+    def __init__(self, keyring: Keyring, limiter: Limiter, heard_from: Callable[[str], None]) -> None:
         self._keyring = keyring
         self._limiter = limiter
+        self._heard_from = heard_from
 
     async def authenticate(self, asking: Asking, *, is_optional: bool) -> str | None:
         """The server that has signed the request.
@@ -32,12 +36,14 @@ class SignatureAuthenticator:
         credentials = parse_authorization((header or b"").decode("latin-1"))
         if not self._keyring.has_at_hand(credentials.origin, credentials.key_id):
             self._limiter.check("strangers", asking.address)
-        return await self._keyring.verify_request(
+        origin = await self._keyring.verify_request(
             credentials,
             method=asking.method.decode("latin-1"),
             uri=asking.target.decode("latin-1"),
             content=asking.json(),
         )
+        self._heard_from(origin)
+        return origin
 
     def name_of(self, requester: str) -> str:
         return requester

@@ -51,6 +51,21 @@ def test_those_who_share_a_room_see_each_other(alice: Client, bob: Client, meet:
     assert presence_in(for_alice.for_a_while(1.5), bob) == ["online"]
 
 
+def test_members_of_a_room_elsewhere_are_seen_as_soon_as_one_is_in(
+    alice: Client, bob: Client, carol: Client, meet: Meet
+) -> None:
+    """Alice is known here already, through bob, when a neighbour of his comes into a room of hers."""
+    for_bob = Ears(bob)
+    meet(alice, bob)
+    set_status(alice, "free_for_chat")
+    for_bob.until_it_is(alice, "free_for_chat")
+    neighbour = Client(bob.server).register("neighbour-of-" + bob.user_id[1:].partition(":")[0])
+    ears = Ears(neighbour)
+    meet(alice, carol, neighbour)
+    assert ears.until_it_is(alice, "free_for_chat", seconds=5) == ["free_for_chat"]
+    assert presence_in(ears.for_a_while(1), alice) == ["free_for_chat"]
+
+
 def test_hidden_is_offline_elsewhere(alice: Client, bob: Client, meet: Meet) -> None:
     ears = Ears(bob)
     meet(alice, bob)

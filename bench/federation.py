@@ -1,0 +1,413 @@
+"""What it costs when rooms live on two servers: `python -m bench.federation`; README.md tells how to read it.
+
+Two home servers, A and B, each in a process of its own, talk to each other on loopback as they do in earnest: over TLS,
+with certificates of an authority of ours, every request and event signed. This process is the client of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from threading import Condition, Thread
+from urllib.parse import quote
+
+import twisted
+from bench.support.counted import Counts
+from bench.support.lines import Line, User, ask_side_by_side, request
+from bench.support.place import place
+from bench.support.subject import INDEXES, Subject
+from bench.support.tables import table
+from bench.support.usage import Usage, middle, spread
+from tests.support.certificates import Authority
+
+DATABASES = ("sqlite", "postgresql")
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+#: Requests of the senders that are on their way at the same time.
+SIDE_BY_SIDE = 16
+#: Between two messages when it is quiet, in seconds.
+QUIET_SECONDS = 0.05
+#: How long a message may take to the other side until the program gives up, in seconds.
+PATIENCE_SECONDS = 120.0
+#: A table is shown for itself from this many bytes for each event on.
+WORTH_A_LINE = 5
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    :ivar repetitions: of each measurement of messages.
+    :ivar messages: sent side by side, in each repetition.
+    :ivar quiet: messages with pauses between them, in each repetition.
+    :ivar joined: how many rooms are joined, by their members.
+    :ivar again: joins of other users of B, once B is in the room.
+    """
+
+    repetitions: int
+    messages: int
+    quiet: int
+    joined: dict[int, int]
+    again: int
+
+
+FULL = Scale(3, 2000, 200, {10: 30, 1000: 3, 5000: 2}, 10)
+QUICK = Scale(3, 400, 60, {10: 9, 100: 3, 1000: 1}, 5)
+
+
+@dataclass(frozen=True)
+class Both:
+    """What two servers used for one operation.
+
+    :ivar wall: until it was done, in seconds.
+    """
+
+    a: Usage
+    b: Usage
+    wall: float
+
+
+@dataclass
+class Results:
+    """What was measured on one kind of database.
+
+    :ivar usages: what one operation used, one entry for each repetition.
+    :ivar figures: everything else, by table and row.
+    """
+
+    database: str
+    version: str = ""
+    usages: defaultdict[str, list[Both]] = field(default_factory=lambda: defaultdict(list))
+    figures: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+
+
+class Reader:
+    """Somebody who polls all the time, on a thread; notes when each message came.
+
+    :param since: from where on.
+    """
+
+    def __init__(self, address: tuple[str, int], user: User, since: str) -> None:
+        self._line = Line(address)
+        self._user = user
+        self._since = since
+        self._came: dict[str, float] = {}
+        self._news = Condition()
+        self._stopping = False
+        self._thread = Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping = True
+        self._thread.join()
+        self._line.__exit__()
+
+    def _poll(self) -> None:
+        while not self._stopping:
+            answer = self._line.ask_json(self._user.request("GET", "/events", from_=self._since, timeout=500))
+            now = time.perf_counter()
+            self._since = answer["end"]
+            with self._news:
+                for event in answer["chunk"]:
+                    if event["type"] == "m.room.message":
+                        self._came[event["content"]["body"]] = now
+                self._news.notify_all()
+
+    def wait_for(self, bodies: set[str]) -> dict[str, float]:
+        """Wait until some messages have come; when each did.
+
+        :raises RuntimeError: they do not come.
+        """
+        with self._news:
+            if not self._news.wait_for(lambda: bodies <= self._came.keys(), PATIENCE_SECONDS):
+                raise RuntimeError(f"{len(bodies - self._came.keys())} messages did not come")
+            return {body: self._came.pop(body) for body in bodies}
+
+
+class Measurement:
+    """Everything that is measured of two servers, in this order: what is made first is used by what comes later."""
+
+    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results) -> None:
+        self._a, self._b = a, b
+        self._scale = scale
+        self._results = results
+        self._txn_ids = count(1)
+        self._users: list[User] = []
+        self._others: list[User] = []
+        self._open_lines = ExitStack()
+        self._lines: list[Line] = []
+        self._other_line: Line
+
+    def run(self) -> None:
+        """Measure."""
+        self._a.start()
+        self._b.start()
+        self._connect()
+        self._users = _register(self._lines, max(self._scale.joined) + SIDE_BY_SIDE)
+        self._others = _register([self._other_line], self._scale.again + 1)
+        # The first join of all fetches keys, too.
+        talk = self._make_room(self._users[:SIDE_BY_SIDE])
+        self._other_line.ask(_join(self._others[0], talk))
+        for size, times in self._scale.joined.items():
+            self._join(size, times)
+        self._talk(talk)
+        self._results.version = self._a.database_version()
+        self._restart_and_count(talk)
+
+    def _connect(self) -> None:
+        self._open_lines = ExitStack()
+        self._lines = [self._open_lines.enter_context(Line(self._a.address)) for _ in range(SIDE_BY_SIDE)]
+        self._other_line = self._open_lines.enter_context(Line(self._b.address))
+
+    @contextmanager
+    def _watched(self, row: str, operations: int) -> Iterator[None]:
+        """Watch both servers at some work, until they have nothing to do any more."""
+        self._settle()
+        a, b = self._a.watch(), self._b.watch()
+        started = time.perf_counter()
+        with a, b:
+            yield
+            wall = time.perf_counter() - started
+            self._settle()
+        self._results.usages[row].append(Both(a.per(operations), b.per(operations), wall / operations))
+
+    def _settle(self) -> None:
+        self._a.settle()
+        self._b.settle()
+
+    # Joining.
+
+    def _join(self, size: int, times: int) -> None:
+        rooms = [self._make_room(self._users[:size]) for _ in range(times)]
+        user = self._others[0]
+        repetitions = min(3, times)
+        for repetition in range(repetitions):
+            share = rooms[repetition::repetitions]
+            with self._watched(f"join a room of {size} members on A, from B", len(share)):
+                for room in share:
+                    self._other_line.ask(_join(user, room))
+        with self._watched(f"another user of B joins the room of {size}", self._scale.again):
+            for other in self._others[1:]:
+                self._other_line.ask(_join(other, rooms[0]))
+
+    def _make_room(self, members: Sequence[User]) -> str:
+        first, *others = members
+        message = first.request("POST", "/createRoom", {"visibility": "public"})
+        room = str(self._lines[0].ask_json(message)["room_id"])
+        ask_side_by_side(self._lines, [_join(user, room) for user in others])
+        return room
+
+    # Messages.
+
+    def _talk(self, room: str) -> None:
+        senders = self._users[:SIDE_BY_SIDE]
+        own_rooms = [self._make_room([user]) for user in senders]
+        for own_room in own_rooms:
+            self._other_line.ask(_join(self._others[0], own_room))
+        with self._reader() as reader:
+            for _ in range(self._scale.repetitions):
+                self._quietly(reader, room)
+            before = self._b.sizes()
+            for _ in range(self._scale.repetitions):
+                self._side_by_side(reader, "one room", [room] * len(senders))
+            grown = self._b.sizes() - before
+            for _ in range(self._scale.repetitions):
+                self._side_by_side(reader, f"{SIDE_BY_SIDE} rooms", own_rooms)
+        each = {key: size / (self._scale.messages * self._scale.repetitions) for key, size in grown.items()}
+        rows = self._results.figures["bytes on B's disk for each event received"]
+        rows["all"] = f"{sum(each.values()):.0f}"
+        rows["of these, indexes"] = f"{sum(size for (_, kind), size in each.items() if kind == INDEXES):.0f}"
+        for (name, kind), size in sorted(each.items()):
+            if size >= WORTH_A_LINE:
+                rows[f"{name}, {kind}"] = f"{size:.0f}"
+
+    def _reader(self) -> Reader:
+        user = self._others[0]
+        since = self._other_line.ask_json(user.request("GET", "/events", timeout=0))["end"]
+        return Reader(self._b.address, user, since)
+
+    def _quietly(self, reader: Reader, room: str) -> None:
+        """One message after another, each sent when the one before has long arrived."""
+        delays = []
+        with self._watched("one message, quiet", self._scale.quiet):
+            for _ in range(self._scale.quiet):
+                number = next(self._txn_ids)
+                message = self._users[0].say(room, number)
+                started = time.perf_counter()
+                self._lines[0].ask(message)
+                [came] = reader.wait_for({_body(number)}).values()
+                delays.append(came - started)
+                time.sleep(max(0, QUIET_SECONDS - (came - started)))
+        rows = self._results.figures["from the sending to B's long poll when it is quiet, ms"]
+        # Each repetition replaces the one before: they are alike, and the last is the warmest.
+        rows["p50"] = f"{median(delays) * 1000:.1f}"
+        rows["p99"] = f"{quantiles(delays, n=100)[98] * 1000:.1f}"
+
+    def _side_by_side(self, reader: Reader, where: str, rooms: Sequence[str]) -> None:
+        """Messages of several users at the same time."""
+        senders = self._users[: len(rooms)]
+        numbers = [next(self._txn_ids) for _ in range(self._scale.messages)]
+        requests = [senders[n % len(rooms)].say(rooms[n % len(rooms)], number) for n, number in enumerate(numbers)]
+        row = f"one message, {SIDE_BY_SIDE} at a time, {where}"
+        with self._watched(row, len(numbers)):
+            ask_side_by_side(self._lines, requests)
+            reader.wait_for({_body(number) for number in numbers})
+        rates = [1 / used.wall for used in self._results.usages[row]]
+        self._results.figures["events per second from A to B's long poll"][f"{SIDE_BY_SIDE} at a time, {where}"] = (
+            f"{median(rates):.0f}"
+        )
+
+    # Counting.
+
+    def _restart_and_count(self, room: str) -> None:
+        """Count what a message asks of the databases."""
+        self._open_lines.close()
+        self._a.stop()
+        self._b.stop()
+        with self._a.counted() as of_a, self._b.counted() as of_b:
+            self._connect()
+            with self._reader() as reader:
+                # The first one makes the connection, and loads what is loaded once.
+                self._send_and_wait(reader, room, 1, 1)
+                sides = (("A", of_a), ("B", of_b))
+                self._count("quiet", sides, lambda: self._send_and_wait(reader, room, 1, self._scale.quiet))
+                share = self._scale.messages
+                self._count(f"{SIDE_BY_SIDE} at a time", sides, lambda: self._send_and_wait(reader, room, share, 1))
+            self._open_lines.close()
+
+    def _send_and_wait(self, reader: Reader, room: str, at_once: int, times: int) -> int:
+        for _ in range(times):
+            numbers = [next(self._txn_ids) for _ in range(at_once)]
+            senders = self._users[:SIDE_BY_SIDE]
+            requests = [senders[n % SIDE_BY_SIDE].say(room, number) for n, number in enumerate(numbers)]
+            ask_side_by_side(self._lines, requests)
+            reader.wait_for({_body(number) for number in numbers})
+        return at_once * times
+
+    def _count(self, how: str, sides: Sequence[tuple[str, Callable[[], Counts]]], send: Callable[[], int]) -> None:
+        self._settle()
+        before = {side: asdict(counts()) for side, counts in sides}
+        messages = send()
+        self._settle()
+        rows = self._results.figures["for each event"]
+        for side, counts in sides:
+            after = asdict(counts())
+            each = {name: (after[name] - before[side][name]) / messages for name in after}
+            rows[f"statements of SQL on {side}, {how}"] = f"{each['statements']:.2f}"
+            rows[f"commits on {side}, {how}"] = f"{each['commits']:.2f}"
+            rows[f"hops to a database thread on {side}, {how}"] = f"{each['jobs'] + each['reads']:.2f}"
+
+
+def _register(lines: Sequence[Line], number: int) -> list[User]:
+    bodies = ({"type": "m.login.password", "user": f"user-{n}", "password": "correct horse"} for n in range(number))
+    answers = ask_side_by_side(lines, [request("POST", "/register", body) for body in bodies])
+    return [User(answer["user_id"], answer["access_token"]) for answer in map(json.loads, answers)]
+
+
+def _join(user: User, room: str) -> bytes:
+    return user.request("POST", f"/rooms/{quote(room, safe='')}/join", {})
+
+
+def _body(number: int) -> str:
+    """What `User.say` says."""
+    return f"This is message {number} of those that were sent to measure."
+
+
+# Printing.
+
+
+def usage_table(all_results: Sequence[Results]) -> str:
+    """The table of what operations use."""
+    databases: list[str] = []
+    columns: list[str] = []
+    for results in all_results:
+        own = ["A", "B", "both", "±", "wall"]
+        if results.database == "postgresql":
+            own = ["A", "A's PG", "B", "B's PG", "both", "±", "wall"]
+        databases += [NAMES[results.database], *[""] * (len(own) - 1)]
+        columns += own
+    rows = [
+        [row, *(cell for results in all_results for cell in _usage_cells(results, row))]
+        for row in all_results[0].usages
+    ]
+    return table("one operation: CPU and wall time in ms", [databases, columns], rows)
+
+
+def _usage_cells(results: Results, row: str) -> list[str]:
+    usages = results.usages[row]
+    a, b = middle([both.a for both in usages]), middle([both.b for both in usages])
+    sides = [a.server, b.server]
+    if results.database == "postgresql":
+        sides = [a.server, a.database, b.server, b.database]
+    together = [both.a + both.b for both in usages]
+    total = median(both.server + both.database for both in together)
+    wall = median(both.wall for both in usages)
+    return [*map(_ms, sides), _ms(total), f"{spread(together) / 2:.0%}", _ms(wall)]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2f}"
+
+
+def figure_tables(all_results: Sequence[Results]) -> list[str]:
+    """The tables of everything else."""
+    headings = [[NAMES[results.database] for results in all_results]]
+    tables = []
+    for title in all_results[0].figures:
+        rows = list(dict.fromkeys(row for results in all_results for row in results.figures[title]))
+        cells = [[row, *(results.figures[title].get(row, "") for results in all_results)] for row in rows]
+        tables.append(table(title, headings, cells))
+    return tables
+
+
+def measure(database: str, scale: Scale) -> Results:
+    """Measure two servers on one kind of database."""
+    results = Results(database)
+    with ExitStack() as ending:
+        authority = Authority(Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-"))))
+        a, b = (ending.enter_context(Subject(database, _settings(authority))) for _ in range(2))
+        Measurement(a, b, scale, results).run()
+    return results
+
+
+def _settings(authority: Authority) -> dict[str, object]:
+    files = authority.certify("localhost")
+    return {
+        "federation.ca_file": str(authority.file),
+        "federation.tls_certificate": str(files.certificate),
+        "federation.tls_private_key": str(files.private_key),
+        "federation.allow_private_addresses": True,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.federation", description="Measure what federation costs.")
+    parser.add_argument("--database", choices=[*DATABASES, "both"], default="both")
+    parser.add_argument("--quick", action="store_true", help="rough figures, of smaller rooms")
+    options = parser.parse_args()
+
+    # The processes we start end with us, their directories only if we end in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    databases = DATABASES if options.database == "both" else (options.database,)
+    all_results = [measure(database, QUICK if options.quick else FULL) for database in databases]
+    where = place(f"Twisted {twisted.__version__}", *(results.version for results in all_results))
+    print("\n\n".join([where, usage_table(all_results), *figure_tables(all_results)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Paging back while other servers keep us waiting (EVS-6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as HandMovedTime
+
+from synapse_like.clock import ReactorClock
+from synapse_like.handlers.backfill import Backfill
+from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.protocol.room_versions import V6
+from synapse_like.storage import gaps, rooms
+from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.gaps import Gap
+from tests.support.forking_rooms import ForkingRoom
+from tests.support.heard_rooms import DirectDatabase, Listener
+
+
+def test_nobody_is_waited_for_longer_than_a_client_would(connection: Connection) -> None:
+    branch = ForkingRoom(V6).begin()
+    branch.member("@bob:b.example", "join")
+    Listener(connection, V6, branch.room_id).hear(branch.room.events.values())
+
+    def lose(txn: Transaction) -> None:
+        room = rooms.head(txn, branch.room_id)
+        assert room is not None
+        gaps.add(txn, room.room_nid, room.extremities[0].event_nid, ["$lost"])
+
+    connection.transact(lose)
+    asked: list[str] = []
+
+    class Silent:
+        async def backfill(self, server: str, *_: object) -> object:
+            asked.append(server)
+            return await Deferred()
+
+    time = HandMovedTime()
+    database: Any = DirectDatabase(connection)
+    client: Any = Silent()
+    unused: Any = None
+    backfill = Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time))
+
+    def look(txn: Transaction) -> Gap | None:
+        room = rooms.find(txn, branch.room_id)
+        return None if room is None else gaps.newest(txn, room.room_nid, after=0, before_or_at=2**62)
+
+    gap = connection.transact(look)
+    assert gap is not None
+    results: list[bool] = []
+    Deferred.fromCoroutine(backfill.fill(branch.room_id, gap, 10, within=15)).addCallback(results.append)
+    time.advance(14)
+    assert asked == ["a.example"]
+    assert results == []
+    time.advance(2)
+    assert results == [False]

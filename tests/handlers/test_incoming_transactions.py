@@ -1,0 +1,165 @@
+"""A transaction from another server is done once, and costs the database little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+import pytest
+from signedjson.key import generate_signing_key
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as HandMovedTime
+from twisted.python.threadpool import ThreadPool
+
+from synapse_like.background import Slices
+from synapse_like.clock import ReactorClock
+from synapse_like.handlers.event_checks import EventChecks
+from synapse_like.handlers.event_creation import EventCreation
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.incoming_transactions import IncomingTransactions
+from synapse_like.handlers.missing_events import MissingEvents
+from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.protocol.canonical_json import decode
+from synapse_like.protocol.events import EventDraft
+from synapse_like.protocol.room_versions import SPEC_2014
+from synapse_like.storage import incoming, rooms
+from synapse_like.storage.database import Database, Transaction
+from tests.support.threads import ThreadBridge
+
+ALICE, BOB = "@alice:here", "@bob:there"
+
+
+class TrustingKeyring:
+    """Takes every signature for good."""
+
+    async def check_pdu(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class Receiver:
+    """The server `here`, with a public room that a user of `there` is in."""
+
+    def __init__(self, database: Database, bridge: ThreadBridge) -> None:
+        self.database = database
+        self.bridge = bridge
+        clock = ReactorClock(HandMovedTime())
+        key = generate_signing_key("1")
+        persistence = EventPersistence("here")
+        self.here = EventCreation("here", key, clock, persistence)
+        self.there = EventCreation("there", key, clock, persistence)
+        unused: Any = None
+        keyring: Any = TrustingKeyring()
+        checks = EventChecks(keyring, Slices(unused, ThreadPool(0, 1)))
+        self.edus: list[Any] = []
+        self.transactions = IncomingTransactions(
+            database,
+            clock,
+            unused,
+            checks,
+            persistence,
+            MissingEvents(database, unused, checks, persistence),
+            RoomLocks(),
+            edus={"m.test": self._hear},
+        )
+        self.room = self._await(database.write("make", self._make_room))
+
+    async def _hear(self, _: str, content: Any) -> None:
+        self.edus.append(content)
+
+    def _make_room(self, txn: Transaction) -> str:
+        room = self.here.found_room(txn, SPEC_2014, ALICE, is_public=True)
+        drafts = [
+            (self.here, EventDraft(room.room_id, "m.room.member", ALICE, {"membership": "join"}, ALICE)),
+            (self.here, EventDraft(room.room_id, "m.room.join_rules", ALICE, {"join_rule": "public"}, "")),
+            (self.here, EventDraft(room.room_id, "m.room.send_event_level", ALICE, {"level": 0}, "")),
+            (self.there, EventDraft(room.room_id, "m.room.member", BOB, {"membership": "join"}, BOB)),
+        ]
+        for creation, draft in drafts:
+            creation.say(txn, room, draft)
+        return room.room_id
+
+    def message(self, text: str) -> dict[str, Any]:
+        """A message of Bob's, as his server sends it."""
+
+        def make(txn: Transaction) -> bytes:
+            room = rooms.head(txn, self.room)
+            assert room is not None
+            content = {"msgtype": "m.text", "body": text}
+            return self.there.make(txn, room, EventDraft(self.room, "m.room.message", BOB, content)).pdu
+
+        pdu = decode(self._await(self.database.write("make", make)))
+        assert isinstance(pdu, dict)
+        return pdu
+
+    def receive(self, transaction_id: str, previous: list[str], *pdus: dict[str, Any], edus: int = 0) -> bytes:
+        """Have a transaction received; the answer."""
+        edu = {"edu_type": "m.test", "content": {}}
+        body = {"prev_ids": previous, "pdus": list(pdus), "edus": [edu] * edus}
+        return self._await(Deferred.fromCoroutine(self.transactions.receive("there", transaction_id, body)))
+
+    def costs(self, transaction_id: str, previous: list[str], *pdus: dict[str, Any]) -> tuple[int, int, int]:
+        """The commits, and the functions handed to the writing and reading threads, that a transaction takes."""
+        before = asdict(self.database.statistics)
+        self.receive(transaction_id, previous, *pdus)
+        after = asdict(self.database.statistics)
+        commits, jobs, reads = (after[name] - before[name] for name in ("commits", "jobs", "reads"))
+        return commits, jobs, reads
+
+    def recorded(self, transaction_id: str) -> bytes | None:
+        return self._await(self.database.read("recorded", incoming.answer_to, "there", transaction_id))
+
+    def _await(self, deferred: Deferred[Any]) -> Any:
+        results: list[Any] = []
+        deferred.addCallbacks(results.append, lambda failure: results.append(failure))
+        self.bridge.pump(lambda: bool(results))
+        if hasattr(results[0], "raiseException"):
+            results[0].raiseException()
+        return results[0]
+
+
+@pytest.fixture
+def receiver(database: Database, bridge: ThreadBridge) -> Iterator[Receiver]:
+    return Receiver(database, bridge)
+
+
+def test_events_and_the_answer_are_one_job_and_one_commit(receiver: Receiver) -> None:
+    receiver.receive("1", [], receiver.message("the first loads what is remembered then"))
+    message = receiver.message("hello")
+    assert receiver.costs("2", ["1"], message) == (1, 1, 0)
+    [event_id] = orjson.loads(receiver.recorded("2") or b"")["pdus"]
+    assert event_id == f"${message['pdu_id']}:there"
+
+
+def test_what_does_not_follow_the_newest_transaction_is_looked_up_in_one_read(receiver: Receiver) -> None:
+    receiver.receive("1", [], receiver.message("one"))
+    assert receiver.costs("2", [], receiver.message("two")) == (1, 1, 1)
+
+
+def test_repetition_is_given_the_first_answer_and_does_nothing(receiver: Receiver) -> None:
+    receiver.receive("1", [])
+    message = receiver.message("hello")
+    first = receiver.receive("2", ["1"], message, edus=1)
+    # What it holds now does not matter.
+    assert receiver.receive("2", ["1"], edus=1) == first
+    assert len(receiver.edus) == 1
+
+
+def test_refusals_are_written_down_with_the_rest(receiver: Receiver) -> None:
+    receiver.receive("1", [])
+    good, bad = receiver.message("good"), receiver.message("bad")
+    del bad["content"]
+    answer = receiver.receive("2", ["1"], good, bad)
+    results = orjson.loads(answer)["pdus"]
+    assert results[f"${good['pdu_id']}:there"] == {}
+    assert "content" in results[f"${bad['pdu_id']}:there"]["error"]
+    assert receiver.recorded("2") == answer
+
+
+def test_one_who_repeats_a_transaction_as_if_it_were_new_is_given_the_answer_that_stands(receiver: Receiver) -> None:
+    message = receiver.message("hello")
+    first = receiver.receive("1", [], message)
+    receiver.receive("2", ["1"])
+    altered = {**message, "depth": -1}
+    assert receiver.receive("1", ["2"], altered) == first

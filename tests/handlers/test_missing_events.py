@@ -1,0 +1,164 @@
+"""Fetching what an event lacks: whom we ask, how much for one event, and what is believed (FED-6, SEC-1, SEC-3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from synapse_like.handlers.disclosure import Disclosure
+from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict, read_foreign
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.missing_events import MOST_STATES, MissingEvents
+from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
+from synapse_like.protocol.wire_formats import to_pdu
+from synapse_like.storage import gaps, rooms
+from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.events import Standing
+from tests.support.forking_rooms import CREATOR as ALICE
+from tests.support.forking_rooms import Branch, ForkingRoom
+from tests.support.generated_rooms import BOB
+from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, checked
+
+OURS = f"@ours:{SERVER}"
+EVE = "@eve:e.example"
+
+some_versions = pytest.mark.parametrize("rules", [SPEC_2014, V1, V6, V12], ids=lambda rules: rules.name)
+
+
+class Others:
+    """The other servers, all of which tell the same."""
+
+    def __init__(self, branch: Branch) -> None:
+        self._branch = branch
+        self.before: list[Event] = []
+        self.asked: list[tuple[str, str]] = []
+
+    def _pdus(self, told: Sequence[Event]) -> list[Pdu]:
+        return [to_pdu(self._branch.room.rules, event) for event in told]
+
+    async def missing_events(self, server: str, *_args: object, **_named: object) -> list[Pdu]:
+        self.asked.append((server, "missing_events"))
+        return self._pdus(self.before)
+
+    async def state(self, server: str, *_args: object) -> tuple[list[Pdu], list[Pdu]]:
+        self.asked.append((server, "state"))
+        return self._pdus([self._branch.room.events[event_id] for event_id in self._branch.state.values()]), []
+
+
+class Trusting:
+    """Takes every signature for true."""
+
+    async def read_many(self, rules: RoomRules, room_id: str, pdus: Sequence[object]) -> dict[str, tuple[Event, Pdu]]:
+        read = [read_foreign(rules, pdu) for pdu in pdus]
+        return {event.event_id: (event, pdu) for event, pdu in read}
+
+    async def check_many(self, rules: RoomRules, read: Sequence[tuple[Event, Pdu]], **_: object) -> list[CheckedEvent]:
+        return [checked(rules, event) for event, _pdu in read]
+
+
+class Scene:
+    """This server is in a room; Eve, who is in it, too, sends something that lacks what was before it."""
+
+    def __init__(self, connection: Connection, rules: RoomRules) -> None:
+        self.branch = ForkingRoom(rules).begin()
+        for user in (OURS, BOB, EVE):
+            self.branch.member(user, "join")
+        if not rules.creators_above_all:
+            self.branch.levels(ALICE, {ALICE: 100, EVE: 50, BOB: 50})
+        self.server = Listener(connection, rules, self.branch.room_id)
+        self.server.hear(self.branch.room.events.values())
+        self.others = Others(self.branch)
+        database: Any = DirectDatabase(connection)
+        client: Any = self.others
+        checks: Any = Trusting()
+        self.missing = MissingEvents(database, client, checks, EventPersistence(SERVER))
+
+    def message(self, sender: str, *heads: str) -> Event:
+        """A message that claims to follow what it likes."""
+        content = {"msgtype": "m.text", "body": str(len(self.branch.room.events))}
+        draft = EventDraft(self.branch.room_id, "m.room.message", sender, content)
+        return self.branch.room.add(draft, self.branch.state, heads=heads, depth=self.branch.depth + 1, ts=1)
+
+    def settle(self, origin: str, event: Event) -> Verdict:
+        item = checked(self.branch.room.rules, event)
+        lacking = Lacking(event.prev_events, ())
+        results: list[Verdict] = []
+        Deferred.fromCoroutine(self.missing.settle(origin, item, lacking)).addCallback(results.append)
+        [verdict] = results
+        return verdict
+
+
+@some_versions
+def test_who_made_an_event_is_asked_first(connection: Connection, rules: RoomRules) -> None:
+    """Whoever passes it on could tell another past, by which it would be refused here for ever."""
+    scene = Scene(connection, rules)
+    unknown = scene.message(BOB, *scene.branch.heads)
+    event = scene.message(BOB, unknown.event_id)
+    scene.settle("e.example", event)
+    assert [server for server, _ in scene.others.asked] == ["b.example"] * len(scene.others.asked)
+
+
+@some_versions
+def test_one_event_makes_us_fetch_few_states(connection: Connection, rules: RoomRules) -> None:
+    """However many ends the past has that is told of it."""
+    scene = Scene(connection, rules)
+    unknown = scene.message(EVE, *scene.branch.heads)
+    before = [scene.message(EVE, unknown.event_id) for _ in range(20)]
+    scene.others.before = before
+    event = scene.message(EVE, *(item.event_id for item in before))
+    assert scene.settle("e.example", event).standing is Standing.ACCEPTED
+    states = [what for _, what in scene.others.asked if what == "state"]
+    assert len(states) <= MOST_STATES + 1
+
+
+@some_versions
+def test_what_was_not_asked_for_is_left_out(connection: Connection, rules: RoomRules) -> None:
+    scene = Scene(connection, rules)
+    before = scene.message(EVE, *scene.branch.heads)
+    elsewhere = scene.message(EVE, *scene.branch.heads)
+    scene.others.before = [elsewhere, before]
+    event = scene.message(EVE, before.event_id)
+    assert scene.settle("e.example", event).standing is Standing.ACCEPTED
+    assert elsewhere.event_id not in scene.server.look().standings
+    assert before.event_id in scene.server.look().timeline
+
+
+@some_versions
+def test_what_is_known_as_state_alone_is_missing_from_history(connection: Connection, rules: RoomRules) -> None:
+    """FED-10: it came with the state by which a gap was bridged, and is fetched when somebody pages back."""
+    scene = Scene(connection, rules)
+    unknown = scene.branch.say(ALICE, "m.room.topic", {"topic": "missed"})
+    event = scene.message(EVE, unknown.event_id)
+    assert scene.settle("e.example", event).standing is Standing.ACCEPTED
+    assert scene.server.look().standings[unknown.event_id] is Standing.ACCEPTED
+
+    def look(txn: Transaction) -> gaps.Gap | None:
+        room = rooms.find(txn, scene.branch.room_id)
+        assert room is not None
+        return gaps.newest(txn, room.room_nid, after=0, before_or_at=2**62)
+
+    gap = connection.transact(look)
+    assert gap is not None
+    assert gap.missing == (unknown.event_id,)
+
+
+@some_versions
+def test_what_was_soft_failed_does_not_hide_what_was_before_it(connection: Connection, rules: RoomRules) -> None:
+    """Who comes into the room later can get at all of its history; each event leads to those before it."""
+    scene = Scene(connection, rules)
+    late = scene.message(BOB, *scene.branch.heads)
+    ban = scene.branch.member(ALICE, "ban", BOB)
+    last = scene.message(EVE, ban.event_id, late.event_id)
+    scene.server.hear([ban, late, last])
+    assert scene.server.look().standings[late.event_id] is Standing.SOFT_FAILED
+    unused: Any = None
+    disclosure = Disclosure(unused, unused, SERVER)
+
+    def tell(txn: Transaction) -> int:
+        return len(disclosure._backfill(txn, "a.example", scene.branch.room_id, [late.event_id], 100))
+
+    assert connection.transact(tell) > 1

@@ -1,0 +1,1 @@
+"""What a lying server may try."""
