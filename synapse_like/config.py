@@ -371,6 +371,12 @@ class RateLimits(Section):
 class Presence(Section):
     """Who may see who is online."""
 
+    enabled: bool = True
+    """Whether anybody may: `false` saves what that costs."""
+
+    federation: bool = True
+    """Whether users of other servers may, and the other way round."""
+
     auto_accept: Literal["nobody", "local", "everyone"] = "nobody"
     """Whose requests to see a user's presence are accepted without asking: nobody's, those of users of this
     server, everyone's."""

@@ -5,6 +5,7 @@ Nothing else makes a handler or a site; everything is handed what it needs, here
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
-from synapse_like.handlers.incoming_transactions import IncomingTransactions
+from synapse_like.handlers.incoming_transactions import EduHandler, IncomingTransactions
 from synapse_like.handlers.initial_sync import InitialSync
 from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.membership import Membership
@@ -45,6 +46,12 @@ from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideChanges
 from synapse_like.handlers.passwords import Passwords
+from synapse_like.handlers.presence import SWEEP_SECONDS as PRESENCE_SECONDS
+from synapse_like.handlers.presence import Presence
+from synapse_like.handlers.presence_federation import EDU_TYPE as PRESENCE
+from synapse_like.handlers.presence_federation import SWEEP_SECONDS as PRESENCE_FEDERATION_SECONDS
+from synapse_like.handlers.presence_federation import PresenceFederation
+from synapse_like.handlers.presence_lists import ACCEPT, DENY, INVITE, PresenceLists
 from synapse_like.handlers.profile import Profiles
 from synapse_like.handlers.profile_changes import PAUSE_SECONDS, ProfileChanges
 from synapse_like.handlers.remote_membership import RemoteMembership
@@ -52,6 +59,9 @@ from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.rooms import Rooms
 from synapse_like.handlers.server_keys import ServerKeys
+from synapse_like.handlers.streams import SilentStream
+from synapse_like.handlers.typing import EDU_TYPE as TYPING
+from synapse_like.handlers.typing import Typing
 from synapse_like.handlers.voip import Voip
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
@@ -59,8 +69,10 @@ from synapse_like.http.client.content import ContentEndpoints, mount_content
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints
 from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.presence import PresenceEndpoints
 from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
+from synapse_like.http.client.typing import TypingEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.federation.authentication import SignatureAuthenticator
@@ -71,10 +83,11 @@ from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site, make_site
 from synapse_like.protocol.errors import Unavailable
-from synapse_like.storage import events, positions
+from synapse_like.storage import events, positions, presence, presence_lists
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database, Transaction
+from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.events import EventRedacted
+from synapse_like.storage.profiles import ProfileChanged
 
 #: How long its database may take to answer a server that is well.
 HEALTH_SECONDS = 5.0
@@ -100,6 +113,7 @@ class HomeServer:
     site: Site[Requester]
     federation: Federation | None
     tasks: list[Repeating]
+    start_presence: Callable[[], Coroutine[Any, Any, None]] | None
 
 
 @dataclass(slots=True)
@@ -115,6 +129,51 @@ class Federation:
     queues: DestinationQueues
     greetings: Greetings
     transactions: IncomingTransactions
+
+
+@dataclass(slots=True)
+class People:
+    """What knows who is there.
+
+    :ivar federation: None if other servers are not told.
+    """
+
+    presence: Presence
+    lists: PresenceLists
+    federation: PresenceFederation | None
+    clock: ReactorClock
+
+    async def start(self) -> None:
+        """Take up what was when the server stopped."""
+        await self.presence.start()
+        if self.federation is not None:
+            await self.federation.start()
+
+    def profile_changed(self, news: ProfileChanged) -> None:
+        """A user has another name or picture, and whoever sees them is told (PROF-2)."""
+        self.presence.profile_changed(news.user_id, news.displayname, news.avatar_url)
+
+    @property
+    def edus(self) -> dict[str, EduHandler]:
+        """What takes EDUs, by their type."""
+        if self.federation is None:
+            return {}
+        lists = self.lists
+        return {
+            PRESENCE: self.federation.receive,
+            INVITE: lists.invited,
+            ACCEPT: lists.accepted,
+            DENY: lists.denied,
+        }
+
+    @property
+    def tasks(self) -> list[Repeating]:
+        """What is to be done every so often."""
+        tasks = [every(self.clock, "presence", PRESENCE_SECONDS, self.presence.sweep)]
+        if self.federation is not None:
+            sweep = self.federation.sweep
+            tasks.append(every(self.clock, "presence-elsewhere", PRESENCE_FEDERATION_SECONDS, sweep))
+        return tasks
 
 
 @dataclass(slots=True)
@@ -174,7 +233,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
     )
     profile_changes = ProfileChanges(database, bus, creation)
-    profiles = Profiles(database, speaking.client, profile_changes, name, may_observe=_nobody_observes)
+    profiles = Profiles(database, speaking.client, profile_changes, name, may_observe=presence_lists.may_observe)
     messages = Messages(database, creation, membership)
     rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
     retransmissions = Retransmissions(database, clock)
@@ -184,12 +243,19 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     # Also what others have redacted must leave the files, and not only the tables.
     bus.subscribe(EventRedacted, database.deleted)
-    position, outside = database.prepare(_where_streams_stand)
+    position, presence_position, outside = database.prepare(_where_streams_stand)
     notifier = Notifier(database, bus, clock, position)
-    event_stream = EventStream(database, notifier, bus, clock)
+    queues = DestinationQueues(database, bus, clock, speaking.client, name)
+    typing = Typing(database, notifier, bus, clock, queues if config.federation.enabled else None, name)
+    people = make_people(config, clock, database, notifier, bus, queues, presence_position)
+    if people is not None:
+        bus.subscribe(ProfileChanged, people.profile_changed)
+    event_stream = EventStream(
+        database, notifier, bus, clock, presence=people.presence if people else SilentStream(), typing=typing
+    )
     history_endpoints = HistoryEndpoints(
         History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, clock), clock),
-        InitialSync(database, notifier),
+        InitialSync(database, notifier, people.presence if people else None),
         event_stream,
         clock,
         longest_poll_ms=config.limits.long_poll_max_ms,
@@ -204,6 +270,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
             history_endpoints,
             ProfileEndpoints(profiles),
             VoipEndpoints(Voip(clock, config.voip.turn_uris, config.voip.shared_secret, config.voip.lifetime)),
+            TypingEndpoints(typing),
+            PresenceEndpoints((people.presence, people.lists) if people else None, retransmissions),
         ),
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
@@ -221,7 +289,6 @@ def build(config: Config, reactor: Any) -> HomeServer:
         trusted_proxies=config.client.trusted_proxies,
     )
 
-    queues = DestinationQueues(database, bus, clock, speaking.client, name)
     transactions = IncomingTransactions(
         database,
         clock,
@@ -230,7 +297,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         persistence,
         missing,
         locks,
-        edus={},
+        edus={TYPING: typing.receive} | (people.edus if people else {}),
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
@@ -270,6 +337,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
     ]
+    if people is not None:
+        tasks += people.tasks
     if server_tls is not None:
         tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, server_tls.look))
     return HomeServer(
@@ -288,18 +357,38 @@ def build(config: Config, reactor: Any) -> HomeServer:
         if config.federation.enabled
         else None,
         tasks,
+        people.start if people else None,
     )
 
 
-def _nobody_observes(txn: Transaction, observer: str, user_id: str) -> bool:
-    """Who may see whose presence: nobody anybody's, as long as there is none."""
-    return False
+def make_people(
+    config: Config,
+    clock: ReactorClock,
+    database: Database,
+    notifier: Notifier,
+    bus: Bus,
+    queues: DestinationQueues,
+    position: int,
+) -> People | None:
+    """Put together what knows who is there; None if presence is turned off.
+
+    :param position: where its stream stands.
+    """
+    if not config.presence.enabled:
+        return None
+    name = config.server_name
+    federates = config.presence.federation and config.federation.enabled
+    people = Presence(database, notifier, bus, clock, name, position)
+    lists = PresenceLists(database, people, name, auto_accept=config.presence.auto_accept, federates=federates)
+    federation = PresenceFederation(database, people, queues, bus, clock, name) if federates else None
+    return People(people, lists, federation, clock)
 
 
-def _where_streams_stand(connection: Connection) -> tuple[int, int]:
-    """The newest position of the stream of events, and the count of changes by commands."""
+def _where_streams_stand(connection: Connection) -> tuple[int, int, int]:
+    """The newest positions of the streams of events and of presence, and the count of changes by commands."""
     return (
         connection.transact(events.current_position),
+        connection.transact(presence.current_position),
         connection.transact(positions.current, positions.OUTSIDE),
     )
 

@@ -56,6 +56,8 @@ class HomeServerService(Service):
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        if server.start_presence is not None:
+            run_in_background("presence", server.start_presence)
         if server.federation is not None:
             run_in_background("queues", server.federation.queues.start)
             run_in_background("greetings", server.federation.greetings.greet)

@@ -187,6 +187,11 @@ class DestinationQueues:
         elif outbox.timer.getTime() - self._clock.now_ms() / 1000 > pause:
             self._wait(outbox, pause)
 
+    def is_left_alone(self, server: str) -> bool:
+        """Whether nothing is sent to a server at the moment, since it could not be reached."""
+        outbox = self._outboxes.get(server)
+        return outbox is not None and outbox.timer is not None
+
     def states(self) -> dict[str, QueueState]:
         """How it stands with each server that is in memory."""
         return {server: self._state(outbox) for server, outbox in self._outboxes.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -11,6 +11,7 @@ from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester, TokensEnded
 from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
 from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.handlers.streams import NO_ARRIVALS, Json, PresenceStream, Stream, arrivals
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership
 from synapse_like.storage.bus import Bus
@@ -24,22 +25,32 @@ MOST_EVENTS = 500
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """A piece of the stream: the events after `start` up to `end` that the user may see."""
+    """A piece of the stream: what is new after `start` up to `end` and the user may see.
+
+    :ivar others: the news of the other streams, as clients see it.
+    """
 
     start: StreamToken
     end: StreamToken
     events: Sequence[StoredEvent]
+    others: Sequence[Json]
 
 
 @dataclass(slots=True, eq=False)
 class _Poll:
     """A request for news under way.
 
+    :ivar token: how far it has got.
+    :ivar events: what it has found.
+    :ivar others: the same of the other streams.
     :ivar waiting: what it waits for, while it does.
     :ivar token_ended: its access token has been ended meanwhile.
     """
 
     requester: Requester
+    token: StreamToken
+    events: Sequence[StoredEvent] = ()
+    others: list[Json] = field(default_factory=list)
     waiting: Deferred[None] | None = None
     timed_out: bool = False
     token_ended: bool = False
@@ -59,12 +70,27 @@ class _Poll:
 
 
 class EventStream:
-    """Long polls."""
+    """Long polls.
 
-    def __init__(self, database: Database, notifier: Notifier, bus: Bus, clock: Clock) -> None:
+    :param presence: a stream that polls tell beside the events; it is told of them, too.
+    :param typing: another.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        notifier: Notifier,
+        bus: Bus,
+        clock: Clock,
+        *,
+        presence: PresenceStream,
+        typing: Stream,
+    ) -> None:
         self._database = database
         self._notifier = notifier
         self._clock = clock
+        self._presence = presence
+        self._typing = typing
         self._polls: set[_Poll] = set()
         self._closing = False
         bus.subscribe(TokensEnded, self._on_tokens_ended)
@@ -78,34 +104,62 @@ class EventStream:
         :raises UnknownToken: the access token was ended while the poll waited.
         """
         newest = self._notifier.position
-        start = StreamToken(newest) if since is None else StreamToken.parse(since, newest=newest)
-        poll = _Poll(requester)
+        start = self._now() if since is None else StreamToken.parse(since, newest=newest)
+        poll = _Poll(requester, StreamToken(start.place // events.GAP, 0, start.presence, start.typing))
         self._polls.add(poll)
+        self._presence.opened(requester)
         try:
-            end, found = await self._news(poll, start.place // events.GAP, self._clock.monotonic() + timeout_ms / 1000)
+            await self._find(poll, self._clock.monotonic() + timeout_ms / 1000)
         finally:
             self._polls.discard(poll)
-        return StreamChunk(start, StreamToken(end), found)
+            self._presence.closed(requester)
+        return StreamChunk(start, poll.token, poll.events, poll.others)
 
-    async def _news(self, poll: _Poll, after: int, deadline: float) -> tuple[int, Sequence[StoredEvent]]:
-        """The news after a position, and how far that goes; none if there is none until the deadline."""
+    def _now(self) -> StreamToken:
+        return StreamToken(self._notifier.position, 0, self._presence.present(), self._typing.present())
+
+    async def _find(self, poll: _Poll, deadline: float) -> None:
+        """Find the news after the token of a poll; none if there is none until the deadline."""
         while True:
             watcher = await self._notifier.watch(poll.requester.user_id)
             poll.check()
-            position = self._notifier.position
-            if after < max(watcher.since, watcher.newest):
-                after, found = await self._read(poll.requester, watcher, after, position)
-                poll.check()
-                if found:
-                    return after, found
-            else:
-                after = max(after, position)
-            if after < self._notifier.position:
+            wake_ups = watcher.wake_ups
+            await self._look_at_events(poll, watcher)
+            await self._look_at_others(poll, watcher)
+            if poll.events or poll.others:
+                return
+            if poll.token.events < self._notifier.position or watcher.wake_ups != wake_ups:
                 continue
             left = deadline - self._clock.monotonic()
             if left <= 0 or self._closing:
-                return after, ()
+                return
             await self._wait(poll, watcher, left)
+
+    async def _look_at_events(self, poll: _Poll, watcher: Watcher) -> None:
+        token = poll.token
+        reached = position = self._notifier.position
+        if token.events < max(watcher.since, watcher.newest):
+            reached, poll.events = await self._read(poll.requester, watcher, token.events, position)
+            poll.check()
+        if reached > token.events:
+            poll.token = StreamToken(reached, 0, token.presence, token.typing)
+
+    async def _look_at_others(self, poll: _Poll, watcher: Watcher) -> None:
+        token = poll.token
+        arrived = arrivals(poll.requester.user_id, poll.events) if poll.events else NO_ARRIVALS
+        presence, typing = token.presence, token.typing
+        if arrived or self._presence.may_have_news(watcher, presence):
+            presence, found = await self._presence.news(watcher, presence, arrived)
+            poll.others += found
+            poll.check()
+        else:
+            # Nothing up to here concerned the user.
+            presence = max(presence, self._presence.present())
+        if arrived or self._typing.may_have_news(watcher, typing):
+            typing, found = await self._typing.news(watcher, typing, arrived)
+            poll.others += found
+        if (presence, typing) != (token.presence, token.typing):
+            poll.token = StreamToken(token.events, 0, presence, typing)
 
     async def _read(
         self, requester: Requester, watcher: Watcher, after: int, position: int

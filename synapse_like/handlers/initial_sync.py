@@ -4,14 +4,16 @@ EVS-5)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from synapse_like.handlers import history
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.history import Page
 from synapse_like.handlers.notifier import Notifier
+from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.room_access import room_to_read
 from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.handlers.streams import Json
 from synapse_like.protocol.identifiers import parse_room_id
 from synapse_like.storage import events, membership, rooms, state
 from synapse_like.storage.database import Database, Transaction
@@ -44,25 +46,36 @@ class InvitedRoom:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All rooms of a user, as of `end`."""
+    """All rooms of a user, as of `end`.
+
+    :ivar presence: of those whom the user may see, and who asks to see the user, as clients see it.
+    """
 
     end: StreamToken
     joined: Sequence[JoinedRoom]
     invited: Sequence[InvitedRoom]
+    presence: Sequence[Json] = ()
 
 
 class InitialSync:
-    """Takes snapshots for clients that begin."""
+    """Takes snapshots for clients that begin.
 
-    def __init__(self, database: Database, notifier: Notifier) -> None:
+    :param people: None if presence is turned off.
+    """
+
+    def __init__(self, database: Database, notifier: Notifier, people: Presence | None) -> None:
         self._database = database
         self._notifier = notifier
+        self._people = people
 
     async def all_rooms(self, requester: Requester, limit: int) -> Snapshot:
         """Every room of the requester, with at most `limit` of the newest events of each."""
         snapshot = await self._database.read("initial-sync", self._all_rooms, requester.user_id, limit)
         await self._notifier.catch_up(snapshot.end.events)
-        return snapshot
+        if self._people is None:
+            return snapshot
+        position, presence = await self._people.everybody(requester)
+        return replace(snapshot, end=StreamToken(snapshot.end.events, presence=position), presence=presence)
 
     def _all_rooms(self, txn: Transaction, user_id: str, limit: int) -> Snapshot:
         now = _now(txn)
@@ -76,8 +89,8 @@ class InitialSync:
             [InvitedRoom(invite.event.room_id, invite.event.sender) for invite in invites],
         )
 
-    async def one_room(self, requester: Requester, room_id: str, limit: int) -> JoinedRoom:
-        """One room.
+    async def one_room(self, requester: Requester, room_id: str, limit: int) -> tuple[JoinedRoom, list[Json]]:
+        """One room, and the presence of its members.
 
         :raises Forbidden: the requester is not in it.
         """
@@ -85,7 +98,7 @@ class InitialSync:
             "room-initial-sync", self._one_room, requester.user_id, parse_room_id(room_id), limit
         )
         await self._notifier.catch_up(room.messages.end.events)
-        return room
+        return room, await self._people.of_room(room.room_id) if self._people is not None else []
 
     def _one_room(self, txn: Transaction, user_id: str, room_id: str, limit: int) -> JoinedRoom:
         return _joined_room(txn, room_to_read(txn, room_id, user_id), _now(txn), limit)

@@ -36,9 +36,21 @@ class Watcher:
     :ivar newest: the position of the newest of them.
     :ivar newest_membership: the position of the newest change of the user's own memberships.
     :ivar rooms: the rooms the user is joined to.
+    :ivar newest_presence: the position of the newest presence that may concern the user; None if not known.
+    :ivar wake_ups: how often there was news, of whatever stream.
     """
 
-    __slots__ = ("_waiting", "last_used", "newest", "newest_membership", "rooms", "since", "user_id")
+    __slots__ = (
+        "_waiting",
+        "last_used",
+        "newest",
+        "newest_membership",
+        "newest_presence",
+        "rooms",
+        "since",
+        "user_id",
+        "wake_ups",
+    )
 
     def __init__(self, user_id: str, since: int) -> None:
         self.user_id = user_id
@@ -46,7 +58,9 @@ class Watcher:
         self.newest = since
         self.newest_membership = since
         self.rooms: set[str] = set()
+        self.newest_presence: int | None = None
         self.last_used = 0.0
+        self.wake_ups = 0
         self._waiting: set[Deferred[None]] = set()
 
     @property
@@ -209,11 +223,32 @@ class Notifier:
     def _touch(self, watchers: Iterable[Watcher], position: int) -> None:
         for watcher in watchers:
             watcher.newest = position
-            if watcher.is_waiting:
-                if not self._to_wake:
-                    # All news of one commit comes in one go: let it be delivered in one answer.
-                    self._clock.call_later(0, self._wake)
-                self._to_wake.add(watcher)
+            self._wake_soon(watcher)
+
+    def _wake_soon(self, watcher: Watcher) -> None:
+        watcher.wake_ups += 1
+        if watcher.is_waiting:
+            if not self._to_wake:
+                # All news of one commit comes in one go: let it be delivered in one answer.
+                self._clock.call_later(0, self._wake)
+            self._to_wake.add(watcher)
+
+    def wake_room(self, room_id: str) -> None:
+        """Wake those who look and are in a room: there is news of another stream than that of events."""
+        for watcher in self._by_room.get(room_id, ()):
+            self._wake_soon(watcher)
+
+    def tell_presence(self, room_ids: Iterable[str], user_ids: Iterable[str], position: int) -> None:
+        """There is presence at a position that concerns those in some rooms, and some users."""
+        for room_id in room_ids:
+            for watcher in self._by_room.get(room_id, ()):
+                watcher.newest_presence = position
+                self._wake_soon(watcher)
+        for user_id in user_ids:
+            found = self._watchers.get(user_id)
+            if found is not None:
+                found.newest_presence = position
+                self._wake_soon(found)
 
     def _wake(self) -> None:
         to_wake, self._to_wake = self._to_wake, set()

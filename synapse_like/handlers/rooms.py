@@ -25,7 +25,7 @@ from synapse_like.protocol.errors import (
 from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id, domain_of
 from synapse_like.protocol.room_creation import description, opening_events
 from synapse_like.protocol.room_versions import rules_for
-from synapse_like.storage import directory, events, membership, rooms, state
+from synapse_like.storage import directory, events, membership, presence_lists, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import Room, RoomHead
@@ -38,6 +38,8 @@ NAME = ("m.room.name", "")
 TOPIC = ("m.room.topic", "")
 
 
+#: What stands before the name of a group among those who are invited.
+GROUP = "group:"
 #: How many users createRoom invites at the most: all of it happens in one transaction.
 MOST_INVITED = 500
 #: Bytes of a new room's name and topic, so that they are refused before anything is written.
@@ -50,7 +52,7 @@ class RoomWish:
 
     :ivar version: the version of its rules; None for what is usual on this server.
     :ivar alias_localpart: the local part of its first alias.
-    :ivar invite: user IDs.
+    :ivar invite: user IDs, and `group:` with the name of a group of the maker's presence list.
     """
 
     version: str | None = None
@@ -118,14 +120,15 @@ class Rooms:
 
         :raises RoomInUse: the alias is taken.
         """
-        if len(wish.invite) > MOST_INVITED:
+        invite = await self._with_members(requester.user_id, wish.invite)
+        if len(invite) > MOST_INVITED:
             raise BadJson(f"A new room can invite at most {MOST_INVITED} users; invite the others when it is there.")
         if len(f"{wish.name or ''}{wish.topic or ''}".encode()) > LONGEST_DESCRIPTION:
             raise TooLarge(f"Name and topic together may have at most {LONGEST_DESCRIPTION} bytes.")
         alias = None
         if wish.alias_localpart is not None:
             alias = canonical_alias(f"#{alias_localpart(wish.alias_localpart)}:{self._server_name}")
-        invitees = dict.fromkeys(canonical_user_id(user_id) for user_id in wish.invite)
+        invitees = dict.fromkeys(canonical_user_id(user_id) for user_id in invite)
         # Who makes a room is in it anyhow.
         invitees.pop(requester.user_id, None)
         from_here = [user_id for user_id in invitees if domain_of(user_id) == self._server_name]
@@ -135,6 +138,25 @@ class Rooms:
         room = NewRoom(outcome["room_id"], outcome["alias"])
         await self._invite_from_elsewhere(requester.user_id, room, [name for name in invitees if name not in from_here])
         return room
+
+    async def _with_members(self, user_id: str, invite: Sequence[str]) -> Sequence[str]:
+        """The same invites, with the members of groups in the place of the groups (PRES-3).
+
+        :raises NotFound: there is no such group.
+        """
+        names = [name.removeprefix(GROUP) for name in invite if name.startswith(GROUP)]
+        if not names:
+            return invite
+        groups = await self._database.read("presence-groups", presence_lists.members_of, user_id, names)
+        invited: list[str] = []
+        for name in invite:
+            if not name.startswith(GROUP):
+                invited.append(name)
+            elif (group := name.removeprefix(GROUP)) in groups:
+                invited += groups[group]
+            else:
+                raise NotFound(f"Your presence list has no group {group!r}.")
+        return invited
 
     async def _invite_from_elsewhere(self, creator: str, room: NewRoom, invitees: Sequence[str]) -> None:
         """Invite users of other servers. The room is there already: an invite that cannot be delivered spoils nothing,

@@ -1,7 +1,8 @@
 """Tokens: where a client stands in what it reads.
 
-A token is opaque to clients. It holds one position per stream; today there is one stream, events: ``s123``. A token
-stands *after* its position: everything up to it has been seen.
+A token is opaque to clients. It holds one position per stream: ``s123_45_6`` for events, presence and typing. A token
+stands *after* its positions: everything up to them has been seen. ``s123`` is short for ``s123_0_0``: its client has
+been told of events only.
 
 A page of a room's history may end among events that were fetched later and stand between two positions. Such a token
 says how many places before its position it stands: ``s123-4``. The event stream starts at positions only.
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from synapse_like.protocol.errors import BadPagination
 from synapse_like.storage.events import GAP
 
-_FORM = re.compile(r"s(0|[1-9][0-9]{0,12})(?:-([1-9][0-9]{0,6}))?")
+_NUMBER = "(0|[1-9][0-9]{0,17})"
+_FORM = re.compile(rf"s(0|[1-9][0-9]{{0,12}})(?:-([1-9][0-9]{{0,6}})|_{_NUMBER}_{_NUMBER})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,18 @@ class StreamToken:
 
     :ivar events: position in the stream of events.
     :ivar before: how many places before that it stands in a room's timeline.
+    :ivar presence: position in the stream of presence; 0 if nothing was told of it yet.
+    :ivar typing: position in the stream of typing; 0 if, as far as the client knows, nobody types.
     """
 
     events: int
     before: int = 0
+    presence: int = 0
+    typing: int = 0
 
     def __str__(self) -> str:
+        if self.presence or self.typing:
+            return f"s{self.events}_{self.presence}_{self.typing}"
         return f"s{self.events}-{self.before}" if self.before else f"s{self.events}"
 
     @property
@@ -47,10 +55,12 @@ class StreamToken:
     def parse(cls, text: str, *, newest: int) -> StreamToken:
         """Read a token that this server has given out.
 
-        :param newest: the newest position there is.
+        :param newest: the newest position of the stream of events.
         :raises BadPagination: it is not one.
         """
         match = _FORM.fullmatch(text)
         if match is None or int(match[1]) > newest or int(match[2] or 0) >= GAP or (match[2] and match[1] == "0"):
             raise BadPagination("This token was not given out by this server.")
-        return cls(int(match[1]), int(match[2] or 0))
+        if match[3] == match[4] == "0":
+            raise BadPagination("This token was not given out by this server.")
+        return cls(int(match[1]), int(match[2] or 0), int(match[3] or 0), int(match[4] or 0))

@@ -22,7 +22,7 @@ def add(txn: Transaction, stream: str) -> str:
 
 
 def streams(txn: Transaction) -> set[str]:
-    return {row[0] for row in txn.all("SELECT stream FROM stream_positions")} - {"events", "outgoing_edus"}
+    return {row[0] for row in txn.all("SELECT stream FROM stream_positions")} - {"events", "outgoing_edus", "presence"}
 
 
 def refuse(txn: Transaction) -> None:

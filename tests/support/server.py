@@ -15,8 +15,10 @@ from tests.support.processes import dying_with_us, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 
-#: Settings for tests of something else than these: no rate limits, and passwords that cost little.
+#: Settings for tests of something else than these: no rate limits, passwords that cost little, and no news of who
+#: comes and goes in between.
 QUICK: Mapping[str, object] = {
+    "presence.enabled": False,
     "rate_limits.enabled": False,
     "password_hashing.memory_kib": 64,
     "password_hashing.iterations": 1,

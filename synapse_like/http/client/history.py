@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from synapse_like.clock import Clock
@@ -50,7 +50,7 @@ class HistoryEndpoints:
             call.query.text("from", error=BadPagination),
             min(timeout_ms, self._longest_poll_ms),
         )
-        return self._chunk(chunk.start, chunk.end, chunk.events)
+        return {"start": str(chunk.start), "end": str(chunk.end), "chunk": [*self._events(chunk.events), *chunk.others]}
 
     async def event(self, call: Call[Requester]) -> object:
         """One event (EVS-3)."""
@@ -93,12 +93,12 @@ class HistoryEndpoints:
         snapshot = await self._initial_sync.all_rooms(call.requester, self._limit(call))
         rooms = [self._joined_room(room) for room in snapshot.joined]
         rooms += [_invited_room(room) for room in snapshot.invited]
-        return {"end": str(snapshot.end), "presence": [], "rooms": rooms}
+        return {"end": str(snapshot.end), "presence": list(snapshot.presence), "rooms": rooms}
 
     async def room_initial_sync(self, call: Call[Requester]) -> object:
         """One room (EVS-5)."""
-        room = await self._initial_sync.one_room(call.requester, call.params["room"], self._limit(call))
-        return self._joined_room(room) | {"presence": []}
+        room, presence = await self._initial_sync.one_room(call.requester, call.params["room"], self._limit(call))
+        return self._joined_room(room) | {"presence": presence}
 
     def _limit(self, call: Call[Requester]) -> int:
         return call.query.integer("limit", USUAL_MESSAGES, 0, MOST_MESSAGES, error=BadPagination)
@@ -113,10 +113,7 @@ class HistoryEndpoints:
         }
 
     def _page(self, page: Page) -> dict[str, Any]:
-        return self._chunk(page.start, page.end, page.events)
-
-    def _chunk(self, start: object, end: object, events: Sequence[StoredEvent]) -> dict[str, Any]:
-        return {"start": str(start), "end": str(end), "chunk": self._events(events)}
+        return {"start": str(page.start), "end": str(page.end), "chunk": self._events(page.events)}
 
     def _events(self, events: Iterable[StoredEvent]) -> list[Any]:
         now_ms = self._clock.now_ms()

@@ -16,8 +16,10 @@ from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
+from synapse_like.http.client.presence import ListBody, PresenceEndpoints, StatusBody
 from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
+from synapse_like.http.client.typing import TypingBody, TypingEndpoints
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
@@ -45,6 +47,8 @@ def mount_v1(
     history: HistoryEndpoints,
     profile: ProfileEndpoints,
     voip: VoipEndpoints,
+    typing: TypingEndpoints,
+    presence: PresenceEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -71,6 +75,7 @@ def mount_v1(
         *_both("/rooms/{room}/redact/{event_id}", messages.redact),
         Route("PUT", "/rooms/{room}/state/{type}", messages.set_state, rate="send", body=Body.OBJECT),
         Route("PUT", "/rooms/{room}/state/{type}/{state_key}", messages.set_state, rate="send", body=Body.OBJECT),
+        Route("PUT", "/rooms/{room}/typing/{user}", typing.set, rate="send", body=TypingBody),
         Route("GET", "/rooms/{room}/state", history.state, rate="read"),
         Route("GET", "/rooms/{room}/state/{type}", history.state_content, rate="read"),
         Route("GET", "/rooms/{room}/state/{type}/{state_key}", history.state_content, rate="read"),
@@ -85,6 +90,12 @@ def mount_v1(
         Route("PUT", "/profile/{user_id}/{field}", profile.set, rate="send", body=Body.OBJECT),
         Route("DELETE", "/profile/{user_id}/{field}", profile.delete, rate="send"),
         Route("GET", "/voip/turnServer", voip.turn_server, rate="read"),
+        Route("GET", "/presence/{user}/status", presence.status, rate="read"),
+        Route("PUT", "/presence/{user}/status", presence.set_status, rate="send", body=StatusBody),
+        Route("GET", "/presence/list", presence.list, rate="read"),
+        Route("GET", "/presence/list/{user}", presence.list, rate="read"),
+        *_both("/presence/list", presence.change_list, ListBody),
+        *_both("/presence/list/{user}", presence.change_list, ListBody),
         Route("GET", "/pushrules/", push_rules, rate="read"),
     ]
     return Mount(PREFIX, routes, cors=True)

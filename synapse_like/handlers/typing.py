@@ -1,0 +1,262 @@
+"""Who is typing at the moment (TYP-1).
+
+It is worth nothing after a minute, so it is in memory only: for each room the users who type, each until a time that
+their client names. What changes is told to those who look, and to the other servers in the room.
+
+**Positions.** The position 0 in a token says: as far as the client knows, nobody types. A client that stands there is
+told the rooms where somebody does. Any other position is one of this run of the server, and its client is told the
+rooms that have changed since. With one of an earlier run it is told how it stands in each of its rooms: what it
+believes may be wrong in any of them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall
+
+from synapse_like.background import run_in_background
+from synapse_like.clock import Clock
+from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.notifier import Notifier, Watcher
+from synapse_like.handlers.room_access import room_to_read
+from synapse_like.handlers.streams import Arrivals, Json
+from synapse_like.protocol.errors import BadJson, Forbidden
+from synapse_like.protocol.identifiers import canonical_user_id, domain_of, parse_room_id
+from synapse_like.protocol.membership import JOIN
+from synapse_like.storage import membership, room_servers, rooms
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.events import EventPersisted
+
+EDU_TYPE = "m.typing"
+
+#: For how long somebody types who does not say for how long, and at the most.
+USUAL_MS = 30_000
+LONGEST_MS = 120_000
+#: After how many seconds a user of another server is forgotten of whom nothing was heard.
+REMOTE_SECONDS = LONGEST_MS / 1000 + 10
+#: After how many seconds other servers are told again that somebody is still typing.
+REPEAT_SECONDS = 25
+#: Users who type in one room, and rooms that are remembered.
+MOST_USERS = 100
+MOST_ROOMS = 10_000
+
+
+@dataclass(slots=True)
+class _Typist:
+    """Somebody who types.
+
+    :ivar servers: the other servers that were told so.
+    :ivar told_at: when they were.
+    """
+
+    end: IDelayedCall
+    servers: Sequence[str] = ()
+    told_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Room:
+    """Who types in a room, and since which position it is so."""
+
+    position: int = 0
+    typists: dict[str, _Typist] = field(default_factory=dict)
+
+
+class Typing:
+    """Knows who types, and tells.
+
+    :param queues: by which other servers are told; None without federation.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        notifier: Notifier,
+        bus: Bus,
+        clock: Clock,
+        queues: DestinationQueues | None,
+        name: str,
+    ) -> None:
+        self._database = database
+        self._notifier = notifier
+        self._clock = clock
+        self._queues = queues
+        self._server_name = name
+        # No run of the server begins where an earlier one was.
+        self._position = self._since = clock.now_ms()
+        #: By the position of their last change, oldest first.
+        self._rooms: OrderedDict[str, _Room] = OrderedDict()
+        self._active: set[str] = set()
+        bus.subscribe(EventPersisted, self._on_event)
+
+    # What clients and other servers say.
+
+    async def update(self, requester: Requester, room_id: str, user_id: str, *, typing: bool, timeout_ms: int) -> None:
+        """A user says that they type, or that they do no longer.
+
+        :raises Forbidden: it is somebody else, or somebody who is not in the room.
+        """
+        if canonical_user_id(user_id) != requester.user_id:
+            raise Forbidden("You can only say of yourself that you are typing.")
+        room_id = parse_room_id(room_id)
+        servers = await self._database.read("typing", self._servers, room_id, requester.user_id)
+        if not typing:
+            self._stop(room_id, requester.user_id)
+            return
+        typist = self._begin(room_id, requester.user_id, min(timeout_ms, LONGEST_MS) / 1000)
+        if typist is not None and self._clock.monotonic() - typist.told_at >= REPEAT_SECONDS:
+            typist.servers = servers
+            typist.told_at = self._clock.monotonic()
+            self._tell(room_id, requester.user_id, servers, typing=True)
+
+    def _servers(self, txn: Transaction, room_id: str, user_id: str) -> list[str]:
+        return room_servers.in_room(txn, room_to_read(txn, room_id, user_id).room_nid)
+
+    async def receive(self, origin: str, content: Mapping[str, Any]) -> None:
+        """Another server says who of its users types in a room: all of them (`user_ids`), or how it is with one.
+
+        :raises MatrixError: it does not say so in any form that is known.
+        """
+        room_id, everybody = content.get("room_id"), content.get("user_ids")
+        if not isinstance(room_id, str):
+            raise BadJson("'room_id' must name a room.")
+        if isinstance(everybody, list):
+            now = await self._members(origin, room_id, everybody[:MOST_USERS])
+            before = self._rooms.get(room_id)
+            gone = [user for user in before.typists if domain_of(user) == origin] if before is not None else []
+            stopped: Iterable[str] = set(gone) - now
+        else:
+            user_id, typing = content.get("user_id"), content.get("typing")
+            if not isinstance(typing, bool):
+                raise BadJson("'typing' must be true or false.")
+            users = await self._members(origin, room_id, [user_id])
+            now, stopped = (users, ()) if typing else (frozenset(), users)
+        for user_id in now:
+            self._begin(room_id, user_id, REMOTE_SECONDS)
+        for user_id in stopped:
+            self._stop(room_id, user_id)
+
+    async def _members(self, origin: str, room_id: str, named: Sequence[object]) -> frozenset[str]:
+        """Those of the named who are users of a server and joined to a room."""
+        users = {user for user in named if isinstance(user, str) and ":" in user and domain_of(user) == origin}
+        return await self._joined(room_id, users) if users else frozenset()
+
+    async def _joined(self, room_id: str, users: Iterable[str]) -> frozenset[str]:
+        return await self._database.read("typing-members", _joined, room_id, users)
+
+    # What is known.
+
+    def _begin(self, room_id: str, user_id: str, seconds: float) -> _Typist | None:
+        """Somebody types from now on; None if there are too many already."""
+        room = self._rooms.get(room_id)
+        typist = room.typists.get(user_id) if room is not None else None
+        if typist is not None:
+            typist.end.reset(seconds)
+            return typist
+        if room is None:
+            if not self._make_place():
+                return None
+            room = self._rooms[room_id] = _Room()
+        if len(room.typists) >= MOST_USERS:
+            return None
+        end = self._clock.call_later(seconds, self._stop, room_id, user_id)
+        typist = room.typists[user_id] = _Typist(end, told_at=float("-inf"))
+        self._changed(room_id, room)
+        return typist
+
+    def _make_place(self) -> bool:
+        """Forget the rooms that have been silent for longest; False if somebody types in all of them."""
+        if len(self._rooms) < MOST_ROOMS:
+            return True
+        silent = next((room_id for room_id in self._rooms if room_id not in self._active), None)
+        if silent is None:
+            return False
+        self._since = max(self._since, self._rooms.pop(silent).position)
+        return True
+
+    def _stop(self, room_id: str, user_id: str) -> None:
+        """Somebody does not type any longer."""
+        room = self._rooms.get(room_id)
+        typist = room.typists.pop(user_id, None) if room is not None else None
+        if room is None or typist is None:
+            return
+        if typist.end.active():
+            typist.end.cancel()
+        self._changed(room_id, room)
+        self._tell(room_id, user_id, typist.servers, typing=False)
+
+    def _changed(self, room_id: str, room: _Room) -> None:
+        self._position += 1
+        room.position = self._position
+        self._rooms.move_to_end(room_id)
+        if room.typists:
+            self._active.add(room_id)
+        else:
+            self._active.discard(room_id)
+        self._notifier.wake_room(room_id)
+
+    def _on_event(self, news: EventPersisted) -> None:
+        for user_id, now in news.memberships.items():
+            if now != JOIN:
+                self._stop(news.room_id, user_id)
+
+    # What others are told.
+
+    def _tell(self, room_id: str, user_id: str, servers: Sequence[str], *, typing: bool) -> None:
+        """Tell other servers how it stands with one of our users."""
+        if servers and self._queues is not None:
+            room = self._rooms[room_id]
+            ours = sorted(user for user in room.typists if domain_of(user) == self._server_name)
+            content = {"room_id": room_id, "user_id": user_id, "typing": typing, "user_ids": ours}
+            run_in_background("tell-typing", self._send, servers, content, f"{room_id}/{user_id}")
+
+    async def _send(self, servers: Sequence[str], content: Json, key: str) -> None:
+        assert self._queues is not None
+        for server in servers:
+            await self._queues.send_edu(server, EDU_TYPE, content, key=key)
+
+    # The stream.
+
+    def present(self) -> int:
+        return 0
+
+    def may_have_news(self, watcher: Watcher, after: int) -> bool:
+        return after != 0 or not watcher.rooms.isdisjoint(self._active)
+
+    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
+        active = watcher.rooms & self._active
+        if after == 0:
+            told = active
+        elif self._since <= after <= self._position:
+            told = self._changed_since(watcher, after) | (arrivals.entered & active)
+        else:
+            told = watcher.rooms
+        return self._position if active else 0, [self._event(room_id) for room_id in sorted(told)]
+
+    def _changed_since(self, watcher: Watcher, after: int) -> set[str]:
+        changed = set()
+        for room_id in reversed(self._rooms):
+            if self._rooms[room_id].position <= after:
+                break
+            if room_id in watcher.rooms:
+                changed.add(room_id)
+        return changed
+
+    def _event(self, room_id: str) -> Json:
+        room = self._rooms.get(room_id)
+        users = sorted(room.typists) if room is not None else []
+        return {"type": EDU_TYPE, "room_id": room_id, "content": {"user_ids": users}}
+
+
+def _joined(txn: Transaction, room_id: str, users: Iterable[str]) -> frozenset[str]:
+    """Those of some users who are joined to a room."""
+    room = rooms.find(txn, room_id)
+    if room is None:
+        return frozenset()
+    return frozenset(user for user in users if membership.in_room(txn, room.room_nid, user) == JOIN)

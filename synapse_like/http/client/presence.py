@@ -1,0 +1,89 @@
+"""Presence: what one is, and whom one sees (PRES-2, PRES-3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.presence import Presence
+from synapse_like.handlers.presence_lists import ListChange, PresenceLists
+from synapse_like.handlers.retransmissions import Retransmissions
+from synapse_like.http.requests import Call
+from synapse_like.protocol.errors import Forbidden
+
+#: A month, in milliseconds: nobody is idle for longer.
+LONGEST_IDLE = 31 * 24 * 3600 * 1000
+
+
+class StatusBody(BaseModel):
+    """What a user wants to be seen as; other keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    presence: Literal["online", "unavailable", "offline", "free_for_chat", "hidden"]
+    status_msg: Annotated[str, Field(max_length=1000)] | None = None
+    idle: Annotated[int, Field(ge=0, le=LONGEST_IDLE)] | None = None
+    device_type: Annotated[str, Field(max_length=50)] | None = None
+
+
+class ListBody(BaseModel):
+    """What is to change of a presence list; other keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    invite: list[str] = []
+    drop: list[str] = []
+    accept: list[str] = []
+    deny: list[str] = []
+    groups: dict[str, list[str]] = {}
+
+
+class PresenceEndpoints:
+    """Status and lists.
+
+    :param parts: None if the operator has turned presence off.
+    """
+
+    def __init__(self, parts: tuple[Presence, PresenceLists] | None, retransmissions: Retransmissions) -> None:
+        self._parts = parts
+        self._retransmissions = retransmissions
+
+    def _on(self) -> tuple[Presence, PresenceLists]:
+        if self._parts is None:
+            raise Forbidden("Presence is turned off on this server.")
+        return self._parts
+
+    async def status(self, call: Call[Requester]) -> object:
+        """The presence of a user."""
+        presence, _ = self._on()
+        return await presence.status(call.requester, call.params["user"])
+
+    async def set_status(self, call: Call[Requester]) -> object:
+        """Say what one wants to be seen as."""
+        presence, _ = self._on()
+        body: StatusBody = call.body
+        await presence.choose(
+            call.requester,
+            call.params["user"],
+            body.presence,
+            body.status_msg,
+            idle_ms=body.idle,
+            device_type=body.device_type,
+        )
+        return {}
+
+    async def list(self, call: Call[Requester]) -> object:
+        """Those whom one wants to see."""
+        _, lists = self._on()
+        return await lists.show(call.requester, call.params.get("user", call.requester.user_id))
+
+    async def change_list(self, call: Call[Requester]) -> object:
+        """Change whom one wants to see, and whom one lets see oneself."""
+        _, lists = self._on()
+        body: ListBody = call.body
+        change = ListChange(body.invite, body.drop, body.accept, body.deny, body.groups)
+        request = self._retransmissions.request(call.requester, call.retransmit_key)
+        await lists.change(call.requester, call.params.get("user", call.requester.user_id), change, request)
+        return {}

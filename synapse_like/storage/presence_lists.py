@@ -1,0 +1,127 @@
+"""Who wants to see whose presence, and who allows it; and the groups that users sort those into."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from synapse_like.storage import positions
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.presence import STREAM
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """That one user wants to see another.
+
+    :ivar is_accepted: whether the other allows it.
+    """
+
+    observer: str
+    observed: str
+    is_accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListChanged:
+    """News: an entry was made (`is_accepted` says of which kind), or taken away (None)."""
+
+    position: int
+    observer: str
+    observed: str
+    is_accepted: bool | None
+
+
+def find(txn: Transaction, observer: str, observed: str) -> Entry | None:
+    """One entry, or None."""
+    row = txn.one(
+        "SELECT observer, observed, is_accepted FROM presence_lists WHERE observer = ? AND observed = ?",
+        (observer, observed),
+    )
+    return Entry(row[0], row[1], bool(row[2])) if row is not None else None
+
+
+def may_observe(txn: Transaction, observer: str, observed: str) -> bool:
+    """Has a user let another one see whether they are there?"""
+    entry = find(txn, observer, observed)
+    return entry is not None and entry.accepted
+
+
+def put(txn: Transaction, entry: Entry) -> None:
+    """Make an entry, or accept one."""
+    position = positions.take(txn, STREAM)
+    txn.execute(
+        "INSERT INTO presence_lists (observer, observed, is_accepted, position) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (observer, observed) DO UPDATE SET is_accepted = excluded.is_accepted,"
+        " position = excluded.position",
+        (entry.observer, entry.observed, int(entry.is_accepted), position),
+    )
+    txn.announce(ListChanged(position, entry.observer, entry.observed, entry.is_accepted))
+
+
+def delete(txn: Transaction, observer: str, observed: str) -> None:
+    """Take an entry away, and its observed out of the observer's groups."""
+    txn.execute("DELETE FROM presence_lists WHERE observer = ? AND observed = ?", (observer, observed))
+    txn.execute("DELETE FROM presence_groups WHERE owner = ? AND member = ?", (observer, observed))
+    txn.announce(ListChanged(positions.take(txn, STREAM), observer, observed, None))
+
+
+def of_observer(txn: Transaction, observer: str) -> list[Entry]:
+    """The list of a user."""
+    rows = txn.all(
+        "SELECT observer, observed, is_accepted FROM presence_lists WHERE observer = ? ORDER BY observed", (observer,)
+    )
+    return [Entry(row[0], row[1], bool(row[2])) for row in rows]
+
+
+def count_of(txn: Transaction, observer: str) -> int:
+    """How long the list of a user is."""
+    [[count]] = txn.all("SELECT COUNT(*) FROM presence_lists WHERE observer = ?", (observer,))
+    found: int = count
+    return found
+
+
+def count_requests(txn: Transaction, observed: str) -> int:
+    """How many requests to a user are unanswered."""
+    [[count]] = txn.all("SELECT COUNT(*) FROM presence_lists WHERE observed = ? AND is_accepted = 0", (observed,))
+    found: int = count
+    return found
+
+
+def requests_to(txn: Transaction, observed: str, *, after: int) -> list[str]:
+    """Who wants to see a user and has no answer yet, of those who asked after a position."""
+    rows = txn.all(
+        "SELECT observer FROM presence_lists WHERE observed = ? AND is_accepted = 0 AND position > ? ORDER BY position",
+        (observed, after),
+    )
+    return [row[0] for row in rows]
+
+
+def accepted_for(txn: Transaction, observer: str, *, after: int) -> list[str]:
+    """Whom a user may see by their list, of those who allowed it after a position."""
+    rows = txn.all(
+        "SELECT observed FROM presence_lists WHERE observer = ? AND is_accepted = 1 AND position > ?", (observer, after)
+    )
+    return [row[0] for row in rows]
+
+
+def set_group(txn: Transaction, owner: str, name: str, members: Sequence[str]) -> None:
+    """Say who belongs to a group; nobody for no group."""
+    txn.execute("DELETE FROM presence_groups WHERE owner = ? AND name = ?", (owner, name))
+    if members:
+        rows = [(owner, name, member) for member in dict.fromkeys(members)]
+        txn.insert_rows("INSERT INTO presence_groups (owner, name, member)", rows)
+
+
+def groups_of(txn: Transaction, owner: str) -> dict[str, list[str]]:
+    """The groups of a user."""
+    found: dict[str, list[str]] = {}
+    rows = txn.all("SELECT name, member FROM presence_groups WHERE owner = ? ORDER BY name, member", (owner,))
+    for name, member in rows:
+        found.setdefault(name, []).append(member)
+    return found
+
+
+def members_of(txn: Transaction, owner: str, names: Collection[str]) -> dict[str, list[str]]:
+    """The members of some groups of a user, by the groups' names; one that there is not is left out."""
+    return {name: members for name, members in groups_of(txn, owner).items() if name in names}
