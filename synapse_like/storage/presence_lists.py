@@ -44,7 +44,7 @@ def find(txn: Transaction, observer: str, observed: str) -> Entry | None:
 def may_observe(txn: Transaction, observer: str, observed: str) -> bool:
     """Has a user let another one see whether they are there?"""
     entry = find(txn, observer, observed)
-    return entry is not None and entry.accepted
+    return entry is not None and entry.is_accepted
 
 
 def put(txn: Transaction, entry: Entry) -> None:
