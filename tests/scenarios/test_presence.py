@@ -260,6 +260,28 @@ def test_accepted_request_shows_who_is_there(alice: Client, bob: Client) -> None
         status_of(alice, bob)
 
 
+def test_new_name_is_told_to_those_who_see_one(alice: Client, bob: Client, room: str) -> None:
+    """PROF-2: with the new values, and once."""
+    bob.join(room)
+    set_status(alice, "free_for_chat")
+    ears = Ears(bob)
+    alice.call("PUT", f"/profile/{quote(alice.user_id)}/displayname", {"displayname": "Alice ☕"})
+    told = [event["content"] for event in ears.for_a_while() if event["type"] == "m.presence"]
+    assert [content.get("displayname") for content in told if content["user_id"] == alice.user_id] == ["Alice ☕"]
+    assert told[0]["presence"] == "free_for_chat"
+
+
+def test_what_is_open_to_the_presence_list_is_seen_by_those_whom_one_has_let(alice: Client, bob: Client) -> None:
+    """PROF-3."""
+    path = f"/profile/{quote(alice.user_id)}/age"
+    alice.call("PUT", path, {"age": 36, "visibility": "presence-list"})
+    change_list(bob, invite=[alice.user_id])
+    with not_found():
+        bob.call("GET", path)
+    change_list(alice, accept=[bob.user_id])
+    assert bob.call("GET", path) == {"age": 36}
+
+
 def test_change_of_a_list_that_is_repeated_is_made_once(alice: Client, bob: Client) -> None:
     """API-4: the second time, there is no request any more that could be accepted."""
     change_list(bob, invite=[alice.user_id])
