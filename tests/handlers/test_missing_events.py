@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.handlers.disclosure import Disclosure
-from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
+from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.missing_events import MOST_STATES, MissingEvents
 from synapse_like.protocol.events import Event, EventDraft, Pdu
@@ -51,6 +51,10 @@ class Others:
 
 class Trusting:
     """Takes every signature for true."""
+
+    async def read_many(self, rules: RoomRules, room_id: str, pdus: Sequence[object]) -> dict[str, tuple[Event, Pdu]]:
+        read = [read_foreign(rules, pdu) for pdu in pdus]
+        return {event.event_id: (event, pdu) for event, pdu in read}
 
     async def check_many(self, rules: RoomRules, read: Sequence[tuple[Event, Pdu]], **_: object) -> list[CheckedEvent]:
         return [checked(rules, event) for event, _pdu in read]

@@ -270,7 +270,8 @@ def test_whatever_all_do_in_whatever_partition_all_agree_in_the_end(
             try:
                 dice.choice(doings)(client)
             except ApiError as error:
-                assert error.status in (403, 404, 502, 504), error
+                if error.status not in (403, 404, 502, 504):
+                    raise
         if dice.random() < 0.5:
             five.heal()
     five.heal()
