@@ -138,6 +138,8 @@ class Presence:
         device.kind = device_type
         device.is_idle = idle_ms is not None
         was_hidden = person.is_hidden
+        # What they say now is newer than what they were before a restart.
+        person.leave(NO_DEVICE)
         person.choose(requester.token_id, state, status_msg)
         if idle_ms is not None:
             person.was_active(self._clock.now_ms() - idle_ms)

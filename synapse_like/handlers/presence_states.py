@@ -152,8 +152,8 @@ class Person:
     def leave(self, token_id: int) -> None:
         """A device of theirs is gone. Having said that it goes, it did not say how it wants to come back."""
         self.devices.pop(token_id, None)
-        if self.choices.get(str(token_id)) == OFFLINE:
-            del self.choices[str(token_id)]
+        if token_id == NO_DEVICE or self.choices.get(str(token_id)) == OFFLINE:
+            self.choices.pop(str(token_id), None)
 
     def settle(self, now_ms: int) -> None:
         """See what their devices make of them: what the most available of them is. More than before is an activity."""

@@ -121,7 +121,14 @@ class RemoteMembership:
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(made.rules, unknown, relayed_by=server)
         held = {event.state_slot: event_id for event_id, (event, _) in state.items() if event.is_state}
-        await self._database.write("enter-room", self._enter, join, checked, held, made.profile)
+
+        def enter(txn: Transaction) -> None:
+            self._enter(txn, join, checked, held)
+            if profiles.find(txn, user_id) != made.profile:
+                # It has changed on the way, when this was not yet one of the user's rooms.
+                profiles.begin_telling(txn, user_id)
+
+        await self._database.write("enter-room", enter)
         _log.info("joined a room", room=room_id, server=server, state=len(held))
 
     async def _countersigned(self, made: _Made, returned: object) -> CheckedEvent:
@@ -133,18 +140,8 @@ class RemoteMembership:
             raise BadJson("The other server has changed our event.")
         return await self._checks.check(made.rules, event, pdu)
 
-    def _enter(
-        self,
-        txn: Transaction,
-        join: CheckedEvent,
-        checked: Sequence[CheckedEvent],
-        held: StateIds,
-        profile: Profile,
-    ) -> None:
-        """Come into a room: with a state that another server tells, and the event by which we came.
-
-        :param profile: what the event was made with.
-        """
+    def _enter(self, txn: Transaction, join: CheckedEvent, checked: Sequence[CheckedEvent], held: StateIds) -> None:
+        """Come into a room: with a state that another server tells, and the event by which we came."""
         event = join.event
         room_nid = self._room_to_enter(txn, event.room_id, join.rules)
         store_outliers(txn, room_nid, checked)
@@ -152,9 +149,6 @@ class RemoteMembership:
         # Whoever lets us in must be able to say why; it cannot lead us into a room that does not exist.
         slots = auth_types_for(join.rules, event)
         authorise(join.rules, event, {slot: state[slot].event for slot in slots if slot in state})
-        if profiles.find(txn, event.sender) != profile:
-            # It has changed on the way, when this was not yet one of the user's rooms.
-            profiles.begin_telling(txn, event.sender)
         ids = {slot: found.event.event_id for slot, found in state.items()}
         for user_id in {event.sender, *(slot[1] for slot in ids if slot[0] == MEMBER)}:
             if user_id.endswith(f":{self._server_name}"):

@@ -156,7 +156,7 @@ def test_what_was_soft_failed_does_not_hide_what_was_before_it(connection: Conne
     scene.server.hear([ban, late, last])
     assert scene.server.look().standings[late.event_id] is Standing.SOFT_FAILED
     unused: Any = None
-    disclosure = Disclosure(unused, unused, SERVER)
+    disclosure = Disclosure(unused, unused, unused, SERVER)
 
     def tell(txn: Transaction) -> int:
         return len(disclosure._backfill(txn, "a.example", scene.branch.room_id, [late.event_id], 100))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -99,13 +100,16 @@ class Scene:
         self.bridge.pump(lambda: bool(found))
         return found[0]
 
-    def passes(self, seconds: float = 1.0) -> None:
+    def passes(self, seconds: float = 1.01) -> None:
         """Let time pass, and everything come to rest."""
         self.time.advance(seconds)
         quiet = 0
         while quiet < 8:
             self.write(lambda txn: None)
-            self.result(DeferredList([self.database.read("test", lambda txn: None) for _ in range(3)]))
+            # Both reading threads at once, so that none of them is still busy with something else.
+            barrier = Barrier(2)
+            meet = [self.database.read("test", lambda txn, barrier=barrier: barrier.wait(10)) for _ in range(2)]
+            self.result(DeferredList(meet))
             self.time.advance(0)
             quiet = 0 if self.people.is_telling else quiet + 1
 
@@ -114,6 +118,13 @@ class Scene:
 
     def goes(self, user_id: str, token_id: int = 1) -> None:
         self.people.closed(login(user_id, token_id))
+
+    def choose(self, user_id: str, state: str) -> None:
+        chosen = Deferred.fromCoroutine(
+            self.people.choose(login(user_id), user_id, state, None, idle_ms=None, device_type=None)
+        )
+        self.passes()
+        assert chosen.called
 
     def sweeps(self) -> None:
         self.result(self.people.sweep())
@@ -164,6 +175,7 @@ def test_who_polls_again_in_time_was_there_all_along(scene: Scene) -> None:
         scene.comes(ALICE)
         scene.passes(5)
         scene.sweeps()
+        scene.passes()
     assert scene.told == [[ALICE]]
 
 
@@ -187,6 +199,16 @@ def test_who_was_there_before_a_restart_has_a_while_to_come_back(scene: Scene) -
     assert [row.user_id for row in scene.read(presence.there)] == [BOB]
 
 
+def test_what_one_says_after_a_restart_counts_at_once(scene: Scene) -> None:
+    """It counted only half a minute later if one had been more available before."""
+    scene.choose(ALICE, "free_for_chat")
+    scene.begin()
+    scene.result(scene.people.start())
+    scene.passes()
+    scene.choose(ALICE, "unavailable")
+    assert scene.people.person(ALICE).told.state == "unavailable"
+
+
 def test_changes_are_told_together_and_at_most_once_a_second(scene: Scene) -> None:
     """500 users who come at once are one transaction."""
     users = [f"@user{number:03}:here" for number in range(500)]
@@ -197,7 +219,7 @@ def test_changes_are_told_together_and_at_most_once_a_second(scene: Scene) -> No
         scene.comes(user_id)
     scene.passes(0.5)
     assert scene.told == [[ALICE]]
-    scene.passes(0.5)
+    scene.passes(0.6)
     assert scene.told == [[ALICE], users]
 
 
@@ -300,6 +322,7 @@ def test_poll_is_answered_at_once_and_changes_follow(scene: Scene) -> None:
 
 def test_servers_are_told_only_of_whom_their_users_may_see(scene: Scene) -> None:
     with_alice_seen_from_there(scene)
+    scene.write(presence_lists.put, Entry(THERE, BOB, is_accepted=False))
     scene.result(scene.federation.receive("there", {"poll": [BOB]}))
     scene.result(scene.federation.receive("elsewhere", {"poll": [ALICE, "@x:elsewhere", 5, ""]}))
     scene.comes(ALICE)

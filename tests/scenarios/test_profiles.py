@@ -181,7 +181,7 @@ def test_further_field_can_be_taken_away(alice: Client) -> None:
 def test_not_everything_names_a_field(alice: Client, field: str) -> None:
     """PROF-3."""
     with bad_json():
-        alice.tell(field, 1)
+        alice.tell(field, "public")
     assert alice.profile(alice) == {}
 
 
