@@ -28,6 +28,7 @@ TEST = [
     "mypy-zope>=1.0.14,<2",
     "pytest>=8.0,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.17,<0.18",
     "types-PyYAML>=6.0,<7",
     "types-cachetools>=6.0",
