@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from signedjson.key import read_signing_keys
 
-from synapse_like import __version__, app
+from synapse_like import __version__
+from synapse_like.app.parts import engine_of
 from synapse_like.commands import main
 from synapse_like.config import Config, load
 from synapse_like.federation.own_keys import read_signing_file
@@ -302,7 +303,7 @@ def test_servers_that_are_sent_to_are_listed_and_tried_again(config_file: Path) 
     refused = command("federation", "retry", "--config", config_file, "there.example")
     assert_refused(refused, "Nothing was ever sent to there.example.")
 
-    connection = Connection(app.engine_of(load(config_file, {})))
+    connection = Connection(engine_of(load(config_file, {})))
     failing = Destination(
         "there.example", failing_since=1, retry_at=2, retry_interval=1000, last_error="nobody is there"
     )
