@@ -34,7 +34,7 @@ from synapse_like.protocol.errors import MatrixError, Unavailable
 from synapse_like.storage import destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
-from synapse_like.storage.destinations import EduStored, Waiting
+from synapse_like.storage.destinations import EduStored, Rewound, Waiting
 from synapse_like.storage.events import EventPersisted
 
 #: Transactions under way at the same time: to servers that are well, and to others, which may keep us waiting.
@@ -116,6 +116,7 @@ class DestinationQueues:
         self._stopping = False
         bus.subscribe(EventPersisted, self._event_persisted)
         bus.subscribe(EduStored, self._edu_stored)
+        bus.subscribe(Rewound, self._rewound)
         bus.subscribe(CommitInDoubt, self._commit_in_doubt)
 
     # What others want of it.
@@ -216,6 +217,11 @@ class DestinationQueues:
     def _edu_stored(self, news: EduStored) -> None:
         outbox = self._outbox(news.server)
         outbox.has_lasting = True
+        self._wake(outbox)
+
+    def _rewound(self, news: Rewound) -> None:
+        outbox = self._outbox(news.server)
+        outbox.rewind(news.position)
         self._wake(outbox)
 
     def _commit_in_doubt(self, _: CommitInDoubt) -> None:

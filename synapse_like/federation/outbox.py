@@ -76,6 +76,7 @@ class Outbox:
     :ivar edus_sent_up_to: which of these the server has.
     :ivar most: how much a transaction may hold at the moment.
     :ivar is_searching: the server refuses something, but not everything.
+    :ivar rewound: to which position the server was set back while something was under way to it.
     :ivar is_running: whether somebody is sending.
     :ivar running: fires when they have ended.
     :ivar timer: runs while the server is left alone.
@@ -94,6 +95,7 @@ class Outbox:
     edus_sent_up_to: int = 0
     most: int = MOST_ITEMS
     is_searching: bool = False
+    rewound: int | None = None
     is_running: bool = False
     running: Deferred[None] | None = None
     timer: IDelayedCall | None = None
@@ -125,6 +127,14 @@ class Outbox:
         self.doubts += 1
         self.announced.clear()
 
+    def rewind(self, position: int) -> None:
+        """The server may lack something that lies further back."""
+        if self.row is not None:
+            self.row.sent_up_to = min(self.row.sent_up_to, position)
+        if self.is_running:
+            self.rewound = position if self.rewound is None else min(self.rewound, position)
+        self.doubt()
+
     def known(self) -> list[Announced] | None:
         """The oldest events that wait, as many as a transaction may hold; None if the tables must be asked."""
         if not self.is_complete:
@@ -143,6 +153,8 @@ class Outbox:
         """The server has this, or never will."""
         assert self.row is not None
         self.row.sent_up_to = max(self.row.sent_up_to, parcel.up_to)
+        if self.rewound is not None:
+            self.row.sent_up_to, self.rewound = min(self.row.sent_up_to, self.rewound), None
         self.edus_sent_up_to = max(self.edus_sent_up_to, parcel.edus_up_to)
         while self.announced and self.announced[0].position <= self.row.sent_up_to:
             self.announced.popleft()

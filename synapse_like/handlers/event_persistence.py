@@ -23,7 +23,7 @@ from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
-from synapse_like.storage import events, gaps, membership, room_servers, rooms, state
+from synapse_like.storage import destinations, events, gaps, membership, room_servers, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
@@ -111,7 +111,7 @@ class EventPersistence:
         if not is_accepted:
             return stored
         changes = self._move_head(txn, room, stored, replaced, before, after)
-        self._apply(txn, room, changes, stored.position)
+        self._apply(txn, room, changes, stored.position, _heard_up_to(txn, room, event))
         for server in destinations - room_servers.present(txn, room).keys():
             if is_about(event, server):
                 room_servers.add_passing(txn, room, server, position=stored.position)
@@ -175,8 +175,14 @@ class EventPersistence:
             return {event.state_slot: Change(replaced, stored)} if event.is_state else {}
         return _difference(txn, was, head)
 
-    def _apply(self, txn: Transaction, room: RoomHead, changes: Changes, position: int) -> None:
-        """Change the current state of a room, and what follows from it."""
+    def _apply(
+        self, txn: Transaction, room: RoomHead, changes: Changes, position: int, heard_up_to: int | None = None
+    ) -> None:
+        """Change the current state of a room, and what follows from it.
+
+        :param position: of the event by which it changes.
+        :param heard_up_to: what other servers that come in have heard of the room; up to that position if left out.
+        """
         if len(changes) > MOST_REMEMBERED:
             room.known_state.clear()
         numbers = state.make_slot_ids(txn, changes.keys())
@@ -205,7 +211,11 @@ class EventPersistence:
             elif server is not None and JOIN in (was, now):
                 joined[server] += (now == JOIN) - (was == JOIN)
         if joined:
-            room_servers.change(txn, room, joined, position=position)
+            since = position if heard_up_to is None else heard_up_to
+            room_servers.change(txn, room, joined, position=position, since=since)
+            if since < position:
+                for server in joined.keys() & room_servers.present(txn, room).keys():
+                    destinations.rewind(txn, server, since)
 
     def _log_membership(self, txn: Transaction, room: RoomHead, user_id: str, change: Change, position: int) -> None:
         """Log that one of our own users came or went."""
@@ -283,6 +293,17 @@ def _difference(txn: Transaction, was: Snapshot, now: Snapshot) -> Changes:
     ids = [side[slot] for slot in differing for side in (before, after) if slot in side]
     found = events.by_ids(txn, ids)
     return {slot: Change(found.get(before.get(slot, "")), found.get(after.get(slot, ""))) for slot in differing}
+
+
+def _heard_up_to(txn: Transaction, room: RoomHead, event: Event) -> int | None:
+    """Up to which position a server that comes into a room by an event knows what was said before; None for all of it.
+
+    It came in through another server, which may not have heard yet what was said here.
+    """
+    if event.type != MEMBER or event.content["membership"] != JOIN or len(room.extremities) == 1:
+        return None
+    places = [item.place for item in events.known(txn, event.prev_events).values() if item.place is not None]
+    return min(places) // events.GAP if places else None
 
 
 def _membership(stored: StoredEvent | None) -> str | None:

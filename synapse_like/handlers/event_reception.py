@@ -11,7 +11,9 @@ The steps, of which 1 to 3 are in `event_checks`:
 6. Do the events that it rests on allow it? If not, it is rejected.
 7. Does the state before it allow it? If not, it is rejected.
 8. Does the room allow it as it is now? If not, it is soft-failed: kept for those who build on it, but shown to nobody
-   (server-server API, "Soft failure"). Who was banned cannot go on by pretending not to have heard of it.
+   (server-server API, "Soft failure"). Who was banned cannot go on by pretending not to have heard of it. But state
+   that holds its own when the forks are resolved is accepted: it holds on all servers that heard of it in time, and so
+   it must here (FED-8).
 9. It enters the room by the one door, `event_persistence`.
 
 Steps 4 to 9 are one function of a transaction; nothing can come between them.
@@ -31,7 +33,7 @@ from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.state_resolution import StateIds
-from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage import events, gaps, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Known, Standing
 from synapse_like.storage.rooms import RoomHead
@@ -149,5 +151,14 @@ def _judge(
         seen = rooms.stored_state_at_head(txn, room, slots)
         authorise(rules, event, {slot: stored.event for slot, stored in seen.items()})
     except AuthError as error:
-        return Standing.SOFT_FAILED, error.message
+        if not event.is_state or not _holds_its_own(txn, room, event, before):
+            return Standing.SOFT_FAILED, error.message
     return Standing.ACCEPTED, None
+
+
+def _holds_its_own(txn: Transaction, room: RoomHead, event: Event, before: Snapshot) -> bool:
+    """Would the state of the room be another one with an event among its newest?"""
+    after = {**state.ids_at(txn, before.snapshot_id), event.state_slot: event.event_id}
+    ends = [state.ids_at(txn, extremity.after.snapshot_id) for extremity in room.extremities]
+    together = room_state.resolve_ids(txn, room.rules, [*ends, after], also=event)
+    return together != state.ids_at(txn, room.snapshot.snapshot_id)

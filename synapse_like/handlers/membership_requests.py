@@ -27,6 +27,7 @@ from synapse_like.protocol.join_rules import VOUCHER
 from synapse_like.protocol.membership import INVITE, JOIN, KNOCK, LEAVE
 from synapse_like.protocol.membership_templates import write_template
 from synapse_like.protocol.room_versions import RoomRules, rules_for
+from synapse_like.protocol.shapes import string
 from synapse_like.protocol.signing import sign_pdu
 from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import accounts, events, rooms, state
@@ -150,7 +151,7 @@ class MembershipRequests:
 
     async def _vouch(self, rules: RoomRules, event: Event, pdu: Pdu) -> Pdu:
         """Sign for a member of ours who lets a user in, if that is so."""
-        if domain_of(event.content[VOUCHER]) != self._server_name:
+        if domain_of(historical_user_id(string("content", event.content[VOUCHER]))) != self._server_name:
             return pdu
         expected = await self._database.write("vouch", self._expected_voucher, event)
         if not expected:

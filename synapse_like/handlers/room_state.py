@@ -73,13 +73,18 @@ def keep(txn: Transaction, room: RoomHead, ids: StateIds, near: Sequence[Snapsho
 
 
 def resolve_ids(
-    txn: Transaction, rules: RoomRules, ends: Sequence[StateIds], explain: Explain | None = None
+    txn: Transaction,
+    rules: RoomRules,
+    ends: Sequence[StateIds],
+    explain: Explain | None = None,
+    also: Event | None = None,
 ) -> StateIds:
     """Resolve several states, all of whose events are here.
 
+    :param also: an event that is not here yet.
     :raises MissingEvents: an event that decides was never stored.
     """
-    known = StoredEvents(txn)
+    known = StoredEvents(txn, [] if also is None else [also])
     while True:
         try:
             return resolve(rules, ends, known, explain=explain)
@@ -91,9 +96,9 @@ def resolve_ids(
 class StoredEvents(Mapping[str, Event]):
     """Events of a room by ID, read in batches with their auth chains."""
 
-    def __init__(self, txn: Transaction) -> None:
+    def __init__(self, txn: Transaction, given: Iterable[Event] = ()) -> None:
         self._txn = txn
-        self._events: dict[str, Event] = {}
+        self._events = {event.event_id: event for event in given}
 
     def add_with_auth_chains(self, ids: Iterable[str]) -> bool:
         """Read some events and all that they rest on; False if there was nothing new among them."""

@@ -72,6 +72,14 @@ class EduStored:
     server: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """News: a server may lack something that lies before the position at which it was."""
+
+    server: str
+    position: int
+
+
 def find(txn: Transaction, server: str) -> Destination:
     """How far a server is; one that nothing was ever sent to is at the beginning of each of its stays."""
     row = txn.one(
@@ -192,6 +200,14 @@ def add_edu(txn: Transaction, server: str, edu_type: str, key: str | None, edu: 
     if surplus is not None:
         txn.execute("DELETE FROM outgoing_edus WHERE server = ? AND position <= ?", (server, surplus[0]))
     txn.announce(EduStored(server))
+
+
+def rewind(txn: Transaction, server: str, position: int) -> None:
+    """Let a server be no further than a position: it has come into a room where it may have missed what followed."""
+    txn.execute(
+        "UPDATE destinations SET sent_up_to = ? WHERE server = ? AND sent_up_to > ?", (position, server, position)
+    )
+    txn.announce(Rewound(server, position))
 
 
 def needing_attention(txn: Transaction) -> list[str]:

@@ -34,11 +34,12 @@ def is_in_room(txn: Transaction, room_nid: int, server: str) -> bool:
     return row is not None
 
 
-def change(txn: Transaction, room: RoomHead, changes: Mapping[str, int], *, position: int) -> None:
+def change(txn: Transaction, room: RoomHead, changes: Mapping[str, int], *, position: int, since: int) -> None:
     """Count users of other servers who came or went.
 
     :param changes: by server, how many more are joined.
     :param position: of the event by which they did; who leaves gets it, too.
+    :param since: up to which position those who come have what was said.
     """
     servers = present(txn, room)
     for server, more in changes.items():
@@ -48,7 +49,7 @@ def change(txn: Transaction, room: RoomHead, changes: Mapping[str, int], *, posi
             txn.execute(
                 "INSERT INTO room_servers (room_nid, server, since, until, joined) VALUES (?, ?, ?, NULL, ?)"
                 " ON CONFLICT (room_nid, server, since) DO UPDATE SET until = NULL, joined = excluded.joined",
-                (room.room_nid, server, position, joined),
+                (room.room_nid, server, since, joined),
             )
         else:
             txn.execute(

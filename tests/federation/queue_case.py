@@ -186,7 +186,7 @@ class House:
     def _moves(self, room_id: str, server: str, more: int) -> None:
         def move(txn: Transaction) -> None:
             position = events.next_place(txn) // GAP
-            room_servers.change(txn, head(txn, room_id), {server: more}, position=position)
+            room_servers.change(txn, head(txn, room_id), {server: more}, position=position, since=position)
 
         self.write(move)
 

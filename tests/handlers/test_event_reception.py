@@ -93,6 +93,25 @@ class TestEveryServerMakesTheSameOfIt:
             # What comes after an event that was rejected does not take the place of what was before that one.
             assert _rejected(here.standings) or here.extremities == {last[0].event_id}
 
+    @pytest.mark.parametrize(("rules", "seed"), [(SPEC_2014, 7), (SPEC_2014, 22), (V6, 27), (V12, 9), (V12, 25)])
+    def test_state_that_came_too_late_but_holds_its_own(
+        self, connection: Connection, rules: RoomRules, seed: int
+    ) -> None:
+        """FED-8, SEC-2: what holds where it was heard of in time holds everywhere, before anybody says another word."""
+        dice = Random(seed)
+        room = ForkingRoom(rules)
+        branches = grow(room, dice, dice.randint(5, 40))
+        said = list(room.events.values())
+        server = Listener(connection, rules, branches[0].room_id)
+        seen = []
+        for _ in range(2):
+            server.hear_in_lots(some_causal_order(said, dice), dice)
+            seen.append(server.look())
+            server.forget()
+        here, there = seen
+        assert here.has_soft_failed or there.has_soft_failed
+        assert here.current == there.current
+
 
 def _rejected(standings: dict[str, Standing]) -> set[str]:
     return {event_id for event_id, standing in standings.items() if standing is Standing.REJECTED}

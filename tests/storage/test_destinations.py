@@ -19,7 +19,7 @@ THERE = "there.example"
 def prepare(txn: Transaction, count: int) -> None:
     """A room with another server, and some events for it."""
     room = rooms.create(txn, "!room:here", V1, is_public=False)
-    room_servers.change(txn, room, {THERE: 1}, position=0)
+    room_servers.change(txn, room, {THERE: 1}, position=0, since=0)
     for position in range(1, count + 1):
         txn.execute(
             "INSERT INTO events (event_id, room_nid, place, is_outgoing, pdu) VALUES (?, ?, ?, 1, ?)",
