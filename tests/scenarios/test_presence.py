@@ -381,3 +381,12 @@ def test_presence_can_be_turned_off(fresh_server: FreshServer, unique: Unique) -
         change_list(alice, invite=[bob.user_id])
     assert ears.for_a_while(1.5) == []
     assert bob.initial_sync()["presence"] == []
+
+
+def test_presence_can_be_kept_from_other_servers(fresh_server: FreshServer, unique: Unique) -> None:
+    alice = Client(fresh_server({**PRESENT, "presence.federation": False})).register(unique("alice"))
+    with forbidden():
+        change_list(alice, invite=["@zoe:elsewhere.example"])
+    assert list_of(alice) == {}
+    set_status(alice, "unavailable")
+    assert status_of(alice, alice)["presence"] == "unavailable"
