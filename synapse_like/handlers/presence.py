@@ -26,12 +26,13 @@ from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.membership import JOIN
-from synapse_like.storage import presence, presence_lists
+from synapse_like.storage import presence, presence_lists, profiles
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
 from synapse_like.storage.events import EventPersisted
 from synapse_like.storage.presence import PresenceRecorded, StoredPresence
 from synapse_like.storage.presence_lists import ListChanged
+from synapse_like.storage.profiles import Profile
 
 #: How long a device is there without an event stream, in seconds.
 CLOSED_SECONDS = 30.0
@@ -331,12 +332,13 @@ class Presence:
         while waiting:
             for person in waiting.values():
                 person.has_moved = False
-            rows, rooms, observers = await self._database.read("presence-of", _facts, list(waiting))
+            rows, rooms, observers, names = await self._database.read("presence-of", _facts, list(waiting))
             for user_id, person in list(waiting.items()):
                 if person.has_moved:
                     continue
                 del waiting[user_id]
                 person.adopt(rows.get(user_id))
+                person.profile = person.profile or tuple(names[user_id].content().items())
                 person.observers |= observers[user_id]
                 for room_id in rooms[user_id]:
                     self._moved(person, room_id, is_in=True)
@@ -501,7 +503,7 @@ def invite_event(observer: str, observed: str) -> Json:
     return {"type": "m.presence_invite", "content": {"observed_user": observed, "observer_user": observer}}
 
 
-Facts = tuple[dict[str, StoredPresence], dict[str, set[str]], dict[str, set[str]]]
+Facts = tuple[dict[str, StoredPresence], dict[str, set[str]], dict[str, set[str]], dict[str, Profile]]
 
 
 def _facts(txn: Transaction, user_ids: Sequence[str]) -> Facts:
@@ -509,6 +511,7 @@ def _facts(txn: Transaction, user_ids: Sequence[str]) -> Facts:
         presence.of_users(txn, user_ids),
         presence.rooms_of(txn, user_ids),
         presence.observers_of(txn, user_ids),
+        profiles.of_users(txn, user_ids),
     )
 
 

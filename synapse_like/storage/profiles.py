@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from synapse_like.protocol.canonical_json import decode, encode_in_any_order
 from synapse_like.protocol.profiles import AVATAR_URL, DISPLAYNAME, SHOWN
 from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
+from synapse_like.storage.engines import batched, placeholders
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,21 @@ class RoomsUntold:
 
 def find(txn: Transaction, user_id: str) -> Profile:
     """What rooms and observers are told of a user."""
-    rows = txn.all(
-        f"SELECT field, value FROM profile_fields WHERE user_id = ? AND field IN ({placeholders(SHOWN)})",
-        (user_id, *SHOWN),
-    )
-    told: dict[str, Any] = {field: decode(value.encode()) for field, value in rows}
-    return Profile(told.get(DISPLAYNAME), told.get(AVATAR_URL))
+    return of_users(txn, [user_id])[user_id]
+
+
+def of_users(txn: Transaction, user_ids: Collection[str]) -> dict[str, Profile]:
+    """What rooms and observers are told of some users."""
+    told: dict[str, dict[str, Any]] = {user_id: {} for user_id in user_ids}
+    for part in batched(user_ids):
+        rows = txn.all(
+            f"SELECT user_id, field, value FROM profile_fields WHERE user_id IN ({placeholders(part)})"
+            f" AND field IN ({placeholders(SHOWN)})",
+            (*part, *SHOWN),
+        )
+        for user_id, field, value in rows:
+            told[user_id][field] = decode(value.encode())
+    return {user_id: Profile(said.get(DISPLAYNAME), said.get(AVATAR_URL)) for user_id, said in told.items()}
 
 
 def fields(txn: Transaction, user_id: str) -> list[ProfileField]:

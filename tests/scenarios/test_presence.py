@@ -271,6 +271,17 @@ def test_new_name_is_told_to_those_who_see_one(alice: Client, bob: Client, room:
     assert told[0]["presence"] == "free_for_chat"
 
 
+def test_name_is_shown_with_presence_whenever_it_was_set(alice: Client, bob: Client, room: str) -> None:
+    """PROF-2."""
+    alice.call("PUT", f"/profile/{quote(alice.user_id)}/displayname", {"displayname": "Alice"})
+    bob.join(room)
+    ears = Ears(bob)
+    set_status(alice, "free_for_chat")
+    ears.until_it_is(alice, "free_for_chat")
+    told = [event["content"] for event in ears.heard if event["content"].get("user_id") == alice.user_id]
+    assert [content["displayname"] for content in told] == ["Alice"]
+
+
 def test_what_is_open_to_the_presence_list_is_seen_by_those_whom_one_has_let(alice: Client, bob: Client) -> None:
     """PROF-3."""
     path = f"/profile/{quote(alice.user_id)}/age"
