@@ -151,7 +151,9 @@ def _judge(
         seen = rooms.stored_state_at_head(txn, room, slots)
         authorise(rules, event, {slot: stored.event for slot, stored in seen.items()})
     except AuthError as error:
-        if not event.is_state or not _holds_its_own(txn, room, event, before):
+        # By depth, resolution lets old forks win; so where it goes by depth, whoever came too late came too late.
+        by_depth = rules.state_resolution == "v1"
+        if not event.is_state or by_depth or not _holds_its_own(txn, room, event, before):
             return Standing.SOFT_FAILED, error.message
     return Standing.ACCEPTED, None
 

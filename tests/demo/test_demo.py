@@ -29,6 +29,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     words = [str(port) for port in ports]
     return {
         **os.environ,
+        "COLUMNS": "120",
         "DEMO_DATA": str(tmp_path / "data"),
         "DEMO_PYTHON": sys.executable,
         "DEMO_CLIENT_PORTS": " ".join(words[:3]),

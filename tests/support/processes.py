@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import signal
 import socket
@@ -13,6 +14,9 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
+#: How many processes of the tests share the ports.
+PROCESSES = 8
+_given: set[int] = set()
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _libc = ctypes.CDLL(None)
 
@@ -34,15 +38,19 @@ def free_port() -> int:
     """A TCP port on loopback on which nobody listens.
 
     It lies below the ports that the kernel gives to outgoing connections, so that none of those takes it while its
-    server restarts.
+    server restarts. No other process of the tests gives the same one, and neither does this one a second time.
     """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
         port = random.randint(10_000, 32_000)
+        if port % PROCESSES != number % PROCESSES or port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
 
 
