@@ -1,0 +1,138 @@
+"""Servers that are killed again and again, at whatever point they are: nothing acknowledged is lost, anywhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from random import Random
+
+import pytest
+
+from tests.conftest import NewDatabase
+from tests.scenarios.conftest import Unique, must_not_have_failed
+from tests.scenarios.federation.conftest import FederationOf, Meet
+from tests.support.client import ApiError, Client, ids
+from tests.support.federation import Federation, wait_until_agree, whole_history
+from tests.support.processes import wait_until
+
+#: How often a server is killed; and how often where the databases are slower to start with.
+KILLS = {"sqlite": 200, "postgresql": 30}
+#: The longest that is waited before the next one, in seconds.
+LONGEST_PAUSE = 0.6
+#: How many kills of a hundred come before their server serves again.
+UNREADY = 25
+#: How long the servers may take to tell each other everything in the end, in seconds.
+PATIENCE = 90
+
+
+class Talker(threading.Thread):
+    """Somebody who says one thing after another, each again and again until it is acknowledged.
+
+    :ivar said: the event IDs of what was acknowledged, by text.
+    """
+
+    def __init__(self, client: Client, room: str) -> None:
+        super().__init__(name=client.user_id, daemon=True)
+        self.client = client
+        self.said: dict[str, str] = {}
+        self.failure: BaseException | None = None
+        self._room = room
+        self._is_over = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self._is_over.is_set():
+                self._insist(f"{self.client.user_id} {len(self.said)}")
+                time.sleep(0.01)
+        except BaseException as error:
+            self.failure = error
+
+    def _insist(self, text: str) -> None:
+        content = {"msgtype": "m.text", "body": text}
+        while True:
+            try:
+                self.said[text] = self.client.send_event(self._room, "m.room.message", content, text)
+                return
+            except (OSError, HTTPException):
+                time.sleep(0.05)
+            except ApiError as error:
+                if error.status < 500:
+                    raise
+                time.sleep(0.05)
+
+    def end(self) -> None:
+        """Stop, as soon as the last thing is acknowledged."""
+        self._is_over.set()
+        self.join(PATIENCE)
+        if self.failure is not None:
+            raise self.failure
+        assert not self.is_alive(), "the last message was never acknowledged"
+
+
+@contextmanager
+def talking(room: str, people: list[Client]) -> Iterator[list[Talker]]:
+    """Let people talk meanwhile."""
+    talkers = [Talker(client, room) for client in people]
+    for talker in talkers:
+        talker.start()
+    yield talkers
+    for talker in talkers:
+        talker.end()
+
+
+def kill_them_all(federation: Federation, kills: int, dice: Random) -> None:
+    """Kill the servers in random order, each again some time after it was started."""
+    for _ in range(kills):
+        victim = dice.choice(federation.servers)
+        if dice.randrange(100) >= UNREADY:
+            victim.wait_until_healthy()
+        time.sleep(LONGEST_PAUSE * dice.random())
+        victim.kill9()
+        victim.launch()
+    for server in federation.servers:
+        server.wait_until_healthy()
+
+
+def stream_of(client: Client, since: str) -> list[str]:
+    """The IDs of everything in a client's event stream, as often as it is there."""
+    seen: list[str] = []
+    while chunk := (answer := client.events(since))["chunk"]:
+        seen += ids(chunk)
+        since = answer["end"]
+    return seen
+
+
+@pytest.mark.timeout(600)
+def test_killed_servers_lose_and_double_nothing(
+    federation_of: FederationOf, database_kind: str, new_database: NewDatabase, unique: Unique, meet: Meet
+) -> None:
+    """FED-3, SEC-4, API-4: neither their own words nor what they have told each other that they have."""
+    with new_database() as one, new_database() as two, new_database() as three, federation_of(one, two, three) as homes:
+        people = [Client(server).register(unique("talker")) for server in homes.servers]
+        room = meet(*people)
+        since = {client: client.present() for client in people}
+        with talking(room, people) as talkers:
+            kill_them_all(homes, KILLS[database_kind], Random(1))
+        said = {text: event_id for talker in talkers for text, event_id in talker.said.items()}
+        assert len(said) > KILLS[database_kind], "there was hardly anything to lose"
+
+        def all_is_there() -> bool:
+            return all(set(said.values()) <= set(ids(whole_history(client, room))) for client in people)
+
+        wait_until("everything to be everywhere", all_is_there, seconds=PATIENCE)
+        wait_until_agree(room, *people, seconds=PATIENCE)
+        for client in people:
+            history = [event for event in whole_history(client, room) if event["type"] == "m.room.message"]
+            assert {event["content"]["body"]: event["event_id"] for event in history} == said
+            assert len(history) == len(said), "something is there twice"
+            streamed = Counter(stream_of(client, since[client]))
+            assert max(streamed.values()) == 1, "a client was told something twice"
+            for talker in talkers:
+                own = [event["event_id"] for event in history if event["event_id"] in talker.said.values()]
+                assert own == list(talker.said.values()), "somebody's words are in another order"
+        for server in homes.servers:
+            must_not_have_failed(server)
