@@ -1,7 +1,9 @@
 """What other servers may read here: events, states and history of the rooms that they are in, aliases, profiles (FED-4,
 FED-10, SEC-11).
 
-A server gets what happens in a room because it is in it; it may ask for what it missed. Where a room shows its history
+A server gets what happens in a room because it is in it; it may ask for what it missed. One that is not in it any more
+may ask for what happened up to its end there, for without that it might not understand, and so not believe, how it
+came to that end: a server that has missed something could not be banned. Where a room shows its history
 only to those who were there, a server whose users were not gets such events in their redacted form, which is all
 that it needs to judge the others.
 """
@@ -63,7 +65,7 @@ class Disclosure:
 
     def _event(self, txn: Transaction, origin: str, event_id: str) -> list[orjson.Fragment]:
         stored = events.find(txn, event_id)
-        if stored is None or not room_servers.is_in_room(txn, stored.room_nid, origin):
+        if stored is None or not _was_there(_last_place(txn, stored.room_nid, origin), stored.place):
             raise NotFound("There is no such event, or this server may not have it.")
         return _Eyes(txn, rooms.view(txn, stored.event.room_id), origin).see([stored])
 
@@ -89,15 +91,18 @@ class Disclosure:
         return await self._database.read("disclose-state-ids", read)
 
     def _held(self, txn: Transaction, origin: str, room_id: str, event_id: str | None) -> list[str]:
-        room = self._room(txn, origin, room_id)
-        snapshot_id = room.snapshot_id
-        if event_id is not None:
-            stored = events.find(txn, parse_event_id(event_id))
-            before = events.snapshots_of(txn, stored.event_nid)[0] if stored is not None else None
-            if stored is None or stored.room_nid != room.room_nid or before is None:
-                raise NotFound("There is no such event here, or the state before it is not known.")
-            snapshot_id = before
-        return sorted(state.ids_at(txn, snapshot_id).values())
+        room, last_place = self._room(txn, origin, room_id)
+        if event_id is None:
+            if last_place < _NOW:
+                raise Forbidden(f"{origin} is not in this room.")
+            return sorted(state.ids_at(txn, room.snapshot_id).values())
+        stored = events.find(txn, parse_event_id(event_id))
+        before = events.snapshots_of(txn, stored.event_nid)[0] if stored is not None else None
+        if stored is None or stored.room_nid != room.room_nid or before is None:
+            raise NotFound("There is no such event here, or the state before it is not known.")
+        if not _was_there(last_place, stored.place):
+            raise Forbidden(f"{origin} was not in this room any more.")
+        return sorted(state.ids_at(txn, before).values())
 
     async def event_auth(self, origin: str, room_id: str, event_id: str) -> list[orjson.Fragment]:
         """What an event rests on.
@@ -109,8 +114,8 @@ class Disclosure:
         def read(txn: Transaction) -> list[orjson.Fragment]:
             stored = events.find(txn, parse_event_id(event_id))
             if stored is None or stored.event.room_id != room_id or not is_about(stored.event, origin):
-                room = self._room(txn, origin, room_id)
-                if stored is None or stored.room_nid != room.room_nid:
+                room, last_place = self._room(txn, origin, room_id)
+                if stored is None or stored.room_nid != room.room_nid or not _was_there(last_place, stored.place):
                     raise NotFound("There is no such event in this room.")
             chain = event_pdus.auth_chain(txn, [stored.event.event_id])
             rules = rooms.rules_of(txn, room_id)
@@ -128,8 +133,9 @@ class Disclosure:
     def _backfill(
         self, txn: Transaction, origin: str, room_id: str, event_ids: Sequence[str], limit: int
     ) -> list[orjson.Fragment]:
-        room = self._room(txn, origin, room_id)
-        return _Eyes(txn, room, origin).see(_walk_back(txn, room, event_ids, (), min(limit, MOST_EVENTS)))
+        room, last_place = self._room(txn, origin, room_id)
+        found = _walk_back(txn, room, event_ids, (), min(limit, MOST_EVENTS), last_place=last_place)
+        return _Eyes(txn, room, origin).see(found)
 
     async def missing_events(
         self,
@@ -146,10 +152,12 @@ class Disclosure:
         _named(latest)
 
         def read(txn: Transaction) -> list[orjson.Fragment]:
-            room = self._room(txn, origin, room_id)
+            room, last_place = self._room(txn, origin, room_id)
             ends = events.by_ids(txn, latest)
             before = [prev for stored in ends.values() for prev in stored.event.prev_events]
-            found = _walk_back(txn, room, before, {*earliest, *latest}, min(limit, MOST_EVENTS), min_depth=min_depth)
+            most = min(limit, MOST_EVENTS)
+            stop = {*earliest, *latest}
+            found = _walk_back(txn, room, before, stop, most, last_place=last_place, min_depth=min_depth)
             return _Eyes(txn, room, origin).see(found[::-1])
 
         return await self._database.read("disclose-missing", read)
@@ -184,14 +192,36 @@ class Disclosure:
         """
         return await self._profiles.public(user_id, field)
 
-    def _room(self, txn: Transaction, origin: str, room_id: str) -> RoomView:
-        """A room, for a server that is in it."""
+    def _room(self, txn: Transaction, origin: str, room_id: str) -> tuple[RoomView, int]:
+        """A room, for a server that is or was in it, and up to which place it was there."""
         room = rooms.find(txn, room_id)
-        if room is None or not room_servers.is_in_room(txn, room.room_nid, origin):
+        last_place = _last_place(txn, room.room_nid, origin) if room is not None else None
+        if room is None or last_place is None:
             raise Forbidden(f"{origin} is not in this room.")
         if not membership.has_own_users(txn, room.room_nid):
             raise Forbidden("This server is not in the room any more.")
-        return rooms.view(txn, room_id)
+        return rooms.view(txn, room_id), last_place
+
+
+#: The place up to which a server was in a room that it is in.
+_NOW = room_servers.EVER * events.GAP
+
+
+def _last_place(txn: Transaction, room_nid: int, server: str) -> int | None:
+    """Up to which place in its timeline a server was in a room; None if it never was."""
+    position = room_servers.last_position(txn, room_nid, server)
+    return None if position is None else position * events.GAP
+
+
+def _was_there(last_place: int | None, place: int | None) -> bool:
+    """Whether a server was in the room when an event came.
+
+    :param last_place: up to which place it was there.
+    :param place: of the event; None if it has none, and is for those who are in the room now.
+    """
+    if last_place is None:
+        return False
+    return last_place >= _NOW if place is None else place <= last_place
 
 
 class _Eyes:
@@ -249,9 +279,13 @@ def _walk_back(
     stop: Collection[str],
     limit: int,
     *,
+    last_place: int,
     min_depth: int = 0,
 ) -> list[StoredEvent]:
-    """Some events and what was before them, the deepest first, as far as it is here and of this room."""
+    """Some events and what was before them, the deepest first, as far as it is here and of this room.
+
+    :param last_place: what comes after it is left out, and what was before that, too.
+    """
     seen = set(stop)
     found: list[StoredEvent] = []
     waiting: list[tuple[int, str, StoredEvent]] = []
@@ -261,7 +295,11 @@ def _walk_back(
         seen.update(new)
         known = events.known(txn, new)
         # Also what was soft-failed: who does not get it cannot get at what was before it.
-        shown = [item.event_nid for item in known.values() if item.room_nid == room.room_nid and item.is_history]
+        shown = [
+            item.event_nid
+            for item in known.values()
+            if item.room_nid == room.room_nid and item.is_history and _was_there(last_place, item.place)
+        ]
         for stored in events.load(txn, shown, remember=False):
             if stored.event.depth >= min_depth:
                 heappush(waiting, (-stored.event.depth, stored.event.event_id, stored))

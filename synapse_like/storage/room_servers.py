@@ -13,6 +13,9 @@ from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 from synapse_like.storage.rooms import RoomHead
 
+#: A position that is never reached.
+EVER = 2**40
+
 
 def present(txn: Transaction, room: RoomHead) -> dict[str, int]:
     """The other servers in a room, and how many of their users are joined. For a writing transaction."""
@@ -32,6 +35,21 @@ def is_in_room(txn: Transaction, room_nid: int, server: str) -> bool:
     """Is another server in a room?"""
     row = txn.one("SELECT 1 FROM room_servers WHERE room_nid = ? AND server = ? AND until IS NULL", (room_nid, server))
     return row is not None
+
+
+def last_position(txn: Transaction, room_nid: int, server: str) -> int | None:
+    """The position in the stream of events up to which another server was in a room; None if it never was.
+
+    What passes a server that is not in the room takes up one position, and is no stay.
+
+    :returns: `EVER` if it is in the room.
+    """
+    row = txn.one(
+        "SELECT MAX(COALESCE(until, ?)) FROM room_servers"
+        " WHERE room_nid = ? AND server = ? AND (until IS NULL OR until > since + 1)",
+        (EVER, room_nid, server),
+    )
+    return None if row is None or row[0] is None else int(row[0])
 
 
 def change(txn: Transaction, room: RoomHead, changes: Mapping[str, int], *, position: int, since: int) -> None:

@@ -228,6 +228,24 @@ def test_banned_from_one_server_is_banned_on_all(
     assert "still here" not in texts(whole_history(alice, room))
 
 
+@pytest.mark.parametrize("version", ["spec-2014", "11"])
+def test_ban_reaches_a_server_that_has_missed_what_was_before_it(
+    three: Federation, alice: Client, bob: Client, carol: Client, meet: Meet, version: str
+) -> None:
+    """FED-6, SEC-6: by then it is out of the room, and is told all the same how it came to that."""
+    room = meet(alice, bob, carol, room_version=version)
+    three.part([carol.server], [alice.server, bob.server])
+    for number in range(3):
+        wait_for_event(alice, room, bob.send(room, f"bob {number}"))
+        wait_for_event(bob, room, alice.send(room, f"alice {number}"))
+    alice.ban(room, carol)
+    alice.send(room, "she must not hear this")
+    three.heal()
+    three.part([carol.server], [bob.server])
+    wait_until("carol to be out", lambda: room not in carol.synced_rooms())
+    assert not databases.contains(carol.server.database, carol.server.data_dir, "she must not hear this")
+
+
 def test_everyone_but_one_leaves_and_returns(alice: Client, bob: Client, carol: Client, meet: Meet) -> None:
     """ROOM-6, ROOM-8, FED-6."""
     room = meet(alice, bob, carol)
