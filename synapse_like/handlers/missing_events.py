@@ -205,7 +205,8 @@ class MissingEvents:
     async def _ask(self, servers: Sequence[str], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         """Ask one server after another, until one answers.
 
-        :raises MatrixError: what the first said that did answer, be it a refusal.
+        :raises ServerUnreachable: none did, and one could not be reached: it may have what the others do not.
+        :raises RemoteRefusal: all refused.
         """
         failure: ServerUnreachable | RemoteRefusal | None = None
         for server in servers:
@@ -213,7 +214,7 @@ class MissingEvents:
                 return await ask(server)
             except (ServerUnreachable, RemoteRefusal) as error:
                 _log.info("a server did not tell", server=server, reason=error.reason)
-                if failure is None or isinstance(failure, ServerUnreachable):
+                if failure is None or isinstance(error, ServerUnreachable):
                     failure = error
         raise failure or Forbidden("There is nobody to ask.")
 

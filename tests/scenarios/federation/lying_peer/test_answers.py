@@ -21,6 +21,7 @@ from tests.scenarios.federation.lying_peer.scene import (
 from tests.support.client import ApiError, Client, texts
 from tests.support.federation import state_of, whole_history
 from tests.support.lying_peer import Asked, LyingPeer
+from tests.support.processes import wait_until
 
 # Lies about what is missing, and answers without end.
 
@@ -165,6 +166,19 @@ def test_server_that_never_tells_what_is_missing_keeps_no_other_room_waiting(
         assert scene.alice.send(scene.room_id, "also here")
         assert time.monotonic() - begun < 1
         waiting.result(timeout=40)
+
+
+def test_event_whose_past_cannot_be_had_now_waits_for_it(old_scene: Scene) -> None:
+    """FED-2, FED-6: whoever has it cannot be reached, and that the others have it not does not make it false."""
+    scene = old_scene
+    scene.room.text(scene.mallory, "one")
+    second = scene.room.text(scene.mallory, "two")
+    for kind in ("get_missing_events", "state", "state_ids", "event_auth", "event", "pdu", "backfill"):
+        scene.peer.answers[kind] = lambda asked: iter(())
+    assert scene.peer.send(scene.server, [second]) == {scene.room.id_of(second): {}}
+    assert "two" not in texts(scene.alice.history(scene.room_id))
+    scene.peer.forget_answers()
+    wait_until("what waits", lambda: texts(scene.alice.history(scene.room_id)) == ["one", "two"], seconds=60)
 
 
 def test_paging_back_into_lies_shows_none_of_them(
