@@ -20,6 +20,7 @@ from tests.support.server import HomeServer
 def test_everybody_hears_everybody_once(alice: Client, bob: Client, carol: Client, meet: Meet, version: str) -> None:
     """FED-2, FED-3: an event goes from its server to each of the others."""
     room = meet(alice, bob, carol, room_version=version)
+    wait_until_agree(room, alice, bob, carol)
     people = (alice, bob, carol)
     since = {client: client.present() for client in people}
     said = [client.send(room, f"{client.user_id} {number}") for number in range(5) for client in people]
