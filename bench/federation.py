@@ -11,10 +11,9 @@ import json
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
@@ -26,13 +25,12 @@ import twisted
 from bench.support.counted import Counts
 from bench.support.lines import Line, User, ask_side_by_side, request
 from bench.support.place import place
+from bench.support.results import Results, figure_tables, usage_table
 from bench.support.subject import INDEXES, Subject
-from bench.support.tables import table
 from bench.support.usage import Usage, middle, spread
 from tests.support.certificates import Authority
 
 DATABASES = ("sqlite", "postgresql")
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 #: Requests of the senders that are on their way at the same time.
 SIDE_BY_SIDE = 16
@@ -76,20 +74,6 @@ class Both:
     a: Usage
     b: Usage
     wall: float
-
-
-@dataclass
-class Results:
-    """What was measured on one kind of database.
-
-    :ivar usages: what one operation used, one entry for each repetition.
-    :ivar figures: everything else, by table and row.
-    """
-
-    database: str
-    version: str = ""
-    usages: defaultdict[str, list[Both]] = field(default_factory=lambda: defaultdict(list))
-    figures: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
 
 class Reader:
@@ -141,7 +125,7 @@ class Reader:
 class Measurement:
     """Everything that is measured of two servers, in this order: what is made first is used by what comes later."""
 
-    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results) -> None:
+    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results[Both]) -> None:
         self._a, self._b = a, b
         self._scale = scale
         self._results = results
@@ -330,28 +314,17 @@ def _body(number: int) -> str:
 # Printing.
 
 
-def usage_table(all_results: Sequence[Results]) -> str:
-    """The table of what operations use."""
-    databases: list[str] = []
-    columns: list[str] = []
-    for results in all_results:
-        own = ["A", "B", "both", "±", "wall"]
-        if results.database == "postgresql":
-            own = ["A", "A's PG", "B", "B's PG", "both", "±", "wall"]
-        databases += [NAMES[results.database], *[""] * (len(own) - 1)]
-        columns += own
-    rows = [
-        [row, *(cell for results in all_results for cell in _usage_cells(results, row))]
-        for row in all_results[0].usages
-    ]
-    return table("one operation: CPU and wall time in ms", [databases, columns], rows)
+def columns(database: str) -> Sequence[str]:
+    """What the table of usages shows for a kind of database."""
+    sides = ["A", "A's PG", "B", "B's PG"] if database == "postgresql" else ["A", "B"]
+    return [*sides, "both", "±", "wall"]
 
 
-def _usage_cells(results: Results, row: str) -> list[str]:
-    usages = results.usages[row]
+def cells(database: str, usages: Sequence[Both]) -> Sequence[str]:
+    """What stands below these columns, of one operation."""
     a, b = middle([both.a for both in usages]), middle([both.b for both in usages])
     sides = [a.server, b.server]
-    if results.database == "postgresql":
+    if database == "postgresql":
         sides = [a.server, a.database, b.server, b.database]
     together = [both.a + both.b for both in usages]
     total = median(both.server + both.database for both in together)
@@ -363,20 +336,9 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.2f}"
 
 
-def figure_tables(all_results: Sequence[Results]) -> list[str]:
-    """The tables of everything else."""
-    headings = [[NAMES[results.database] for results in all_results]]
-    tables = []
-    for title in all_results[0].figures:
-        rows = list(dict.fromkeys(row for results in all_results for row in results.figures[title]))
-        cells = [[row, *(results.figures[title].get(row, "") for results in all_results)] for row in rows]
-        tables.append(table(title, headings, cells))
-    return tables
-
-
-def measure(database: str, scale: Scale) -> Results:
+def measure(database: str, scale: Scale) -> Results[Both]:
     """Measure two servers on one kind of database."""
-    results = Results(database)
+    results: Results[Both] = Results(database)
     with ExitStack() as ending:
         authority = Authority(Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-"))))
         a, b = (ending.enter_context(Subject(database, _settings(authority))) for _ in range(2))
@@ -406,7 +368,8 @@ def main() -> None:
     databases = DATABASES if options.database == "both" else (options.database,)
     all_results = [measure(database, QUICK if options.quick else FULL) for database in databases]
     where = place(f"Twisted {twisted.__version__}", *(results.version for results in all_results))
-    print("\n\n".join([where, usage_table(all_results), *figure_tables(all_results)]))
+    usages = usage_table("one operation: CPU and wall time in ms", all_results, columns, cells)
+    print("\n\n".join([where, usages, *figure_tables(all_results)]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import resource
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -27,12 +26,12 @@ from bench.support.counted import Counts
 from bench.support.floors import floors
 from bench.support.lines import Line, User, ask_side_by_side, request
 from bench.support.place import place
+from bench.support.results import Results, figure_tables, usage_table
 from bench.support.subject import INDEXES, Sizes, Subject
 from bench.support.tables import table
 from bench.support.usage import Usage, middle, spread
 
 DATABASES = ("sqlite", "postgresql")
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 #: Requests on their way at the same time, where it is not one.
 SIDE_BY_SIDE = 16
@@ -73,24 +72,10 @@ class Scale:
 QUICK = Scale(messages=1500, rooms=20, some=5, many=50, room_sizes=(10, 100), polls=(10, 100), idle_seconds=6)
 
 
-class Results:
-    """What was measured on one database.
-
-    :ivar usages: what one operation uses, one entry for each repetition.
-    :ivar figures: everything else, by table and row.
-    """
-
-    def __init__(self, database: str) -> None:
-        self.database = database
-        self.version = ""
-        self.usages: defaultdict[str, list[Usage]] = defaultdict(list)
-        self.figures: defaultdict[str, dict[str, str]] = defaultdict(dict)
-
-
 class Measurement:
     """Everything that is measured of one server, in this order: what is made first is used by what comes later."""
 
-    def __init__(self, subject: Subject, scale: Scale, results: Results) -> None:
+    def __init__(self, subject: Subject, scale: Scale, results: Results[Usage]) -> None:
         self._subject = subject
         self._scale = scale
         self._results = results
@@ -423,43 +408,21 @@ def _poll(user: User, since: str, timeout: int = 120_000) -> bytes:
 # Printing.
 
 
-def usage_table(all_results: Sequence[Results]) -> str:
-    """The table of what operations use."""
-    databases: list[str] = []
-    columns: list[str] = []
-    for results in all_results:
-        own = ["server", "±", "wall", "disk"] if results.database == "sqlite" else ["server", "±", "PG", "wall", "disk"]
-        databases += [NAMES[results.database], *[""] * (len(own) - 1)]
-        columns += own
-    rows = [
-        [row, *(cell for results in all_results for cell in _usage_cells(results, row))]
-        for row in all_results[0].usages
-    ]
-    return table("one operation: CPU and wall time in ms, disk in KiB", [databases, columns], rows)
+def columns(database: str) -> Sequence[str]:
+    """What the table of usages shows for a kind of database."""
+    return ["server", "±", "wall", "disk"] if database == "sqlite" else ["server", "±", "PG", "wall", "disk"]
 
 
-def _usage_cells(results: Results, row: str) -> list[str]:
-    usages = results.usages[row]
+def cells(database: str, usages: Sequence[Usage]) -> Sequence[str]:
+    """What stands below these columns, of one operation."""
     used = middle(usages)
-    database = [] if results.database == "sqlite" else [f"{used.database * 1000:.2f}"]
     return [
         f"{used.server * 1000:.2f}",
         f"{spread(usages) / 2:.0%}",
-        *database,
+        *([] if database == "sqlite" else [f"{used.database * 1000:.2f}"]),
         f"{used.wall * 1000:.1f}" if used.wall else "",
         f"{used.written / 1024:.1f}",
     ]
-
-
-def figure_tables(all_results: Sequence[Results]) -> list[str]:
-    """The tables of everything else."""
-    headings = [[NAMES[results.database] for results in all_results]]
-    tables = []
-    for title in all_results[0].figures:
-        rows = list(dict.fromkeys(row for results in all_results for row in results.figures[title]))
-        cells = [[row, *(results.figures[title].get(row, "") for results in all_results)] for row in rows]
-        tables.append(table(title, headings, cells))
-    return tables
 
 
 def floor_table(times: int) -> str:
@@ -474,9 +437,9 @@ def floor_table(times: int) -> str:
     )
 
 
-def measure(database: str, scale: Scale) -> Results:
+def measure(database: str, scale: Scale) -> Results[Usage]:
     """Measure the server on one kind of database."""
-    results = Results(database)
+    results: Results[Usage] = Results(database)
     with Subject(database) as subject:
         Measurement(subject, scale, results).run()
     return results
@@ -503,7 +466,8 @@ def main() -> None:
     databases = DATABASES if options.database == "both" else (options.database,)
     all_results = [measure(database, scale) for database in databases]
     where = place(f"Twisted {twisted.__version__}", *(results.version for results in all_results))
-    print("\n\n".join([where, usage_table(all_results), *figure_tables(all_results), floor]))
+    usages = usage_table("one operation: CPU and wall time in ms, disk in KiB", all_results, columns, cells)
+    print("\n\n".join([where, usages, *figure_tables(all_results), floor]))
 
 
 if __name__ == "__main__":

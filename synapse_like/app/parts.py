@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
@@ -12,11 +13,16 @@ from synapse_like.federation.agent import Timeouts
 from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
 from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from synapse_like.handlers.passwords import Hasher
+from synapse_like.http.authentication import Authenticator
 from synapse_like.http.limits import Limiter
+from synapse_like.http.routing import Mount
+from synapse_like.http.site import Site, make_site
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
+
+R = TypeVar("R")
 
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
@@ -42,6 +48,22 @@ def limiter(config: Config, clock: ReactorClock) -> Limiter:
     """The rate limits of the configuration."""
     classes = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
     return Limiter(classes, clock.monotonic, enabled=config.rate_limits.enabled)
+
+
+def site(
+    config: Config, clock: ReactorClock, limits: Limiter, mounts: Iterable[Mount[R]], authenticator: Authenticator[R]
+) -> Site[R]:
+    """A site of some routes, with the limits of the configuration."""
+    return make_site(
+        mounts,
+        authenticator=authenticator,
+        limiter=limits,
+        clock=clock,
+        max_body=config.limits.max_body_bytes,
+        max_json_depth=config.limits.max_json_depth,
+        max_pipelined=config.limits.max_pipelined,
+        trusted_proxies=config.client.trusted_proxies,
+    )
 
 
 def hasher(config: Config) -> Hasher:

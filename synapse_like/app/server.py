@@ -14,7 +14,7 @@ from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
-from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, timeouts
+from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
@@ -81,7 +81,7 @@ from synapse_like.http.federation.rooms import FederatedRoomEndpoints
 from synapse_like.http.federation.v1 import mount_federation
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
-from synapse_like.http.site import Site, make_site
+from synapse_like.http.site import Site
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage import events, positions, presence, presence_lists
 from synapse_like.storage.bus import Bus
@@ -278,16 +278,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
         ),
         Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
     ]
-    site = make_site(
-        mounts,
-        authenticator=TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id),
-        limiter=limits,
-        clock=clock,
-        max_body=config.limits.max_body_bytes,
-        max_json_depth=config.limits.max_json_depth,
-        max_pipelined=config.limits.max_pipelined,
-        trusted_proxies=config.client.trusted_proxies,
-    )
+    token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
+    client_site = site(config, clock, limits, mounts, token_authenticator)
 
     transactions = IncomingTransactions(
         database,
@@ -311,16 +303,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
             )
         ),
     ]
-    federation_site = make_site(
-        federation_mounts,
-        authenticator=SignatureAuthenticator(speaking.keyring, limits, queues.heard_from),
-        limiter=limits,
-        clock=clock,
-        max_body=config.limits.max_body_bytes,
-        max_json_depth=config.limits.max_json_depth,
-        max_pipelined=config.limits.max_pipelined,
-        trusted_proxies=config.client.trusted_proxies,
-    )
+    signature_authenticator = SignatureAuthenticator(speaking.keyring, limits, queues.heard_from)
+    federation_site = site(config, clock, limits, federation_mounts, signature_authenticator)
 
     outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 
@@ -345,7 +329,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         database,
         [passwords.threads, files, speaking.threads],
         event_stream,
-        site,
+        client_site,
         Federation(
             speaking.agent,
             federation_site,

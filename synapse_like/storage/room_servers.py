@@ -7,10 +7,9 @@ events itself, read through its stays (`destinations.py`), and costs nothing per
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
 from synapse_like.storage.rooms import RoomHead
 
 #: A position that is never reached.
@@ -29,12 +28,6 @@ def in_room(txn: Transaction, room_nid: int) -> list[str]:
     """The other servers in a room, in alphabetical order."""
     rows = txn.all("SELECT server FROM room_servers WHERE room_nid = ? AND until IS NULL ORDER BY server", (room_nid,))
     return [row[0] for row in rows]
-
-
-def is_in_room(txn: Transaction, room_nid: int, server: str) -> bool:
-    """Is another server in a room?"""
-    row = txn.one("SELECT 1 FROM room_servers WHERE room_nid = ? AND server = ? AND until IS NULL", (room_nid, server))
-    return row is not None
 
 
 def last_position(txn: Transaction, room_nid: int, server: str) -> int | None:
@@ -87,22 +80,6 @@ def add_passing(txn: Transaction, room: RoomHead, server: str, *, position: int)
         " ON CONFLICT (room_nid, server, since) DO UPDATE SET until = excluded.until",
         (room.room_nid, server, position - 1, position),
     )
-
-
-def rooms_in_common(txn: Transaction, server: str) -> list[int]:
-    """The numbers of the rooms that another server is in."""
-    return [
-        row[0] for row in txn.all("SELECT room_nid FROM room_servers WHERE server = ? AND until IS NULL", (server,))
-    ]
-
-
-def of_rooms(txn: Transaction, room_nids: Iterable[int]) -> set[str]:
-    """All other servers in any of some rooms."""
-    wanted = list(room_nids)
-    rows = txn.all(
-        f"SELECT DISTINCT server FROM room_servers WHERE until IS NULL AND room_nid IN ({placeholders(wanted)})", wanted
-    )
-    return {row[0] for row in rows}
 
 
 def everywhere(txn: Transaction, *, most: int) -> list[str]:

@@ -40,6 +40,13 @@ def stored(house: House, server: str = THERE) -> destinations.Destination:
     return found
 
 
+def fail_until_the_fourth_try(house: House) -> None:
+    """Three fail, each after its pause; the fourth is under way."""
+    for pause in (1, 2, 4):
+        house.fail()
+        house.advance(pause)
+
+
 # What is sent when.
 
 
@@ -231,9 +238,7 @@ def test_chance_shortens_a_pause_by_a_quarter_at_the_most(house: House, room: st
 
 def test_a_success_ends_the_pauses(house: House, room: str) -> None:
     house.say(room, "1")
-    for pause in (1, 2, 4):
-        house.fail()
-        house.advance(pause)
+    fail_until_the_fourth_try(house)
     house.accept()
     house.say(room, "2")
     house.fail()
@@ -274,9 +279,7 @@ def test_a_server_that_wants_us_to_wait_is_left_alone_for_so_long(house: House, 
 
 def test_a_server_that_is_heard_from_is_tried_at_once(house: House, room: str) -> None:
     house.say(room, "1")
-    for pause in (1, 2, 4):
-        house.fail()
-        house.advance(pause)
+    fail_until_the_fourth_try(house)
     house.fail()
     house.advance(2)
     house.queues.heard_from(THERE)
@@ -288,9 +291,7 @@ def test_a_server_that_is_heard_from_is_tried_at_once(house: House, room: str) -
 
 def test_a_server_that_talks_but_cannot_be_reached_is_tried_once_a_second_at_the_most(house: House, room: str) -> None:
     house.say(room, "1")
-    for pause in (1, 2, 4):
-        house.fail()
-        house.advance(pause)
+    fail_until_the_fourth_try(house)
     house.fail()
     begun = len(house.other.sent)
     for _ in range(30):
@@ -304,9 +305,7 @@ def test_a_server_that_talks_but_cannot_be_reached_is_tried_once_a_second_at_the
 
 def test_the_operator_can_have_a_server_tried_at_once(house: House, room: str) -> None:
     house.say(room, "1")
-    for pause in (1, 2, 4):
-        house.fail()
-        house.advance(pause)
+    fail_until_the_fourth_try(house)
     house.fail()
     house.saved()
     assert house.write(destinations.ask_retry, THERE) == 1
@@ -453,9 +452,7 @@ def test_a_second_after_the_answer_it_is_written_down(house: House, room: str) -
 
 def test_a_pause_outlives_the_server(house: House, room: str) -> None:
     house.say(room, "1")
-    for pause in (1, 2, 4):
-        house.fail()
-        house.advance(pause)
+    fail_until_the_fourth_try(house)
     house.fail()
     house.saved()
     house.restart(killed=True)
@@ -474,9 +471,7 @@ def test_a_pause_outlives_the_server(house: House, room: str) -> None:
 
 def test_a_server_that_failed_before_the_start_can_be_heard_from(house: House, room: str) -> None:
     house.say(room, "1")
-    for pause in (1, 2, 4):
-        house.fail()
-        house.advance(pause)
+    fail_until_the_fourth_try(house)
     house.fail()
     house.saved()
     house.restart(killed=True)
