@@ -144,10 +144,14 @@ class FederationCase(TestCase):
             await listening.stopListening()
             for visitor in other.visitors:
                 visitor.abort()
-            await self.until(lambda: other.is_deserted)
+            await self.until_deserted(other)
 
         self.addCleanup(lambda: Deferred.fromCoroutine(close()))
         return other
+
+    async def until_deserted(self, other: Other) -> None:
+        """Wait until nobody visits a server any more."""
+        await self.until(lambda: other.is_deserted)
 
     def agent(self, *, lookup: Any = None, using: Any = None, **options: Any) -> Agent:
         """An agent that trusts our authority and reaches loopback."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ class NastyServerTests(AgentCase):
     async def test_silence_instead_of_tls(self) -> None:
         other = self.listen(fine, plain=True)
         assert "too long" in await self.refusal(self.agent(timeouts=Timeouts(0.3, 5, 5)), f"localhost:{other.port}")
-        await self.until(lambda: other.is_deserted)
+        await self.until_deserted(other)
 
     async def test_packets_that_vanish(self) -> None:
         """Nothing comes back, not even a refusal; first while one place is tried after another, then altogether."""
@@ -162,7 +163,7 @@ class NastyServerTests(AgentCase):
         other = self.listen(lambda visitor: None)
         agent = self.agent(timeouts=Timeouts(5, 0.3, 5))
         assert "too long" in await self.refusal(agent, f"localhost:{other.port}")
-        await self.until(lambda: other.is_deserted)
+        await self.until_deserted(other)
 
     async def test_slow_body(self) -> None:
         def slow(visitor: Visitor) -> None:
@@ -177,7 +178,7 @@ class NastyServerTests(AgentCase):
         other = self.listen(slow)
         agent = self.agent(timeouts=Timeouts(5, 5, 0.3))
         assert "too long" in await self.refusal(agent, f"localhost:{other.port}")
-        await self.until(lambda: other.is_deserted)
+        await self.until_deserted(other)
         await deferLater(loop, 0.03)
 
     async def test_body_announced_as_too_large_or_sent_without_end(self) -> None:
@@ -193,7 +194,7 @@ class NastyServerTests(AgentCase):
         fifty_megabytes = self.listen(lambda visitor: visitor.say(answer(bytes(50_000_000))))
         for other in (self.listen(endless), fifty_megabytes):
             assert "too large" in await self.refusal(self.agent(), f"localhost:{other.port}", most_bytes=100_000)
-            await self.until(lambda other=other: other.is_deserted)  # type: ignore[misc]
+            await self.until_deserted(other)
 
     async def test_body_as_large_as_allowed_is_taken(self) -> None:
         other = self.listen(lambda visitor: visitor.say(answer(bytes(100_000))))
@@ -212,7 +213,7 @@ class NastyServerTests(AgentCase):
         other = self.listen(endless)
         agent = self.agent(timeouts=Timeouts(5, 5, 5))
         assert "too long" not in await self.refusal(agent, f"localhost:{other.port}")
-        await self.until(lambda: other.is_deserted)
+        await self.until_deserted(other)
 
     async def test_answer_that_breaks_off(self) -> None:
         def half(visitor: Visitor) -> None:
@@ -233,7 +234,7 @@ class NastyServerTests(AgentCase):
             b"HTTP/9 abc\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
         ):
-            other = self.listen(lambda visitor, nonsense=nonsense: visitor.say(nonsense))  # type: ignore[misc]
+            other = self.listen(partial(Visitor.say, data=nonsense))
             assert await self.refusal(self.agent(), f"localhost:{other.port}")
 
     async def test_answer_to_nothing_ends_the_connection(self) -> None:
@@ -241,7 +242,7 @@ class NastyServerTests(AgentCase):
         agent = self.agent()
         await self.get(agent, f"localhost:{other.port}")
         other.visitors[0].say(answer(b"{}"))
-        await self.until(lambda: other.is_deserted)
+        await self.until_deserted(other)
         assert (await self.get(agent, f"localhost:{other.port}")).status == 200
 
 
@@ -305,7 +306,7 @@ class CertificateTests(AgentCase):
         check = ClientTls.check
 
         def look(tls: ClientTls, name: str, connection: SSL.Connection) -> None:
-            reused.append(bool(SSL._lib.SSL_session_reused(connection._ssl)))  # type: ignore[attr-defined]
+            reused.append(bool(SSL._lib.SSL_session_reused(connection._ssl)))  # type: ignore[attr-defined]  # pyOpenSSL has no call for it
             check(tls, name, connection)
 
         self.patch(ClientTls, "check", look)
