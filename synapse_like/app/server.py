@@ -99,6 +99,8 @@ SIGNATURE_THREADS = 1
 DNS_SECONDS = (1, 2, 4)
 #: How often events are tried again that wait for what they lack, in seconds.
 WAITING_SECONDS = 20
+#: How often it is looked for what we missed of our rooms; what comes by itself shall do so first.
+NEWS_SECONDS = 10
 #: How often the file of the certificate is looked at, in seconds.
 CERTIFICATE_SECONDS = 60
 
@@ -253,8 +255,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
     event_stream = EventStream(
         database, notifier, bus, clock, presence=people.presence if people else SilentStream(), typing=typing
     )
+    backfill = Backfill(database, speaking.client, checks, missing, locks, clock)
     history_endpoints = HistoryEndpoints(
-        History(database, notifier, Backfill(database, speaking.client, checks, missing, locks, clock), clock),
+        History(database, notifier, backfill, clock),
         InitialSync(database, notifier, people.presence if people else None),
         event_stream,
         clock,
@@ -319,6 +322,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
         every(clock, "forget-transactions", 3600, transactions.forget_old),
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
+        every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
         every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
     ]
     if people is not None:

@@ -1,7 +1,10 @@
-"""Fetching the history from before we came, or that we missed, when somebody pages back to it (EVS-6, FED-10).
+"""Fetching the history from before we came when somebody pages back to it, and what we missed since (EVS-6, FED-10).
 
 What is fetched stands in the timeline right before the event that it was missing from. It is judged by what it rests
 on; the state that it saw is not known here and not needed, since nothing that happens now depends on it.
+
+What we missed while we were in the room is news: it is fetched without anybody asking for it, and clients are told of
+it, all but of state that holds no longer.
 """
 
 from __future__ import annotations
@@ -15,24 +18,32 @@ from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
+from synapse_like.handlers import late_events
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks
 from synapse_like.handlers.event_persistence import REDACTION, arrived, carry_out_redaction
 from synapse_like.handlers.missing_events import MissingEvents, in_causal_order, leading_to
 from synapse_like.handlers.outliers import as_stored, check_claim
+from synapse_like.handlers.room_access import is_inhabited
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import AuthError, MatrixError
+from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.storage import events, gaps, room_servers, rooms
 from synapse_like.storage.database import Database, Transaction
-from synapse_like.storage.events import GAP, Known, Standing
+from synapse_like.storage.events import EventPersisted, Known, Standing
 from synapse_like.storage.gaps import Gap
+from synapse_like.storage.rooms import RoomHead
 
 #: Events that are asked for at least, and at the most.
 FEWEST, MOST = 30, 100
 #: How many servers are asked, and how often in a row for what events rest on.
 MOST_SERVERS = 5
 MOST_AUTH_QUESTIONS = 20
+#: How often in a row one room's news is asked for, and after how many seconds again if that was in vain: at first, and
+#: at the most.
+MOST_NEWS_QUESTIONS = 50
+FIRST_PAUSE, LONGEST_PAUSE = 20.0, 1800.0
 
 _log = get_logger(__name__)
 
@@ -64,6 +75,39 @@ class Backfill:
         self._missing = missing
         self._locks = locks
         self._clock = clock
+        #: Rooms whose news could not be had: how long is paused, and until when.
+        self._pauses: dict[str, tuple[float, float]] = {}
+
+    async def fill_news(self) -> None:
+        """Fetch what we missed of what happened while we were in our rooms, as far as others tell."""
+        lacking = await self._database.read("rooms-with-news", gaps.rooms_with_news)
+        now = self._clock.monotonic()
+        self._pauses = {room_id: pause for room_id, pause in self._pauses.items() if room_id in lacking}
+        for room_id in lacking:
+            seconds, until = self._pauses.get(room_id, (FIRST_PAUSE / 2, 0.0))
+            if until > now:
+                continue
+            if await self._fill_news_of(room_id):
+                self._pauses.pop(room_id, None)
+            else:
+                seconds = min(2 * seconds, LONGEST_PAUSE)
+                self._pauses[room_id] = seconds, now + seconds
+
+    async def _fill_news_of(self, room_id: str) -> bool:
+        """Fetch the news of a room; whether that got on."""
+        for _ in range(MOST_NEWS_QUESTIONS):
+            gap = await self._database.write("news-gap", self._newest_news, room_id)
+            if gap is None:
+                return True
+            if not await self._fill(room_id, gap, MOST):
+                return False
+        return True
+
+    def _newest_news(self, txn: Transaction, room_id: str) -> Gap | None:
+        room = rooms.head(txn, room_id)
+        if room is None or not is_inhabited(txn, room):
+            return None
+        return gaps.newest(txn, room.room_nid, after=0, before_or_at=2**63 - 1, only_news=True)
 
     async def fill(self, room_id: str, gap: Gap, limit: int, *, within: float) -> bool:
         """Fetch some of what is missing before an event.
@@ -115,7 +159,9 @@ class Backfill:
         room, rules = rooms.find(txn, room_id), rooms.rules_of(txn, room_id)
         if room is None or rules is None:
             return None
-        missing = gaps.missing_near(txn, room.room_nid, floor=_floor(gap.place), before_or_at=gap.place)
+        missing = gaps.missing_near(
+            txn, room.room_nid, floor=late_events.floor_below(gap.place), before_or_at=gap.place
+        )
         if not missing:
             return None
         return _Wanted(rules, missing, room_servers.in_room(txn, room.room_nid)[:MOST_SERVERS])
@@ -179,24 +225,37 @@ class Backfill:
         oldest_first = [item for item in in_causal_order(reached) if not _is_judged(known, item)]
         for item in oldest_first:
             self._judge(txn, room.room_nid, item, known)
-        lowest = events.lowest_place(txn, room.room_nid, above=_floor(gap.place), default=gap.place)
         shown = [item for item in oldest_first if known[item.event.event_id].standing is Standing.ACCEPTED]
-        free = lowest - _floor(gap.place) - 1
-        for item in reversed(shown[-free:] if free < len(shown) else shown):
-            lowest -= 1
-            event = item.event
-            stored = events.insert(
-                txn, room.room_nid, event, item.pdu, place=lowest, snapshot_before=None, snapshot_after=None
-            )
-            here = self._placed(txn, event.prev_events)
-            gaps.add(txn, room.room_nid, stored.event_nid, [prev for prev in event.prev_events if prev not in here])
-            arrived(txn, room, stored)
-            if event.type == REDACTION and event.redacts is not None:
-                carry_out_redaction(txn, room, stored, event.redacts, None)
+        self._place(txn, room, gap, shown)
         for event_id in missing:
             if event_id in reached:
                 gaps.close(txn, room.room_nid, event_id)
         return bool(shown)
+
+    def _place(self, txn: Transaction, room: RoomHead, gap: Gap, shown: Sequence[CheckedEvent]) -> None:
+        """Put events into the timeline, each right before what names it, and tell of those that are news.
+
+        :param shown: the oldest first.
+        """
+        told: list[int] = []
+        for item in reversed(shown):
+            event = item.event
+            place = late_events.place_before_gap(txn, room.room_nid, event.event_id, is_news=gap.is_news)
+            stored = events.insert(
+                txn, room.room_nid, event, item.pdu, place=place, snapshot_before=None, snapshot_after=None
+            )
+            here = self._placed(txn, event.prev_events)
+            lacking = [prev for prev in event.prev_events if prev not in here]
+            is_news = gap.is_news and late_events.lacks_news(room, event)
+            gaps.add(txn, room.room_nid, stored.event_nid, lacking, is_news=is_news)
+            arrived(txn, room, stored)
+            if event.type == REDACTION and event.redacts is not None:
+                carry_out_redaction(txn, room, stored, event.redacts, None)
+            if gap.is_news and late_events.is_news(room, event) and not _is_past(txn, room, event):
+                told.append(stored.event_nid)
+        for event_nid in reversed(told):
+            stored = events.tell_late(txn, event_nid)
+            txn.announce(EventPersisted(room.room_id, stored.position, stored, {}))
 
     def _judge(self, txn: Transaction, room_nid: int, item: CheckedEvent, known: dict[str, Known]) -> None:
         """See whether what an event rests on allows it, and remember what came of that."""
@@ -214,9 +273,12 @@ class Backfill:
         known[event.event_id] = Known(stored.event_nid, room_nid, None, None, standing)
 
 
-def _floor(place: int) -> int:
-    """The place of the live event before a place, if every position had one in this room."""
-    return (-(-place // GAP) - 1) * GAP
+def _is_past(txn: Transaction, room: RoomHead, event: Event) -> bool:
+    """Is an event a piece of state in whose place another one holds?"""
+    if not event.is_state:
+        return False
+    current = rooms.stored_state_at_head(txn, room, [event.state_slot]).get(event.state_slot)
+    return current is not None and current.event.event_id != event.event_id
 
 
 def _is_judged(known: Mapping[str, Known], item: CheckedEvent) -> bool:

@@ -79,6 +79,7 @@ class EventPersistence:
         before: Snapshot | None = None,
         standing: Standing = Standing.ACCEPTED,
         is_ours: bool = True,
+        late_place: int | None = None,
     ) -> StoredEvent:
         """Store an event that has been judged.
 
@@ -86,6 +87,7 @@ class EventPersistence:
         :param replaced: the state event it replaces.
         :param before: the state that it saw; None for the state of the room.
         :param is_ours: does this server see to it that the other servers in the room get it?
+        :param late_place: where it belongs, if that is before what is here already.
         """
         before = room.snapshot if before is None else before
         is_accepted = standing is Standing.ACCEPTED
@@ -94,12 +96,17 @@ class EventPersistence:
             new = state.place_snapshot(txn, room.room_nid, after=before)
         after = new.snapshot if new is not None else before
         destinations = self._destinations(txn, room, event) if is_ours and is_accepted else frozenset()
+        place, told_at = None, None
+        if is_accepted:
+            told_at = events.next_position(txn)
+            place = late_place or told_at * events.GAP
         stored = events.insert(
             txn,
             room.room_nid,
             event,
             pdu,
-            place=events.next_place(txn) if is_accepted else None,
+            place=place,
+            told_at=told_at if late_place is not None else None,
             snapshot_before=before.snapshot_id,
             snapshot_after=after.snapshot_id,
             replaced=replaced,
@@ -143,6 +150,7 @@ class EventPersistence:
         both = {slot: Change(was.get(slot), now.get(slot)) for slot in was.keys() | now.keys()}
         changes = {slot: change for slot, change in both.items() if not change.is_none}
         self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
+        room.entered_depth = event.depth
         rooms.advance(txn, room, (), before)
         return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from synapse_like.handlers import outside_memberships, room_state
+from synapse_like.handlers import late_events, outside_memberships, room_state
 from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.outliers import as_stored, check_claim
@@ -103,11 +103,23 @@ def admit(
     # 9.
     slots = [event.state_slot] if event.is_state else []
     replaced = rooms.stored_state_at(txn, room, before, slots).get(event.state_slot) if event.is_state else None
+    late_place = None
+    if standing is Standing.ACCEPTED and not is_ours and event.domain != persistence.server_name:
+        late_place = late_events.place_of(txn, room, event, known)
     stored = persistence.persist(
-        txn, room, event, checked.pdu, replaced, before=before, standing=standing, is_ours=is_ours
+        txn,
+        room,
+        event,
+        checked.pdu,
+        replaced,
+        before=before,
+        standing=standing,
+        is_ours=is_ours,
+        late_place=late_place,
     )
-    if standing is Standing.ACCEPTED:
-        gaps.add(txn, room.room_nid, stored.event_nid, events.unplaced(txn, lacking.before))
+    if standing is Standing.ACCEPTED and lacking.before:
+        missing = events.unplaced(txn, lacking.before)
+        gaps.add(txn, room.room_nid, stored.event_nid, missing, is_news=late_events.lacks_news(room, event))
     return Verdict(event.event_id, refusal if standing is Standing.REJECTED else None, standing)
 
 

@@ -46,6 +46,8 @@ MOST_EDUS = 100
 ANSWER_SECONDS = 10.0
 #: How many lots of events may wait for one room.
 MOST_WAITING = 100
+#: For how long, in ms, an event waits for what comes before it; then the state it saw must do.
+PATIENCE_MS = 60_000
 #: Servers of whom it is remembered which transaction was the last.
 MOST_ORIGINS = 10_000
 #: Rooms whose rules are remembered.
@@ -63,6 +65,7 @@ class _Lot:
     :ivar rules: of the room.
     :ivar settled: by event ID, why it was refused, or None.
     :ivar waiting: the events that are not settled yet, as `read_foreign` gave them.
+    :ivar urgent: the IDs of those that have waited long.
     :ivar transaction_id: of the transaction, if it has no other events than these.
     :ivar answer: what the transaction is answered, once that is written down with the events.
     """
@@ -72,6 +75,7 @@ class _Lot:
     rules: RoomRules
     settled: dict[str, str | None] = field(default_factory=dict)
     waiting: dict[str, tuple[Event, Pdu]] = field(default_factory=dict)
+    urgent: set[str] = field(default_factory=set)
     transaction_id: str | None = None
     answer: bytes | None = None
 
@@ -283,7 +287,7 @@ class IncomingTransactions:
     async def _complete(self, lot: _Lot, item: CheckedEvent, lacking: Lacking) -> None:
         event_id = item.event.event_id
         try:
-            verdict = await self._missing.settle(lot.origin, item, lacking)
+            verdict = await self._missing.settle(lot.origin, item, lacking, is_urgent=event_id in lot.urgent)
             lot.settle(event_id, verdict.refusal)
         except ServerUnreachable as error:
             _log.info("an event waits: what it lacks cannot be had", event_id=event_id, reason=error.reason)
@@ -302,6 +306,7 @@ class IncomingTransactions:
     async def retry_waiting(self) -> None:
         """Try again what could not be settled: after a restart, and every so often."""
         lots: dict[tuple[str, str], _Lot] = {}
+        patience_ends = self._clock.now_ms() - PATIENCE_MS
         for waiting in await self._database.read("all-waiting", incoming.all_waiting):
             rules = await self._rules_of(waiting.room_id)
             if rules is None or self._locks.waiting(waiting.room_id):
@@ -312,6 +317,8 @@ class IncomingTransactions:
             event = read_pdu(rules, pdu, waiting.event_id)
             lot = lots.setdefault((waiting.origin, waiting.room_id), _Lot(waiting.origin, waiting.room_id, rules))
             lot.waiting[waiting.event_id] = event, pdu
+            if waiting.received_at < patience_ends:
+                lot.urgent.add(waiting.event_id)
         for lot in lots.values():
             await self._work_on(lot)
 

@@ -1,9 +1,10 @@
 """Fetching what an event lacks before it can be judged (FED-6): what it rests on, and what comes before it.
 
-Small gaps are filled with the events themselves, so that clients see everything in its order. Where too much is
-missing, the state before the first event that we have is fetched instead; the gap stays, and is filled when somebody
-pages back to it. Servers are asked one after another: the one that made the event, the one that told us of it, and some
-others in the room. All of it is bounded.
+Gaps are filled with the events themselves, so that clients see everything in its order. Where too much is missing, the
+state before the first event that we have is fetched instead; the gap stays, and is filled later (`backfill`). Servers
+are asked one after another, until one has what is missing: the one that made the event, the one that told us of it, and
+some others in the room. If one of them cannot be reached that may have it, the event waits a while. All of it is
+bounded.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing
 
-#: How often we ask further back, and for how many events each time.
-MOST_ROUNDS = 5
+#: How many events before one are fetched, of how many bytes, and for how many we ask each time.
+MOST_EVENTS = 1000
+MOST_BYTES = 16 * 1024 * 1024
 EVENTS_A_ROUND = 50
 #: How many states are fetched for one event: one for each end of the forks of what is missing before it.
 MOST_STATES = 10
@@ -55,6 +57,22 @@ class _Budget:
         self.left -= 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """Where something is missing.
+
+    :ivar earliest: the IDs of the newest events that are here.
+    :ivar latest: of those before which something is missing.
+    :ivar missing: of what comes right before those.
+    :ivar depth: the least that is asked for.
+    """
+
+    earliest: Sequence[str]
+    latest: Sequence[str]
+    missing: Sequence[str]
+    depth: int
+
+
 class MissingEvents:
     """Completes events, and then has them judged."""
 
@@ -66,15 +84,16 @@ class MissingEvents:
         self._checks = checks
         self._persistence = persistence
 
-    async def settle(self, origin: str, checked: CheckedEvent, lacking: Lacking) -> Verdict:
+    async def settle(self, origin: str, checked: CheckedEvent, lacking: Lacking, *, is_urgent: bool = False) -> Verdict:
         """Judge an event as soon as what it lacks is here.
 
         :param origin: the server that told us of it.
+        :param is_urgent: do without what comes before it, if that cannot be had now.
         :raises Forbidden: it cannot be completed, and so was not judged.
-        :raises ServerUnreachable: nobody could be asked.
+        :raises ServerUnreachable: somebody could not be asked who may have what it lacks.
         """
         servers = await self._database.read("servers-to-ask", self._servers, origin, checked.event)
-        before = await self._events_before(servers, checked) if lacking.before else []
+        before = await self._events_before(servers, origin, checked, is_urgent) if lacking.before else []
         budget = _Budget(MOST_STATES)
         for item in before:
             try:
@@ -163,44 +182,111 @@ class MissingEvents:
         store_outliers(txn, room.room_nid, checked)
         return {event_id: item.standing for event_id, item in events.known(txn, all_ids).items()}
 
-    async def _events_before(self, servers: Sequence[str], checked: CheckedEvent) -> list[CheckedEvent]:
-        """What is missing before an event, oldest first, as far back as we ask; nothing if nobody tells."""
-        room_id, rules = checked.event.room_id, checked.rules
+    async def _events_before(
+        self, servers: Sequence[str], origin: str, checked: CheckedEvent, is_urgent: bool
+    ) -> list[CheckedEvent]:
+        """What is missing before an event, oldest first, as far back as we ask; nothing if nobody has it.
+
+        :raises ServerUnreachable: nobody who answers has it, and it is not urgent.
+        """
+        room_id, maker = checked.event.room_id, checked.event.domain
         found = {checked.event.event_id: checked}
-        for _ in range(MOST_ROUNDS):
-            earliest, here = await self._database.read("before", self._look, room_id, _named_before(found))
-            here |= found.keys()
-            latest = [event_id for event_id, item in found.items() if not here.issuperset(item.event.prev_events)]
-            if not latest:
+        size = 0
+        while len(found) <= MOST_EVENTS and size <= MOST_BYTES:
+            place = await self._database.read("before", self._look, room_id, found)
+            if not place.latest:
                 break
 
-            async def ask(
-                server: str, earliest: Sequence[str] = earliest, latest: Sequence[str] = latest
-            ) -> list[CheckedEvent]:
-                pdus = await self._client.missing_events(
-                    server, room_id, earliest=earliest, latest=latest, limit=EVENTS_A_ROUND, min_depth=0
-                )
-                read = await self._checks.read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
-                new = [pair for event_id, pair in read.items() if event_id not in found]
-                return await self._checks.check_many(rules, new)
+            async def ask(server: str, place: _Before = place) -> list[CheckedEvent]:
+                if server in (maker, origin):
+                    pdus = await self._client.missing_events(
+                        server,
+                        room_id,
+                        earliest=place.earliest,
+                        latest=place.latest,
+                        limit=EVENTS_A_ROUND,
+                        min_depth=place.depth,
+                    )
+                else:
+                    # It may have what is missing, and not know yet what comes after that.
+                    pdus = await self._client.backfill(server, room_id, place.missing, EVENTS_A_ROUND)
+                return await self._new(checked.rules, room_id, pdus[:EVENTS_A_ROUND], place, found)
 
             try:
-                more = await self._ask(servers, ask)
-            except (RemoteRefusal, ServerUnreachable) as error:
-                _log.info("nobody tells what is missing", room=room_id, reason=error.reason)
+                more = await self._ask_whoever_has(servers, ask)
+            except ServerUnreachable as error:
+                if not is_urgent:
+                    raise
+                _log.info("what is missing is done without", room=room_id, reason=error.reason)
                 break
             if not more:
+                _log.info("nobody has what is missing", room=room_id, event_id=checked.event.event_id)
                 break
             found.update((item.event.event_id, item) for item in more)
+            size += sum(len(item.pdu) for item in more)
         del found[checked.event.event_id]
         # What does not lead to the event was not asked for.
         return in_causal_order(leading_to(checked.event.prev_events, found))
 
-    def _look(self, txn: Transaction, room_id: str, event_ids: Sequence[str]) -> tuple[list[str], set[str]]:
-        """The newest events of a room, and which of some events are here with a state."""
+    def _look(self, txn: Transaction, room_id: str, found: Mapping[str, CheckedEvent]) -> _Before:
+        """What there is, and what is missing before some events."""
+        earliest, entered_depth = rooms.what_is_here(txn, room_id)
+        named = {prev for item in found.values() for prev in item.event.prev_events} - found.keys()
+        missing = named - self._here(txn, named)
+        latest = {
+            event_id: item.event
+            for event_id, item in found.items()
+            # What was before we came is not asked for.
+            if item.event.depth > entered_depth + 1 and not missing.isdisjoint(item.event.prev_events)
+        }
+        wanted = missing & {prev for event in latest.values() for prev in event.prev_events}
+        most = EVENTS_A_ROUND
+        return _Before(earliest[:most], list(latest)[:most], sorted(wanted)[:most], entered_depth + 1)
+
+    async def _new(
+        self,
+        rules: RoomRules,
+        room_id: str,
+        pdus: Sequence[Pdu],
+        place: _Before,
+        found: Mapping[str, CheckedEvent],
+    ) -> list[CheckedEvent]:
+        """Those of some events that are neither here nor found yet, and that happened since we came."""
+        read = await self._checks.read_many(rules, room_id, pdus)
+        here = await self._database.read("here", self._here, list(read))
+        new = [
+            pair
+            for event_id, pair in read.items()
+            if event_id not in found and event_id not in here and pair[0].depth >= place.depth
+        ]
+        return await self._checks.check_many(rules, new)
+
+    def _here(self, txn: Transaction, event_ids: Collection[str]) -> set[str]:
+        """Those of some events that are here with a state."""
         known = events.known(txn, event_ids)
-        here = {event_id for event_id, item in known.items() if item.snapshot_after is not None}
-        return rooms.newest_ids(txn, room_id), here
+        return {event_id for event_id, item in known.items() if item.snapshot_after is not None}
+
+    async def _ask_whoever_has(
+        self, servers: Sequence[str], ask: Callable[[str], Awaitable[list[CheckedEvent]]]
+    ) -> list[CheckedEvent]:
+        """Ask one server after another, until one has something; nothing if none has.
+
+        :raises ServerUnreachable: none has, and one could not be reached.
+        """
+        failure: ServerUnreachable | None = None
+        for server in servers:
+            try:
+                answer = await ask(server)
+            except (ServerUnreachable, RemoteRefusal) as error:
+                _log.info("a server did not tell", server=server, reason=error.reason)
+                if isinstance(error, ServerUnreachable):
+                    failure = error
+                continue
+            if answer:
+                return answer
+        if failure is not None:
+            raise failure
+        return []
 
     async def _ask(self, servers: Sequence[str], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         """Ask one server after another, until one answers.
@@ -217,10 +303,6 @@ class MissingEvents:
                 if failure is None or isinstance(error, ServerUnreachable):
                     failure = error
         raise failure or Forbidden("There is nobody to ask.")
-
-
-def _named_before(found: Mapping[str, CheckedEvent]) -> list[str]:
-    return sorted({prev for item in found.values() for prev in item.event.prev_events} - found.keys())
 
 
 def in_causal_order(found: Mapping[str, CheckedEvent]) -> list[CheckedEvent]:

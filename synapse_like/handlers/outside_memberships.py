@@ -88,7 +88,7 @@ def _show(txn: Transaction, room_nid: int, item: CheckedEvent) -> StoredEvent:
     place = events.next_place(txn)
     stored = events.insert(txn, room_nid, event, item.pdu, place=place, snapshot_before=None, snapshot_after=None)
     # What was before it will be of interest if somebody comes into the room.
-    gaps.add(txn, room_nid, stored.event_nid, event.prev_events)
+    gaps.add(txn, room_nid, stored.event_nid, event.prev_events, is_news=False)
     slot = state.make_slot_id(txn, event.state_slot)
     state.set_current(txn, room_nid, [(slot, stored.event_nid, now)])
     head = rooms.head(txn, event.room_id)

@@ -160,7 +160,7 @@ class RemoteMembership:
             return
         before = room_state.keep(txn, room, ids, [room.snapshot])
         stored = self._creation.persistence.enter(txn, room, event, join.pdu, before, state)
-        gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events))
+        gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events), is_news=False)
 
     def _room_to_enter(self, txn: Transaction, room_id: str, rules: RoomRules) -> int:
         """The number of a room that we come into.

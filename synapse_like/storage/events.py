@@ -1,9 +1,10 @@
 """Events as rows: putting them in, reading them with what belongs to them, taking redacted data out.
 
 An event that was accepted when it arrived has a *position* in the stream of events and a *place* in the timeline of its
-room, `GAP` times the position. Older events that are fetched later get places between: they can be paged back to, but
-nobody is told of them. An event without snapshots is an *outlier*: known as part of an auth chain or of a state, but
-without a place in history. The timeline shows neither outliers nor what was rejected or soft-failed.
+room, `GAP` times the position. What belongs before an event that is here already gets a place between: if it is news,
+it has a position all the same, by which everybody is told of it late; history from before this server came has none.
+An event without snapshots is an *outlier*: known as part of an auth chain or of a state, but without a place in
+history. The timeline shows neither outliers nor what was rejected or soft-failed.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class StoredEvent:
     """An event with what a reader is shown beside it.
 
     :ivar place: where it stands in its room's timeline; None if it is not shown to clients.
+    :ivar told_at: its position in the stream of events, if it came late and its place does not say it.
     :ivar replaced: the state event that this one replaced.
     :ivar redacted_because: the redaction that stripped this event; it stands alone, whatever became of it since.
     :ivar size: of its wire form, in bytes.
@@ -58,6 +60,7 @@ class StoredEvent:
     replaced: Event | None = None
     redacted_because: Event | None = None
     size: int = 0
+    told_at: int | None = None
     renderings: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -66,6 +69,8 @@ class StoredEvent:
 
         :raises ValueError: it has none: nobody was told of it.
         """
+        if self.told_at is not None:
+            return self.told_at
         if self.place is None or self.place % GAP:
             raise ValueError(f"{self.event.event_id} is not in the stream of events")
         return self.place // GAP
@@ -100,9 +105,14 @@ OVERHEAD = 1000
 EVENTS = CacheKind[int, StoredEvent]("events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD)
 
 
+def next_position(txn: Transaction) -> int:
+    """The position of the next event that everybody is told of."""
+    return positions.take(txn, STREAM)
+
+
 def next_place(txn: Transaction) -> int:
-    """The place of the next event that everybody is told of."""
-    return positions.take(txn, STREAM) * GAP
+    """The place of the next event that everybody is told of, if it comes in time."""
+    return next_position(txn) * GAP
 
 
 def insert(
@@ -117,6 +127,7 @@ def insert(
     replaced: StoredEvent | None = None,
     standing: Standing = Standing.ACCEPTED,
     is_outgoing: bool = False,
+    told_at: int | None = None,
 ) -> StoredEvent:
     """Add an event, or give one that was an outlier its place in history; as it is here then, redacted if it was.
 
@@ -126,15 +137,16 @@ def insert(
     :param snapshot_after: the state with it; the same for an event that is not state.
     :param replaced: the state event that it replaces.
     :param is_outgoing: does this server see to it that the other servers in the room get it?
+    :param told_at: its position in the stream of events, if its place does not say it.
     """
     row = txn.execute(
         "INSERT INTO events"
-        " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, pdu)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, position, pdu)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         # What it says stays as it was first stored: it may have been redacted since.
         " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
         " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
-        " is_outgoing = excluded.is_outgoing RETURNING event_nid, redacted_by",
+        " is_outgoing = excluded.is_outgoing, position = excluded.position RETURNING event_nid, redacted_by",
         (
             event.event_id,
             room_nid,
@@ -144,15 +156,29 @@ def insert(
             replaced.event_nid if replaced is not None else None,
             int(standing),
             int(is_outgoing),
+            told_at,
             pdu,
         ),
     ).fetchone()
     assert row is not None, "the statement has a RETURNING clause"
     event_nid, redacted_by = row
     replaced_event = replaced.event if replaced is not None else None
-    stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu))
+    stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu), told_at=told_at)
     if redacted_by is not None:
         [stored] = _load_rows(txn, [event_nid])
+    txn.cache(EVENTS).put(txn, event_nid, stored)
+    return stored
+
+
+def tell_late(txn: Transaction, event_nid: int) -> StoredEvent:
+    """Give an event that came late its position in the stream of events; and its place by that, if it has none."""
+    position = next_position(txn)
+    txn.execute(
+        "UPDATE events SET position = CASE WHEN place IS NULL THEN NULL ELSE ? END, place = COALESCE(place, ?)"
+        " WHERE event_nid = ?",
+        (position, position * GAP, event_nid),
+    )
+    [stored] = _load_rows(txn, [event_nid])
     txn.cache(EVENTS).put(txn, event_nid, stored)
     return stored
 
@@ -195,8 +221,8 @@ def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEven
     rows = []
     for part in batched(event_nids):
         rows += txn.all(
-            "SELECT e.event_nid, e.room_nid, e.place, e.replaces, e.redacted_by, e.pdu, r.version, e.event_id"
-            " FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
+            "SELECT e.event_nid, e.room_nid, e.place, e.replaces, e.redacted_by, e.pdu, r.version,"
+            " e.event_id, e.position FROM events e JOIN rooms r ON r.room_nid = e.room_nid"
             f" WHERE e.event_nid IN ({placeholders(part)})",
             part,
         )
@@ -211,8 +237,9 @@ def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEven
             replaced.get(replaces),
             because.get(redacted_by),
             size=len(pdu),
+            told_at=told_at,
         )
-        for nid, room_nid, place, replaces, redacted_by, pdu, version, event_id in rows
+        for nid, room_nid, place, replaces, redacted_by, pdu, version, event_id, told_at in rows
     ]
 
 
@@ -365,13 +392,15 @@ def since(
     """What is new in some rooms: (position, room_nid, event_nid) with after < position <= up_to, oldest first."""
     if not room_nids or after >= up_to:
         return []
+    rooms = placeholders(list(room_nids))
     rows = txn.all(
-        "SELECT place, room_nid, event_nid FROM events"
-        f" WHERE room_nid IN ({placeholders(list(room_nids))}) AND place > ? AND place <= ? AND place % {GAP} = 0"
-        " ORDER BY place LIMIT ?",
-        (*room_nids, after * GAP, up_to * GAP, limit),
+        f"SELECT place / {GAP}, room_nid, event_nid FROM events"
+        f" WHERE room_nid IN ({rooms}) AND place > ? AND place <= ? AND place % {GAP} = 0"
+        " UNION ALL SELECT position, room_nid, event_nid FROM events"
+        f" WHERE room_nid IN ({rooms}) AND position > ? AND position <= ? ORDER BY 1 LIMIT ?",
+        (*room_nids, after * GAP, up_to * GAP, *room_nids, after, up_to, limit),
     )
-    return [(row[0] // GAP, row[1], row[2]) for row in rows]
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def page_back(txn: Transaction, room_nid: int, *, before_or_at: int, after: int, limit: int) -> list[tuple[int, int]]:
@@ -395,10 +424,32 @@ def page_forward(
     return [(row[0], row[1]) for row in rows]
 
 
-def lowest_place(txn: Transaction, room_nid: int, *, above: int, default: int) -> int:
-    """The lowest place in a room's timeline that is taken, above some other."""
-    row = txn.one("SELECT MIN(place) FROM events WHERE room_nid = ? AND place > ?", (room_nid, above))
-    return row[0] if row is not None and row[0] is not None else default
+def highest_place(txn: Transaction, room_nid: int, *, above: int, below: int) -> int:
+    """The highest place between two others that is taken in a room's timeline; the lower of these if none is."""
+    row = txn.one(
+        "SELECT MAX(place) FROM events WHERE room_nid = ? AND place > ? AND place < ?", (room_nid, above, below)
+    )
+    return row[0] if row is not None and row[0] is not None else above
+
+
+def spread(txn: Transaction, room_nid: int, *, above: int, below: int) -> dict[int, int]:
+    """Move what stands between two places of a room's timeline apart, in its order.
+
+    :return: the new places by the old ones; none if there is nothing to be won.
+    """
+    rows = txn.all(
+        "SELECT event_nid, place FROM events WHERE room_nid = ? AND place > ? AND place < ? ORDER BY place",
+        (room_nid, above, below),
+    )
+    distance = (below - above) // (len(rows) + 1)
+    if distance < 2:
+        return {}
+    moved: dict[int, int] = {}
+    for number, (event_nid, place) in enumerate(rows, start=1):
+        moved[place] = above + number * distance
+        txn.execute("UPDATE events SET place = ? WHERE event_nid = ?", (moved[place], event_nid))
+    _forget_copies(txn)
+    return moved
 
 
 def current_position(txn: Transaction) -> int:

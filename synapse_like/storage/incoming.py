@@ -53,12 +53,14 @@ class WaitingPdu:
     """An event that was taken over, but is not in its room yet.
 
     :ivar pdu: as it came, in JSON.
+    :ivar received_at: ms since the epoch; 0 if it is only about to be stored.
     """
 
     origin: str
     room_id: str
     event_id: str
     pdu: bytes
+    received_at: int = 0
 
 
 def keep_waiting(txn: Transaction, pdus: Iterable[WaitingPdu], *, now_ms: int) -> set[str]:
@@ -91,5 +93,5 @@ def settled(txn: Transaction, event_ids: Iterable[str]) -> None:
 
 def all_waiting(txn: Transaction) -> list[WaitingPdu]:
     """All events that wait, in the order in which they came."""
-    rows = txn.all("SELECT origin, room_id, event_id, pdu FROM waiting_pdus ORDER BY waiting_nid")
-    return [WaitingPdu(row[0], row[1], row[2], bytes(row[3])) for row in rows]
+    rows = txn.all("SELECT origin, room_id, event_id, pdu, received_at FROM waiting_pdus ORDER BY waiting_nid")
+    return [WaitingPdu(row[0], row[1], row[2], bytes(row[3]), row[4]) for row in rows]

@@ -40,6 +40,7 @@ class RoomHead:
     """Where a room stands: see the head of this file.
 
     :ivar snapshot: the state after the extremities.
+    :ivar entered_depth: how deep it was when this server came into it.
     :ivar known_state: current state events by slot; None where it is known that there is none.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
     :ivar is_inhabited: is a user of this server joined? None if not looked up yet.
@@ -51,6 +52,7 @@ class RoomHead:
     rules: RoomRules
     extremities: tuple[Extremity, ...] = ()
     snapshot: Snapshot = NOTHING
+    entered_depth: int = 0
     known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
     servers: dict[str, int] | None = None
     is_inhabited: bool | None = None
@@ -100,16 +102,18 @@ def head(txn: Transaction, room_id: str) -> RoomHead | None:
         _discard_if_rolled_back(txn, room_id)
         return kept
     row = txn.one(
-        "SELECT r.room_nid, r.version, h.extremities, h.snapshot_id, s.height"
+        "SELECT r.room_nid, r.version, h.extremities, h.snapshot_id, s.height, h.entered_depth"
         " FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid"
         " JOIN state_snapshots s ON s.snapshot_id = h.snapshot_id WHERE r.room_id = ?",
         (room_id,),
     )
     if row is None:
         return None
-    room_nid, version, extremities, snapshot_id, height = row
+    room_nid, version, extremities, snapshot_id, height, entered_depth = row
     newest = tuple(_extremity(txn, stored) for stored in events.load(txn, orjson.loads(extremities)))
-    return _keep(txn, RoomHead(room_nid, room_id, rules_for(version), newest, Snapshot(snapshot_id, height)))
+    return _keep(
+        txn, RoomHead(room_nid, room_id, rules_for(version), newest, Snapshot(snapshot_id, height), entered_depth)
+    )
 
 
 def _extremity(txn: Transaction, stored: StoredEvent) -> Extremity:
@@ -138,8 +142,8 @@ def advance(txn: Transaction, room: RoomHead, extremities: tuple[Extremity, ...]
 def _write_head(txn: Transaction, room: RoomHead) -> None:
     newest = orjson.dumps([extremity.event_nid for extremity in room.extremities]).decode()
     txn.execute(
-        "UPDATE room_heads SET extremities = ?, snapshot_id = ? WHERE room_nid = ?",
-        (newest, room.snapshot.snapshot_id, room.room_nid),
+        "UPDATE room_heads SET extremities = ?, snapshot_id = ?, entered_depth = ? WHERE room_nid = ?",
+        (newest, room.snapshot.snapshot_id, room.entered_depth, room.room_nid),
     )
 
 
@@ -234,13 +238,14 @@ def lock(txn: Transaction, room: Room) -> None:
     txn.one(f"SELECT 1 FROM rooms WHERE room_nid = ?{txn.for_update}", (room.room_nid,))
 
 
-def newest_ids(txn: Transaction, room_id: str) -> list[str]:
-    """The IDs of a room's newest events, for readers."""
+def what_is_here(txn: Transaction, room_id: str) -> tuple[list[str], int]:
+    """The IDs of a room's newest events, and the depth from which on this server has it; for readers."""
     row = txn.one(
-        "SELECT h.extremities FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid WHERE r.room_id = ?",
+        "SELECT h.extremities, h.entered_depth FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid"
+        " WHERE r.room_id = ?",
         (room_id,),
     )
-    return list(events.ids_of(txn, orjson.loads(row[0])).values()) if row is not None else []
+    return (list(events.ids_of(txn, orjson.loads(row[0])).values()), row[1]) if row is not None else ([], 0)
 
 
 def rules_of(txn: Transaction, room_id: str) -> RoomRules | None:

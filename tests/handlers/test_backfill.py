@@ -26,7 +26,7 @@ def test_nobody_is_waited_for_longer_than_a_client_would(connection: Connection)
     def lose(txn: Transaction) -> None:
         room = rooms.head(txn, branch.room_id)
         assert room is not None
-        gaps.add(txn, room.room_nid, room.extremities[0].event_nid, ["$lost"])
+        gaps.add(txn, room.room_nid, room.extremities[0].event_nid, ["$lost"], is_news=False)
 
     connection.transact(lose)
     asked: list[str] = []

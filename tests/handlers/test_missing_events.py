@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.handlers.disclosure import Disclosure
-from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict, read_foreign
+from synapse_like.handlers.event_checks import Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.missing_events import MOST_STATES, MissingEvents
 from synapse_like.protocol.events import Event, EventDraft, Pdu
@@ -21,7 +23,7 @@ from synapse_like.storage.events import Standing
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import Branch, ForkingRoom
 from tests.support.generated_rooms import BOB
-from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, checked
+from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, Trusting, checked
 
 OURS = f"@ours:{SERVER}"
 EVE = "@eve:e.example"
@@ -30,34 +32,35 @@ some_versions = pytest.mark.parametrize("rules", [SPEC_2014, V1, V6, V12], ids=l
 
 
 class Others:
-    """The other servers, all of which tell the same."""
+    """The other servers, all of which tell the same, but for those that are silent or have nothing."""
 
     def __init__(self, branch: Branch) -> None:
         self._branch = branch
         self.before: list[Event] = []
+        self.silent: set[str] = set()
+        self.ignorant: set[str] = set()
         self.asked: list[tuple[str, str]] = []
+        self.depths: list[int] = []
+
+    def _told(self, server: str, what: str) -> bool:
+        self.asked.append((server, what))
+        if server in self.silent:
+            raise ServerUnreachable(server, "silent")
+        return server not in self.ignorant
 
     def _pdus(self, told: Sequence[Event]) -> list[Pdu]:
         return [to_pdu(self._branch.room.rules, event) for event in told]
 
-    async def missing_events(self, server: str, *_args: object, **_named: object) -> list[Pdu]:
-        self.asked.append((server, "missing_events"))
-        return self._pdus(self.before)
+    async def missing_events(self, server: str, *_: object, min_depth: int, **_more: object) -> list[Pdu]:
+        self.depths.append(min_depth)
+        return self._pdus(self.before) if self._told(server, "missing_events") else []
+
+    async def backfill(self, server: str, *_: object) -> list[Pdu]:
+        return self._pdus(self.before) if self._told(server, "backfill") else []
 
     async def state(self, server: str, *_args: object) -> tuple[list[Pdu], list[Pdu]]:
-        self.asked.append((server, "state"))
+        self._told(server, "state")
         return self._pdus([self._branch.room.events[event_id] for event_id in self._branch.state.values()]), []
-
-
-class Trusting:
-    """Takes every signature for true."""
-
-    async def read_many(self, rules: RoomRules, room_id: str, pdus: Sequence[object]) -> dict[str, tuple[Event, Pdu]]:
-        read = [read_foreign(rules, pdu) for pdu in pdus]
-        return {event.event_id: (event, pdu) for event, pdu in read}
-
-    async def check_many(self, rules: RoomRules, read: Sequence[tuple[Event, Pdu]], **_: object) -> list[CheckedEvent]:
-        return [checked(rules, event) for event, _pdu in read]
 
 
 class Scene:
@@ -83,13 +86,17 @@ class Scene:
         draft = EventDraft(self.branch.room_id, "m.room.message", sender, content)
         return self.branch.room.add(draft, self.branch.state, heads=heads, depth=self.branch.depth + 1, ts=1)
 
-    def settle(self, origin: str, event: Event) -> Verdict:
+    def settle(self, origin: str, event: Event, *, is_urgent: bool = False) -> Verdict:
         item = checked(self.branch.room.rules, event)
         lacking = Lacking(event.prev_events, ())
-        results: list[Verdict] = []
-        Deferred.fromCoroutine(self.missing.settle(origin, item, lacking)).addCallback(results.append)
-        [verdict] = results
-        return verdict
+        settled = Deferred.fromCoroutine(self.missing.settle(origin, item, lacking, is_urgent=is_urgent))
+        results: list[Verdict | Failure] = []
+        settled.addBoth(results.append)
+        [result] = results
+        if isinstance(result, Failure):
+            result.raiseException()
+        assert isinstance(result, Verdict)
+        return result
 
 
 @some_versions
@@ -97,9 +104,64 @@ def test_who_made_an_event_is_asked_first(connection: Connection, rules: RoomRul
     """Whoever passes it on could tell another past, by which it would be refused here for ever."""
     scene = Scene(connection, rules)
     unknown = scene.message(BOB, *scene.branch.heads)
+    scene.others.before = [unknown]
     event = scene.message(BOB, unknown.event_id)
     scene.settle("e.example", event)
-    assert [server for server, _ in scene.others.asked] == ["b.example"] * len(scene.others.asked)
+    assert scene.others.asked == [("b.example", "missing_events")]
+
+
+@some_versions
+def test_who_has_nothing_is_not_the_last_one_asked(connection: Connection, rules: RoomRules) -> None:
+    """FED-6: others may have what is missing, though they do not know yet what comes after it."""
+    scene = Scene(connection, rules)
+    unknown = scene.message(BOB, *scene.branch.heads)
+    scene.others.before = [unknown]
+    scene.others.ignorant = {"b.example"}
+    event = scene.message(BOB, unknown.event_id)
+    assert scene.settle("b.example", event).standing is Standing.ACCEPTED
+    assert scene.others.asked == [("b.example", "missing_events"), ("a.example", "backfill")]
+    assert scene.server.look().timeline >= {unknown.event_id, event.event_id}
+
+
+@some_versions
+def test_event_waits_for_whoever_may_have_what_is_missing(connection: Connection, rules: RoomRules) -> None:
+    """FED-6: to bridge the gap at once would show the later before the earlier. But it does not wait for ever."""
+    scene = Scene(connection, rules)
+    unknown = scene.message(BOB, *scene.branch.heads)
+    event = scene.message(BOB, unknown.event_id)
+    scene.others.silent = {"b.example"}
+    with pytest.raises(ServerUnreachable):
+        scene.settle("b.example", event)
+    assert event.event_id not in scene.server.look().standings
+    assert scene.settle("b.example", event, is_urgent=True).standing is Standing.ACCEPTED
+
+
+@some_versions
+def test_what_was_before_we_came_is_not_fetched_as_news(connection: Connection, rules: RoomRules) -> None:
+    """Nobody may be told of it as if it happened now, and nobody is asked for it."""
+    scene = Scene(connection, rules)
+    entered = scene.branch.depth
+
+    def enter(txn: Transaction) -> None:
+        room = rooms.head(txn, scene.branch.room_id)
+        assert room is not None
+        room.entered_depth = entered
+        rooms.advance(txn, room, room.extremities, room.snapshot)
+
+    connection.transact(enter)
+    fork = scene.branch.fork()
+    fork.depth = entered - 2
+    [oldest, old] = [fork.say(BOB, "m.room.message", {"msgtype": "m.text", "body": body}, None) for body in "ab"]
+    scene.others.before = [old, oldest]
+    news = fork.say(BOB, "m.room.message", {"msgtype": "m.text", "body": "c"}, None)
+    assert scene.settle("b.example", news).standing is Standing.ACCEPTED
+    assert [what for _, what in scene.others.asked] == ["state"]
+    newer = fork.say(BOB, "m.room.message", {"msgtype": "m.text", "body": "d"}, None)
+    last = fork.say(BOB, "m.room.message", {"msgtype": "m.text", "body": "e"}, None)
+    scene.others.before = [newer, old, oldest]
+    assert scene.settle("b.example", last).standing is Standing.ACCEPTED
+    assert scene.others.depths == [entered + 1]
+    assert scene.server.look().standings.keys().isdisjoint([old.event_id, oldest.event_id])
 
 
 @some_versions
