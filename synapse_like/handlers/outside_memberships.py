@@ -56,17 +56,19 @@ def end(txn: Transaction, item: CheckedEvent) -> StoredEvent:
     return stored
 
 
-def end_by_others(txn: Transaction, server_name: str, item: CheckedEvent) -> Verdict | Lacking:
-    """Another server says that an invite or knock of one of ours is over: believed if what it rests on allows it."""
+def end_by_others(txn: Transaction, server_name: str, item: CheckedEvent) -> Verdict | Lacking | None:
+    """Another server says that an invite or knock of one of ours is over: believed if what it rests on allows it.
+
+    :return: None if the event says nothing of the kind.
+    """
     event = item.event
-    refused = Verdict(event.event_id, "This server is not in the room.", Standing.REJECTED)
     if event.type != MEMBER or event.content.get("membership") not in (LEAVE, BAN) or event.state_key is None:
-        return refused
+        return None
     room = rooms.find(txn, event.room_id)
     if room is None or ":" not in event.state_key or domain_of(event.state_key) != server_name:
-        return refused
+        return None
     if outside_memberships.find(txn, room.room_nid, event.state_key) is None:
-        return refused
+        return None
     known = events.known(txn, {event.event_id, *event.auth_events})
     if event.event_id in known:
         return Verdict(event.event_id)

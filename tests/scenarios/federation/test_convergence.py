@@ -122,6 +122,31 @@ def test_whoever_was_demoted_meanwhile_has_banned_nobody(
     wait_for_event(alice, room, victim.send(room, "still here"))
 
 
+@each_version
+def test_ban_that_does_not_hold_is_undone_where_the_banned_live(
+    five: Federation, people: People, meet: Meet, version: str
+) -> None:
+    """FED-8, SEC-2, SEC-6: their server has nobody else in the room, and believed the ban."""
+    alice, bob, carol = people = people[:3]
+    room = meet(*people, room_version=version)
+    set_levels(alice, room, {bob: 50})
+    wait_until_agree(room, *people)
+    since = carol.present()
+    five.part([alice.server], [bob.server, carol.server])
+    set_levels(alice, room, {bob: 0})
+    meanwhile = alice.send(room, "meanwhile")
+    bob.ban(room, carol)
+    wait_until("carol to be out", lambda: room not in carol.synced_rooms())
+    five.heal()
+    wait_until("carol to be in again", lambda: room in carol.synced_rooms(), seconds=PATIENCE)
+    wait_until_agree(room, *people, seconds=PATIENCE)
+    assert carol.members(room)[carol.user_id] == "join"
+    wait_for_event(carol, room, meanwhile)
+    after = alice.send(room, "welcome back")
+    carol.events_until(since, after)
+    wait_for_event(alice, room, carol.send(room, "still here"))
+
+
 @each_size
 @each_version
 def test_banned_operator_has_changed_nothing_meanwhile(
