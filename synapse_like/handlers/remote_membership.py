@@ -33,13 +33,14 @@ from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError, NotFou
 from synapse_like.protocol.events import Event, EventDraft, Pdu, StateSlot
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.join_rules import VOUCHER
-from synapse_like.protocol.membership import JOIN, LEAVE
+from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.membership_templates import hashes_told, read_template
 from synapse_like.protocol.room_versions import ALL_RULES, RoomRules, rules_for
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import events, gaps, profiles, rooms
 from synapse_like.storage import outside_memberships as stored_outside
+from synapse_like.storage import state as stored_state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing, StoredEvent
 from synapse_like.storage.profiles import Profile
@@ -113,10 +114,16 @@ class RemoteMembership:
 
     async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
         made = await self._make("join", server, user_id, room_id, content)
+        ban = await self._database.read("ban", self._ban, user_id, room_id)
+        if ban is not None and await self._database.read("is-behind", self._is_all_here, made.event.auth_events):
+            # Whoever lifted the ban has made an event that is not here, and the join would rest on it.
+            raise Forbidden("You are banned from this room.", reason=f"{server} has not heard of it")
         answer = await self._client.send_membership(server, "join", room_id, made.event.event_id, made.pdu)
         join = await self._countersigned(made, answer.get("event"))
         state = await self._checks.read_many(made.rules, room_id, _pdus(answer, "state"))
         read = await self._checks.read_many(made.rules, room_id, _pdus(answer, "auth_chain")) | state
+        if ban is not None and ban not in read:
+            raise Forbidden("You are banned from this room.", reason=f"{server} has not heard of it")
         known = await self._database.read("known-events", events.known, list(read))
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(made.rules, unknown, relayed_by=server)
@@ -130,6 +137,16 @@ class RemoteMembership:
 
         await self._database.write("enter-room", enter)
         _log.info("joined a room", room=room_id, server=server, state=len(held))
+
+    def _ban(self, txn: Transaction, user_id: str, room_id: str) -> str | None:
+        """The ID of the event by which a user was banned from a room, as far as this server knows."""
+        room = rooms.find(txn, room_id)
+        held = stored_state.current_in_slots(txn, [room.room_nid], [(MEMBER, user_id)]) if room is not None else {}
+        found = [stored.event for stored in events.load(txn, list(held.values()))]
+        return next((event.event_id for event in found if event.content["membership"] == BAN), None)
+
+    def _is_all_here(self, txn: Transaction, event_ids: Sequence[str]) -> bool:
+        return events.known(txn, event_ids).keys() >= set(event_ids)
 
     async def _countersigned(self, made: _Made, returned: object) -> CheckedEvent:
         """The join as it entered the room: with the signature of a member's server, where one had to vouch."""

@@ -253,6 +253,30 @@ def test_banned_from_one_server_is_banned_on_all(
 
 
 @pytest.mark.parametrize("version", ["spec-2014", "11"])
+def test_banned_user_does_not_come_back_through_a_server_that_has_not_heard_of_it(
+    three: Federation, alice: Client, bob: Client, carol: Client, meet: Meet, version: str
+) -> None:
+    """MEM-3, SEC-6: though that server would let them in."""
+    room = meet(alice, bob, carol, room_version=version)
+    alias = f"#{room[1:9].lower()}:{bob.server.name}"
+    bob.call("PUT", f"/directory/room/{quote(alias)}", {"room_id": room})
+    wait_until_agree(room, alice, bob, carol)
+    three.part([alice.server], [bob.server])
+    alice.ban(room, carol)
+    wait_until("carol to be out", lambda: room not in carol.synced_rooms())
+    with forbidden():
+        carol.join(alias)
+    assert bob.members(room)[carol.user_id] == "join", "bob's server has heard of it after all"
+    three.heal()
+    wait_until_agree(room, alice, bob, seconds=60)
+    assert alice.members(room)[carol.user_id] == bob.members(room)[carol.user_id] == "ban"
+    alice.unban(room, carol)
+    wait_until_agree(room, alice, bob)
+    assert carol.join(alias) == room
+    wait_until_agree(room, alice, bob, carol)
+
+
+@pytest.mark.parametrize("version", ["spec-2014", "11"])
 def test_ban_reaches_a_server_that_has_missed_what_was_before_it(
     three: Federation, alice: Client, bob: Client, carol: Client, meet: Meet, version: str
 ) -> None:
