@@ -28,12 +28,13 @@ from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing
 
-#: How many events before one are fetched, of how many bytes, and for how many we ask each time.
-MOST_EVENTS = 1000
+#: How many events before one are fetched, of how many bytes; how often we ask for them, and for how many each time.
+MOST_EVENTS = 500
 MOST_BYTES = 16 * 1024 * 1024
+MOST_ROUNDS = 15
 EVENTS_A_ROUND = 50
-#: How many states are fetched for one event: one for each end of the forks of what is missing before it.
-MOST_STATES = 10
+#: How many states and auth chains are fetched for what is missing before one event: a state for each end of its forks.
+MOST_FETCHES = 10
 #: How many servers are asked for the same thing.
 MOST_SERVERS = 4
 
@@ -43,7 +44,7 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Budget:
-    """How many states may still be fetched."""
+    """How many states and auth chains may still be fetched."""
 
     left: int
 
@@ -94,14 +95,14 @@ class MissingEvents:
         """
         servers = await self._database.read("servers-to-ask", self._servers, origin, checked.event)
         before = await self._events_before(servers, origin, checked, is_urgent) if lacking.before else []
-        budget = _Budget(MOST_STATES)
+        budget = _Budget(MOST_FETCHES)
         for item in before:
             try:
                 await self._complete(servers, item, budget)
             except (Forbidden, RemoteRefusal) as error:
                 # What comes after it has a state all the same, if somebody tells it.
                 _log.info("a missing event was left out", event_id=item.event.event_id, reason=error.message)
-        return await self._complete(servers, checked, _Budget(1))
+        return await self._complete(servers, checked, _Budget(2))
 
     def _servers(self, txn: Transaction, origin: str, event: Event) -> list[str]:
         room = rooms.find(txn, event.room_id)
@@ -122,11 +123,11 @@ class MissingEvents:
                 return result
             if result.auth and has_asked:
                 raise Forbidden("What the event rests on cannot be had.")
+            budget.spend()
             if result.auth:
                 has_asked = True
                 await self._fetch_auth(servers, item)
             else:
-                budget.spend()
                 bridge = await self._fetch_state(servers, item)
 
     async def _fetch_auth(self, servers: Sequence[str], item: CheckedEvent) -> None:
@@ -192,7 +193,9 @@ class MissingEvents:
         room_id, maker = checked.event.room_id, checked.event.domain
         found = {checked.event.event_id: checked}
         size = 0
-        while len(found) <= MOST_EVENTS and size <= MOST_BYTES:
+        for _ in range(MOST_ROUNDS):
+            if len(found) > MOST_EVENTS or size > MOST_BYTES:
+                break
             place = await self._database.read("before", self._look, room_id, found)
             if not place.latest:
                 break

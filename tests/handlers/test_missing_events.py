@@ -13,7 +13,7 @@ from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.handlers.disclosure import Disclosure
 from synapse_like.handlers.event_checks import Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
-from synapse_like.handlers.missing_events import MOST_STATES, MissingEvents
+from synapse_like.handlers.missing_events import MOST_FETCHES, MissingEvents
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.wire_formats import to_pdu
@@ -174,7 +174,7 @@ def test_one_event_makes_us_fetch_few_states(connection: Connection, rules: Room
     event = scene.message(EVE, *(item.event_id for item in before))
     assert scene.settle("e.example", event).standing is Standing.ACCEPTED
     states = [what for _, what in scene.others.asked if what == "state"]
-    assert len(states) <= MOST_STATES + 1
+    assert len(states) <= MOST_FETCHES + 2
 
 
 @some_versions

@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_left_out(item: pytest.Function) -> bool:
     chosen = item.callspec.params if hasattr(item, "callspec") else {}
-    later_version = chosen.get("room_version", DEFAULT_VERSION) != DEFAULT_VERSION
+    later_version = any(chosen.get(name, DEFAULT_VERSION) != DEFAULT_VERSION for name in ("room_version", "version"))
     return later_version and chosen.get("database_kind") == "postgresql"
 
 

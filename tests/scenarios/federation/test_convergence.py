@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from random import Random
 
 import pytest
 
+from tests.conftest import NewDatabase
 from tests.scenarios.conftest import Unique
 from tests.scenarios.federation.conftest import FederationOf, Meet, each_version, in_good_order
 from tests.support.client import ApiError, Client, ids, quote
@@ -26,9 +28,10 @@ People = list[Client]
 
 
 @pytest.fixture(scope="module")
-def shared_five(federation_of: FederationOf) -> Iterator[Federation]:
-    with federation_of(*["sqlite"] * 5) as federation:
-        yield federation
+def shared_five(federation_of: FederationOf, new_database: NewDatabase) -> Iterator[Federation]:
+    with ExitStack() as stack:
+        urls = [stack.enter_context(new_database()) for _ in range(5)]
+        yield stack.enter_context(federation_of(*urls))
 
 
 @pytest.fixture
@@ -303,19 +306,3 @@ def test_whatever_all_do_in_whatever_partition_all_agree_in_the_end(
             for client in people:
                 wait_for_event(client, room, event, seconds=PATIENCE)
     wait_until_agree(room, alice, *others, seconds=PATIENCE)
-
-
-def test_partition_on_every_kind_of_database(
-    three: Federation, alice: Client, bob: Client, carol: Client, meet: Meet
-) -> None:
-    """FED-8, SEC-2, SEC-4."""
-    room = meet(alice, bob, carol, topic="Before")
-    set_levels(alice, room, {bob: 50, carol: 100})
-    wait_until_agree(room, alice, bob, carol)
-    three.part([alice.server], [bob.server, carol.server])
-    for client in (alice, bob, carol):
-        client.set_state(room, "m.room.topic", {"topic": client.user_id})
-        client.send(room, "hello?")
-    three.heal()
-    wait_until_agree(room, alice, bob, carol, seconds=PATIENCE)
-    same_history(room, [alice, bob, carol])

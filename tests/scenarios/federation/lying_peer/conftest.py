@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.conftest import NewDatabase
 from tests.scenarios.conftest import Unique
 from tests.scenarios.federation.conftest import FederationOf, in_good_order
 from tests.scenarios.federation.lying_peer.scene import (
@@ -25,10 +26,10 @@ from tests.support.server import HomeServer
 
 
 @pytest.fixture(scope="session")
-def lone(federation_of: FederationOf) -> Iterator[Federation]:
-    """One honest server, which soon loses its patience."""
+def lone(federation_of: FederationOf, new_database: NewDatabase) -> Iterator[Federation]:
+    """One honest server, which soon loses its patience; on one kind of database after the other."""
     patience = {"federation__answer_timeout": PATIENCE, "federation__body_timeout": PATIENCE}
-    with federation_of("sqlite", **patience) as federation:
+    with new_database() as url, federation_of(url, **patience) as federation:
         yield federation
 
 
