@@ -27,7 +27,7 @@ from synapse_like.handlers import late_events, outside_memberships, room_state
 from synapse_like.handlers.event_checks import CheckedEvent, Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.outliers import as_stored, check_claim
-from synapse_like.handlers.room_access import is_inhabited, was_put_out
+from synapse_like.handlers.room_access import is_inhabited
 from synapse_like.logs import get_logger
 from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.errors import AuthError
@@ -47,19 +47,18 @@ def receive(
 ) -> Verdict | Lacking:
     """Steps 4 to 9, for what other servers send us.
 
-    In a room that this server is not in, the end of an invite is taken, and nothing else; unless the last of our users
-    was put out of it. What others send us of it then they send because for them that does not hold, and it may not: so
-    it is heard on what grounds.
+    Of a room that this server was never in, only the end of an invite is taken. If none of our users is in it any more,
+    those who go on sending do so because for them somebody is. They may be right: the forks of the room may meet in
+    another state than it had here so far. So they are heard.
     """
     room = rooms.head(txn, item.event.room_id)
-    if room is not None and is_inhabited(txn, room):
-        return admit(txn, persistence, room, item, bridge=bridge)
-    ended = outside_memberships.end_by_others(txn, persistence.server_name, item)
-    if ended is not None:
-        return ended
-    if room is not None and was_put_out(txn, room):
-        return admit(txn, persistence, room, item, bridge=bridge)
-    return Verdict(item.event.event_id, "This server is not in the room.", Standing.REJECTED)
+    if room is None or not is_inhabited(txn, room):
+        ended = outside_memberships.end_by_others(txn, persistence.server_name, item)
+        if ended is not None:
+            return ended
+    if room is None:
+        return Verdict(item.event.event_id, "This server is not in the room.", Standing.REJECTED)
+    return admit(txn, persistence, room, item, bridge=bridge)
 
 
 def admit(

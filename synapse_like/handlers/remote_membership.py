@@ -49,6 +49,8 @@ from synapse_like.storage.state import MEMBER
 
 #: How many servers are tried.
 MOST_SERVERS = 8
+#: How long a server is given to hear that somebody had left, in seconds, before it is asked again to let them in.
+PAUSES = (0.5, 1.0, 2.0)
 #: How many stripped state events of a room are kept to be shown.
 MOST_SHOWN = 50
 #: The version of a room whose server does not say it (server-server API, "GET /make_join").
@@ -113,17 +115,13 @@ class RemoteMembership:
         return room is not None and is_inhabited(txn, room)
 
     async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
-        made = await self._make("join", server, user_id, room_id, content)
-        ban = await self._database.read("ban", self._ban, user_id, room_id)
-        if ban is not None and await self._database.read("is-behind", self._is_all_here, made.event.auth_events):
-            # Whoever lifted the ban has made an event that is not here, and the join would rest on it.
-            raise Forbidden("You are banned from this room.", reason=f"{server} has not heard of it")
+        made, end = await self._make_join(server, user_id, room_id, content)
         answer = await self._client.send_membership(server, "join", room_id, made.event.event_id, made.pdu)
         join = await self._countersigned(made, answer.get("event"))
         state = await self._checks.read_many(made.rules, room_id, _pdus(answer, "state"))
         read = await self._checks.read_many(made.rules, room_id, _pdus(answer, "auth_chain")) | state
-        if ban is not None and ban not in read:
-            raise Forbidden("You are banned from this room.", reason=f"{server} has not heard of it")
+        if end is not None and end.event_id not in read:
+            raise _is_behind(server, end)
         known = await self._database.read("known-events", events.known, list(read))
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(made.rules, unknown, relayed_by=server)
@@ -138,12 +136,37 @@ class RemoteMembership:
         await self._database.write("enter-room", enter)
         _log.info("joined a room", room=room_id, server=server, state=len(held))
 
-    def _ban(self, txn: Transaction, user_id: str, room_id: str) -> str | None:
-        """The ID of the event by which a user was banned from a room, as far as this server knows."""
+    async def _make_join(
+        self, server: str, user_id: str, room_id: str, content: dict[str, Any]
+    ) -> tuple[_Made, Event | None]:
+        """The join of a user who comes, or comes back; and how their last stay ended, as far as is known here.
+
+        A server that has not heard of that end would let them in as if they had never gone. What we say would come
+        before the end in its history, and after it in that of others, so that they would never agree.
+        """
+        end = await self._database.read("end-of-stay", self._end_of_stay, user_id, room_id)
+        if end is None:
+            return await self._make("join", server, user_id, room_id, content), None
+        for pause in (*PAUSES, None):
+            made = await self._make("join", server, user_id, room_id, content)
+            if end.event_id in made.event.auth_events:
+                return made, end
+            if not await self._database.read("is-all-here", self._is_all_here, made.event.auth_events):
+                # What came after the end is not here yet, and the join rests on it.
+                return made, end
+            if pause is not None:
+                await self._creation.clock.sleep(pause)
+        raise _is_behind(server, end)
+
+    def _end_of_stay(self, txn: Transaction, user_id: str, room_id: str) -> Event | None:
+        """The event by which a user left a room, or was put out."""
         room = rooms.find(txn, room_id)
         held = stored_state.current_in_slots(txn, [room.room_nid], [(MEMBER, user_id)]) if room is not None else {}
-        found = [stored.event for stored in events.load(txn, list(held.values()))]
-        return next((event.event_id for event in found if event.content["membership"] == BAN), None)
+        for stored in events.load(txn, list(held.values())):
+            known = events.known(txn, [stored.event.event_id])[stored.event.event_id]
+            if stored.event.content["membership"] in (LEAVE, BAN) and known.snapshot_after is not None:
+                return stored.event
+        return None
 
     def _is_all_here(self, txn: Transaction, event_ids: Sequence[str]) -> bool:
         return events.known(txn, event_ids).keys() >= set(event_ids)
@@ -365,6 +388,16 @@ class RemoteMembership:
             # It is neither the login of our client that does not hold, nor this server that has failed.
             raise MatrixError(502, failure.errcode, failure.message, reason=failure.reason) from failure
         raise failure
+
+
+def _is_behind(server: str, end: Event) -> MatrixError:
+    """Why a server cannot let somebody in again that has not heard of the end of their last stay."""
+    reason = f"{server} has not heard of {end.event_id}"
+    if end.content["membership"] == BAN:
+        return Forbidden("You are banned from this room.", reason=reason)
+    return MatrixError(
+        502, "M_UNREACHABLE", f"{server} has not heard yet that you left. Please try again later.", reason=reason
+    )
 
 
 def _tells_more(error: MatrixError, than: MatrixError) -> bool:

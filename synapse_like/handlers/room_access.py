@@ -7,7 +7,7 @@ rooms there are.
 from __future__ import annotations
 
 from synapse_like.protocol.errors import Forbidden, MatrixError
-from synapse_like.storage import events, membership, rooms
+from synapse_like.storage import membership, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import Room, RoomHead
 
@@ -32,12 +32,6 @@ def is_inhabited(txn: Transaction, room: RoomHead) -> bool:
     if room.is_inhabited is None:
         room.is_inhabited = membership.has_own_users(txn, room.room_nid)
     return room.is_inhabited
-
-
-def was_put_out(txn: Transaction, room: RoomHead) -> bool:
-    """Has somebody else ended the membership of a user of this server?"""
-    ends = events.load(txn, membership.ends_of_own_users(txn, room.room_nid))
-    return any(stored.event.sender != stored.event.state_key for stored in ends)
 
 
 def room_to_read(txn: Transaction, room_id: str, user_id: str) -> Room:

@@ -93,17 +93,6 @@ def has_own_users(txn: Transaction, room_nid: int) -> bool:
     return row is not None
 
 
-def ends_of_own_users(txn: Transaction, room_nid: int) -> list[int]:
-    """The numbers of the events that say that users of this server are in a room no longer."""
-    rows = txn.all(
-        "SELECT DISTINCT c.event_nid FROM membership_changes m"
-        " JOIN current_state c ON c.room_nid = m.room_nid AND c.slot_id = m.slot_id"
-        " WHERE m.room_nid = ? AND m.membership = 'join' AND c.membership IN ('leave', 'ban') LIMIT 100",
-        (room_nid,),
-    )
-    return [row[0] for row in rows]
-
-
 def users_in_room(txn: Transaction, room_nid: int, membership: str = "join") -> list[str]:
     """The users with a membership of a room."""
     rows = txn.all(

@@ -277,6 +277,24 @@ def test_banned_user_does_not_come_back_through_a_server_that_has_not_heard_of_i
 
 
 @pytest.mark.parametrize("version", ["spec-2014", "11"])
+def test_who_comes_back_at_once_comes_back_after_they_left(
+    three: Federation, server_c: HomeServer, alice: Client, bob: Client, carol: Client, meet: Meet, version: str
+) -> None:
+    """FED-8, ROOM-8: on all servers, though the one that lets them in again has not heard yet that they left."""
+    room = meet(alice, bob, carol, room_version=version)
+    alias = f"#{room[1:9].lower()}:{bob.server.name}"
+    bob.call("PUT", f"/directory/room/{quote(alias)}", {"room_id": room})
+    wait_until_agree(room, alice, bob, carol)
+    three.cut(server_c)
+    carol.leave(room)
+    three.heal()
+    assert carol.join(alias) == room
+    wait_until_agree(room, alice, bob, carol)
+    assert bob.state_event(room, "m.room.member", carol.user_id)["prev_content"]["membership"] == "leave"
+    wait_for_event(alice, room, carol.send(room, "I am back"))
+
+
+@pytest.mark.parametrize("version", ["spec-2014", "11"])
 def test_ban_reaches_a_server_that_has_missed_what_was_before_it(
     three: Federation, alice: Client, bob: Client, carol: Client, meet: Meet, version: str
 ) -> None:
