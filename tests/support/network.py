@@ -127,7 +127,7 @@ class Network:
                 writer.transport.abort()
                 self._tasks.discard(task)
 
-        server = await asyncio.start_server(enter, "127.0.0.1", 0, limit=CHUNK_BYTES)
+        server = await asyncio.start_server(enter, "127.0.0.1", 0, limit=CHUNK_BYTES, backlog=1000)
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 

@@ -110,7 +110,7 @@ def stream_of(client: Client, since: str) -> list[str]:
 def test_killed_servers_lose_and_double_nothing(
     federation_of: FederationOf, database_kind: str, new_database: NewDatabase, unique: Unique, meet: Meet
 ) -> None:
-    """FED-3, SEC-4, API-4: neither their own words nor what they have told each other that they have."""
+    """FED-3, FED-6, SEC-4, API-4: neither their own words nor what they have told each other that they have."""
     with new_database() as one, new_database() as two, new_database() as three, federation_of(one, two, three) as homes:
         people = [Client(server).register(unique("talker")) for server in homes.servers]
         room = meet(*people)
