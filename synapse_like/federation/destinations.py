@@ -298,7 +298,7 @@ class DestinationQueues:
         try:
             transaction_id, answer = await self._transmit(outbox, parcel)
         except RemoteRefusal as refusal:
-            if refusal.status in REFUSALS:
+            if refusal.told_status in REFUSALS:
                 await self._refused(outbox, parcel, refusal)
             else:
                 self._failed(outbox, refusal)

@@ -22,9 +22,14 @@ class ServerUnreachable(MatrixError):
 
 
 class RemoteRefusal(MatrixError):
-    """Another server answered with an error. Status, code and message are as it told them.
+    """Another server answered with an error. Code and message are as it told them.
 
+    Where a client of ours asked, it gets the status, too; but not one by which it would take its own login for ended,
+    or this server for broken.
+
+    :param status: as it told it.
     :ivar destination: the server.
+    :ivar told_status: as it told it.
     :ivar retry_after_ms: when it wants to be asked again, if it said so.
     """
 
@@ -32,12 +37,13 @@ class RemoteRefusal(MatrixError):
         self, destination: str, status: int, errcode: str, message: str, *, retry_after_ms: int | None = None
     ) -> None:
         super().__init__(
-            status,
+            502 if status == 401 or status >= 500 else status,
             "M_UNKNOWN" if errcode in _NOT_FOR_CLIENTS else errcode[:_LONGEST_MESSAGE],
             message[:_LONGEST_MESSAGE],
             reason=f"{destination} answered {status}",
         )
         self.destination = destination
+        self.told_status = status
         self.retry_after_ms = retry_after_ms
 
     @property

@@ -384,9 +384,6 @@ class RemoteMembership:
             raise NotFound("No server is known that is in this room.")
         if isinstance(failure, RemoteRefusal) and failure.status == 403:
             raise Forbidden(failure.message, reason=failure.reason) from failure
-        if isinstance(failure, RemoteRefusal) and (failure.status == 401 or failure.status >= 500):
-            # It is neither the login of our client that does not hold, nor this server that has failed.
-            raise MatrixError(502, failure.errcode, failure.message, reason=failure.reason) from failure
         raise failure
 
 

@@ -204,7 +204,7 @@ class AnswerTests(ClientCase):
                 if number not in any_object_will_do and not (number == 3 and "room_version" in said):
                     await self.refused(ServerUnreachable, ask())
 
-    async def test_refusal_is_told_as_the_other_server_told_it(self) -> None:
+    async def test_refusal_is_told_as_the_other_server_told_it_but_for_what_a_client_would_take_for_ours(self) -> None:
         self.usual = {}
         path = f"{V1}/query/profile"
         for status, said, expected in (
@@ -214,8 +214,8 @@ class AnswerTests(ClientCase):
                 {"errcode": "M_LIMIT_EXCEEDED", "error": "x", "retry_after_ms": 7},
                 (429, "M_LIMIT_EXCEEDED", "x", 7),
             ),
-            (401, {"errcode": "M_UNKNOWN_TOKEN", "error": "x"}, (401, "M_UNKNOWN", "x", None)),
-            (500, b"<html>", (500, "M_UNKNOWN", f"The server {self.name} refused.", None)),
+            (401, {"errcode": "M_UNKNOWN_TOKEN", "error": "x"}, (502, "M_UNKNOWN", "x", None)),
+            (500, b"<html>", (502, "M_UNKNOWN", f"The server {self.name} refused.", None)),
             (404, {"errcode": 5, "error": []}, (404, "M_UNKNOWN", f"The server {self.name} refused.", None)),
             (400, {"errcode": "x\ny", "error": "e" * 9999}, (400, "M_UNKNOWN", "e" * 500, None)),
             (302, {"errcode": "M_X", "error": "x"}, (502, "M_X", "x", None)),

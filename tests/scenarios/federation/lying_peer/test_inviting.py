@@ -102,3 +102,16 @@ def test_invited_server_that_changes_the_invite_is_not_believed(alice: Client, p
     peer.forget_answers()
     alice.invite(room, mickey)
     assert alice.members(room)[mickey] == "invite"
+
+
+@pytest.mark.parametrize("status", [401, 500, 503])
+def test_refusal_by_another_server_is_not_taken_for_one_of_our_own(alice: Client, peer: LyingPeer, status: int) -> None:
+    """API-3: a client that is told of its token would log out."""
+    room = alice.create_room()
+    mickey = peer.user("mickey")
+    peer.answers["invite"] = lambda asked: (status, {"errcode": "M_UNKNOWN_TOKEN", "error": "Who are you?"})
+    with pytest.raises(ApiError) as error:
+        alice.invite(room, mickey)
+    assert (error.value.status, error.value.errcode) == (502, "M_UNKNOWN")
+    peer.forget_answers()
+    alice.invite(room, mickey)
