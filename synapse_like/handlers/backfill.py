@@ -229,7 +229,7 @@ class Backfill:
         self._place(txn, room, gap, shown)
         for event_id in missing:
             if event_id in reached:
-                gaps.close(txn, room.room_nid, event_id)
+                rooms.close_gaps(txn, room, event_id)
         return bool(shown)
 
     def _place(self, txn: Transaction, room: RoomHead, gap: Gap, shown: Sequence[CheckedEvent]) -> None:
@@ -247,7 +247,7 @@ class Backfill:
             here = self._placed(txn, event.prev_events)
             lacking = [prev for prev in event.prev_events if prev not in here]
             is_news = gap.is_news and late_events.lacks_news(room, event)
-            gaps.add(txn, room.room_nid, stored.event_nid, lacking, is_news=is_news)
+            rooms.add_gaps(txn, room, stored.event_nid, lacking, is_news=is_news)
             arrived(txn, room, stored)
             if event.type == REDACTION and event.redacts is not None:
                 carry_out_redaction(txn, room, stored, event.redacts, None)

@@ -23,7 +23,7 @@ from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
-from synapse_like.storage import destinations, events, gaps, membership, room_servers, rooms, state
+from synapse_like.storage import destinations, events, membership, room_servers, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
@@ -240,7 +240,7 @@ def is_about(event: Event, server: str) -> bool:
 
 def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent) -> None:
     """An event from elsewhere has got its place: close the gaps that it fills, and do what was waiting for it."""
-    gaps.close(txn, room.room_nid, stored.event.event_id)
+    rooms.close_gaps(txn, room, stored.event.event_id)
     for redaction in events.redactions_ahead(txn, stored.event.event_id):
         before, _ = events.snapshots_of(txn, redaction.event_nid)
         seen = None if before is None else state.snapshot(txn, before)

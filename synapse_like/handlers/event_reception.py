@@ -33,7 +33,7 @@ from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.state_resolution import StateIds
-from synapse_like.storage import events, gaps, rooms, state
+from synapse_like.storage import events, rooms, state
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Known, Standing
 from synapse_like.storage.rooms import RoomHead
@@ -127,7 +127,7 @@ def admit(
     )
     if standing is Standing.ACCEPTED and lacking.before:
         missing = events.unplaced(txn, lacking.before)
-        gaps.add(txn, room.room_nid, stored.event_nid, missing, is_news=late_events.lacks_news(room, event))
+        rooms.add_gaps(txn, room, stored.event_nid, missing, is_news=late_events.lacks_news(room, event))
     return Verdict(event.event_id, refusal if standing is Standing.REJECTED else None, standing)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from synapse_like.protocol.events import Event
-from synapse_like.storage import events, gaps
+from synapse_like.storage import events, gaps, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import GAP, Known
 from synapse_like.storage.rooms import RoomHead
@@ -45,7 +45,7 @@ def place_of(txn: Transaction, room: RoomHead, event: Event, known: Mapping[str,
 
     :param known: the events that it follows, as far as they are here.
     """
-    missing = gaps.news(txn, room.room_nid)
+    missing = gaps.news(txn, room.room_nid) if rooms.has_gaps(txn, room) else []
     if not missing:
         return None
     followed = [known[prev].place or 0 for prev in event.prev_events if prev in known]

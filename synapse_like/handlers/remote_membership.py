@@ -38,7 +38,7 @@ from synapse_like.protocol.membership_templates import hashes_told, read_templat
 from synapse_like.protocol.room_versions import ALL_RULES, RoomRules, rules_for
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import encode_pdu
-from synapse_like.storage import events, gaps, profiles, rooms
+from synapse_like.storage import events, profiles, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage import state as stored_state
 from synapse_like.storage.database import Database, Transaction
@@ -200,7 +200,7 @@ class RemoteMembership:
             return
         before = room_state.keep(txn, room, ids, [room.snapshot])
         stored = self._creation.persistence.enter(txn, room, event, join.pdu, before, state)
-        gaps.add(txn, room_nid, stored.event_nid, events.unplaced(txn, event.prev_events), is_news=False)
+        rooms.add_gaps(txn, room, stored.event_nid, events.unplaced(txn, event.prev_events), is_news=False)
 
     def _room_to_enter(self, txn: Transaction, room_id: str, rules: RoomRules) -> int:
         """The number of a room that we come into.

@@ -50,9 +50,14 @@ def add(txn: Transaction, room_nid: int, event_nid: int, missing: Iterable[str],
         )
 
 
-def close(txn: Transaction, room_nid: int, event_id: str) -> None:
-    """An event has come that was missing."""
-    txn.execute("DELETE FROM gaps WHERE room_nid = ? AND missing = ?", (room_nid, event_id))
+def are_there(txn: Transaction, room_nid: int) -> bool:
+    """Has the history of a room any gaps?"""
+    return txn.one("SELECT 1 FROM gaps WHERE room_nid = ? LIMIT 1", (room_nid,)) is not None
+
+
+def close(txn: Transaction, room_nid: int, event_id: str) -> bool:
+    """An event has come; was it missing?"""
+    return txn.execute("DELETE FROM gaps WHERE room_nid = ? AND missing = ?", (room_nid, event_id)).rowcount > 0
 
 
 def give_up(txn: Transaction, room_nid: int, event_id: str) -> None:

@@ -7,14 +7,14 @@ it in place; the cache keeps it from one to the next, and a rolled back transact
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import orjson
 
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.room_versions import RoomRules, rules_for
-from synapse_like.storage import events, state
+from synapse_like.storage import events, gaps, state
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
@@ -43,6 +43,7 @@ class RoomHead:
     :ivar entered_depth: how deep it was when this server came into it.
     :ivar known_state: current state events by slot; None where it is known that there is none.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
+    :ivar has_gaps: is something missing of its history? None if not looked up yet.
     :ivar is_inhabited: is a user of this server joined? None if not looked up yet.
     :ivar merged: states that several snapshots made together, by the numbers of these.
     """
@@ -55,6 +56,7 @@ class RoomHead:
     entered_depth: int = 0
     known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
     servers: dict[str, int] | None = None
+    has_gaps: bool | None = None
     is_inhabited: bool | None = None
     merged: dict[tuple[int, ...], Snapshot] = field(default_factory=dict)
 
@@ -181,6 +183,26 @@ def stored_state_at(
     numbers = [number for slot in slots if (number := state.slot_id(txn, slot)) is not None]
     found = state.in_slots_at_snapshot(txn, snapshot.snapshot_id, numbers)
     return {stored.event.state_slot: stored for stored in events.load(txn, list(found.values()))}
+
+
+def has_gaps(txn: Transaction, room: RoomHead) -> bool:
+    """Is something missing of the history of a room?"""
+    if room.has_gaps is None:
+        room.has_gaps = gaps.are_there(txn, room.room_nid)
+    return room.has_gaps
+
+
+def add_gaps(txn: Transaction, room: RoomHead, event_nid: int, missing: Sequence[str], *, is_news: bool) -> None:
+    """Note what is missing before an event of a room; `is_news` as in `gaps.Gap`."""
+    if missing:
+        room.has_gaps = True
+        gaps.add(txn, room.room_nid, event_nid, missing, is_news=is_news)
+
+
+def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
+    """An event of a room has come that may have been missing."""
+    if has_gaps(txn, room) and gaps.close(txn, room.room_nid, event_id):
+        room.has_gaps = None
 
 
 def remember_state(room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
