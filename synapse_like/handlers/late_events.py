@@ -45,7 +45,7 @@ def place_of(txn: Transaction, room: RoomHead, event: Event, known: Mapping[str,
 
     :param known: the events that it follows, as far as they are here.
     """
-    missing = gaps.news(txn, room.room_nid) if rooms.has_gaps(txn, room) else []
+    missing = gaps.news(txn, room.room_nid) if any(rooms.missing(txn, room).values()) else []
     if not missing:
         return None
     followed = [known[prev].place or 0 for prev in event.prev_events if prev in known]

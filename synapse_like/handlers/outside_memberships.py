@@ -95,7 +95,7 @@ def _show(txn: Transaction, room_nid: int, item: CheckedEvent) -> StoredEvent:
     state.set_current(txn, room_nid, [(slot, stored.event_nid, now)])
     head = rooms.head(txn, event.room_id)
     if head is not None:
-        head.has_gaps = None
+        head.missing = None
         rooms.remember_state(head, event.state_slot, stored)
     membership.record_change(txn, user_id, MembershipChange(stored.position, room_nid, stored.event_nid, now))
     txn.announce(EventPersisted(event.room_id, stored.position, stored, {user_id: now}))

@@ -50,14 +50,18 @@ def add(txn: Transaction, room_nid: int, event_nid: int, missing: Iterable[str],
         )
 
 
-def are_there(txn: Transaction, room_nid: int) -> bool:
-    """Has the history of a room any gaps?"""
-    return txn.one("SELECT 1 FROM gaps WHERE room_nid = ? LIMIT 1", (room_nid,)) is not None
+def missing(txn: Transaction, room_nid: int, limit: int) -> dict[str, bool]:
+    """The IDs of what is missing of a room, and whether it is news; news first, if not all is wanted."""
+    rows = txn.all(
+        "SELECT missing, MAX(is_news) FROM gaps WHERE room_nid = ? GROUP BY missing ORDER BY 2 DESC LIMIT ?",
+        (room_nid, limit),
+    )
+    return {row[0]: bool(row[1]) for row in rows}
 
 
-def close(txn: Transaction, room_nid: int, event_id: str) -> bool:
-    """An event has come; was it missing?"""
-    return txn.execute("DELETE FROM gaps WHERE room_nid = ? AND missing = ?", (room_nid, event_id)).rowcount > 0
+def close(txn: Transaction, room_nid: int, event_id: str) -> None:
+    """An event has come that was missing."""
+    txn.execute("DELETE FROM gaps WHERE room_nid = ? AND missing = ?", (room_nid, event_id))
 
 
 def give_up(txn: Transaction, room_nid: int, event_id: str) -> None:

@@ -23,6 +23,8 @@ from synapse_like.storage.state import NOTHING, Snapshot
 
 #: How many state events a head keeps; members of large rooms come and go, the few rule events stay in use.
 MOST_STATE_KEPT = 500
+#: Of how many missing events it keeps the IDs.
+MOST_MISSING_KEPT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class RoomHead:
     :ivar entered_depth: how deep it was when this server came into it.
     :ivar known_state: current state events by slot; None where it is known that there is none.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
-    :ivar has_gaps: is something missing of its history? None if not looked up yet.
+    :ivar missing: the IDs of what is missing right before something in its history, and whether that is news; None if
+        not looked up yet.
     :ivar is_inhabited: is a user of this server joined? None if not looked up yet.
     :ivar merged: states that several snapshots made together, by the numbers of these.
     """
@@ -56,7 +59,7 @@ class RoomHead:
     entered_depth: int = 0
     known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
     servers: dict[str, int] | None = None
-    has_gaps: bool | None = None
+    missing: dict[str, bool] | None = None
     is_inhabited: bool | None = None
     merged: dict[tuple[int, ...], Snapshot] = field(default_factory=dict)
 
@@ -185,24 +188,26 @@ def stored_state_at(
     return {stored.event.state_slot: stored for stored in events.load(txn, list(found.values()))}
 
 
-def has_gaps(txn: Transaction, room: RoomHead) -> bool:
-    """Is something missing of the history of a room?"""
-    if room.has_gaps is None:
-        room.has_gaps = gaps.are_there(txn, room.room_nid)
-    return room.has_gaps
+def missing(txn: Transaction, room: RoomHead) -> dict[str, bool]:
+    """What is missing of the history of a room: see `RoomHead`."""
+    if room.missing is None:
+        room.missing = gaps.missing(txn, room.room_nid, MOST_MISSING_KEPT)
+    return room.missing
 
 
-def add_gaps(txn: Transaction, room: RoomHead, event_nid: int, missing: Sequence[str], *, is_news: bool) -> None:
+def add_gaps(txn: Transaction, room: RoomHead, event_nid: int, event_ids: Sequence[str], *, is_news: bool) -> None:
     """Note what is missing before an event of a room; `is_news` as in `gaps.Gap`."""
-    if missing:
-        room.has_gaps = True
-        gaps.add(txn, room.room_nid, event_nid, missing, is_news=is_news)
+    if event_ids:
+        room.missing = None
+        gaps.add(txn, room.room_nid, event_nid, event_ids, is_news=is_news)
 
 
 def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
     """An event of a room has come that may have been missing."""
-    if has_gaps(txn, room) and gaps.close(txn, room.room_nid, event_id):
-        room.has_gaps = None
+    known = missing(txn, room)
+    if event_id in known or len(known) == MOST_MISSING_KEPT:
+        room.missing = None
+        gaps.close(txn, room.room_nid, event_id)
 
 
 def remember_state(room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
