@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
 from synapse_like.protocol.membership import JOIN
-from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.events import EventPersisted, StoredEvent
 from synapse_like.storage.state import MEMBER
 
 Json = dict[str, Any]
@@ -104,3 +104,10 @@ def arrivals(user_id: str, events: Sequence[StoredEvent]) -> Arrivals:
 def _is_arrival(stored: StoredEvent) -> bool:
     was = stored.replaced.content.get("membership") if stored.replaced is not None else None
     return stored.event.content.get("membership") == JOIN and was != JOIN
+
+
+def came(news: EventPersisted) -> list[str]:
+    """Who has come into a room by an event, and was not in it before; not who only has another name there."""
+    stored = news.stored
+    stayed = stored.event.state_key if stored.event.type == MEMBER and not _is_arrival(stored) else None
+    return [user_id for user_id, now in news.memberships.items() if now == JOIN and user_id != stayed]

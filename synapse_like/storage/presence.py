@@ -15,8 +15,10 @@ from synapse_like.storage.state import MEMBER, slot_id
 STREAM = "presence"
 OFFLINE = "offline"
 
-#: Users of other servers that are asked about for one of ours.
-MOST_COMPANY = 5000
+#: Users of other servers that are asked about for some of ours who come at once.
+MOST_COMPANY = 50_000
+#: Users of ours of whom a server is told at once.
+MOST_TOLD = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,32 +207,61 @@ def of_members(txn: Transaction, room_id: str) -> list[StoredPresence]:
 def company(txn: Transaction, user_ids: Collection[str], server_name: str) -> set[str]:
     """The users of other servers whose presence some of ours may see.
 
+    Each room is read once, however many of ours are in it.
+
     :param server_name: ours.
     """
+    room_nids: set[int] = set()
     found: set[str] = set()
-    for user_id in user_ids:
-        mine = slot_id(txn, (MEMBER, user_id))
+    for part in batched(list(user_ids), MOST_VALUES - 1):
         rows = txn.all(
-            "SELECT DISTINCT s.state_key FROM current_state m JOIN room_servers x ON x.room_nid = m.room_nid"
-            " AND x.until IS NULL JOIN current_state t ON t.room_nid = m.room_nid AND t.membership = 'join'"
-            " JOIN state_slots s ON s.slot_id = t.slot_id WHERE m.slot_id = ? AND m.membership = 'join' LIMIT ?",
-            (-1 if mine is None else mine, MOST_COMPANY),
+            "SELECT DISTINCT m.room_nid FROM state_slots s JOIN current_state m ON m.slot_id = s.slot_id"
+            " AND m.membership IS NOT NULL AND m.membership = 'join'"
+            f" WHERE s.type = ? AND s.state_key IN ({placeholders(part)})"
+            " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = m.room_nid AND x.until IS NULL)",
+            (MEMBER, *part),
         )
-        rows += txn.all("SELECT observed FROM presence_lists WHERE observer = ? AND is_accepted = 1", (user_id,))
+        room_nids.update(row[0] for row in rows)
+        rows = txn.all(
+            f"SELECT observed FROM presence_lists WHERE observer IN ({placeholders(part)}) AND is_accepted = 1", part
+        )
         found.update(row[0] for row in rows)
-    return {user_id for user_id in found if not user_id.endswith(f":{server_name}")}
+    for room_nid in sorted(room_nids):
+        if len(found) >= MOST_COMPANY:
+            break
+        found.update(_joined(txn, room_nid))
+    return _of_others(found, server_name)
 
 
-def add_interest(txn: Transaction, server: str, user_ids: Sequence[str], *, now_ms: int, until: int) -> list[str]:
-    """A server wants to be told of some of our users; those of them of whom it may be."""
+def strangers_in(txn: Transaction, room_id: str, server_name: str) -> set[str]:
+    """The users of other servers who are joined to a room.
+
+    :param server_name: ours.
+    """
+    row = txn.one("SELECT room_nid FROM rooms WHERE room_id = ?", (room_id,))
+    return set() if row is None else _of_others(_joined(txn, row[0]), server_name)
+
+
+def _joined(txn: Transaction, room_nid: int) -> list[str]:
+    rows = txn.all(
+        "SELECT s.state_key FROM current_state t JOIN state_slots s ON s.slot_id = t.slot_id"
+        " WHERE t.room_nid = ? AND t.membership IS NOT NULL AND t.membership = 'join' LIMIT ?",
+        (room_nid, MOST_COMPANY),
+    )
+    return [row[0] for row in rows]
+
+
+def _of_others(user_ids: Collection[str], server_name: str) -> set[str]:
+    return {user_id for user_id in user_ids if ":" in user_id and not user_id.endswith(f":{server_name}")}
+
+
+def add_interest(txn: Transaction, server: str, user_ids: Sequence[str], *, until: int) -> None:
+    """A server wants to be told of some of our users of whom it may know, for a while."""
     txn.insert_rows(
         "INSERT INTO presence_interest (user_id, server, until)",
         [(user_id, server, until) for user_id in user_ids],
         "ON CONFLICT (user_id, server) DO UPDATE SET until = excluded.until",
     )
-    allowed = interested(txn, user_ids, now_ms=now_ms).get(server, [])
-    end_interest(txn, server, sorted(set(user_ids) - set(allowed)))
-    return allowed
 
 
 def end_interest(txn: Transaction, server: str, user_ids: Sequence[str]) -> None:
@@ -241,38 +272,73 @@ def end_interest(txn: Transaction, server: str, user_ids: Sequence[str]) -> None
         )
 
 
+#: Whether the server `{server}` may know of the user `{user}`: one of its users shares a room with them, or is let see
+#: them by a list.
+_MAY_KNOW = (
+    "(EXISTS (SELECT 1 FROM state_slots s"
+    " JOIN current_state m ON m.slot_id = s.slot_id AND m.membership IS NOT NULL AND m.membership = 'join'"
+    " JOIN room_servers x ON x.room_nid = m.room_nid AND x.server = {server} AND x.until IS NULL"
+    f" WHERE s.type = '{MEMBER}' AND s.state_key = {{user}})"
+    " OR EXISTS (SELECT 1 FROM presence_lists l WHERE l.observed = {user} AND l.is_accepted = 1"
+    " AND substr(l.observer, length(l.observer) - length({server})) = ':' || {server}))"
+)
+
+
+def may_know(txn: Transaction, server: str, user_ids: Sequence[str]) -> list[str]:
+    """Those of some users of whom a server may be told."""
+    condition = _MAY_KNOW.format(server="w.server", user="u.user_id")
+    found: list[str] = []
+    for part in batched(list(user_ids), MOST_VALUES - 1):
+        rows = txn.all(
+            "WITH w (server) AS (VALUES (CAST(? AS TEXT))),"
+            f" u (user_id) AS (VALUES {', '.join(['(CAST(? AS TEXT))'] * len(part))})"
+            f" SELECT u.user_id FROM u CROSS JOIN w WHERE {condition} ORDER BY u.user_id",
+            (server, *part),
+        )
+        found += [row[0] for row in rows]
+    return found
+
+
 def interested(txn: Transaction, user_ids: Sequence[str], *, now_ms: int) -> dict[str, list[str]]:
     """The servers that are to be told of some of our users, each with those of whom: it has asked, and may know."""
+    condition = _MAY_KNOW.format(server="i.server", user="i.user_id")
     found: dict[str, list[str]] = {}
-    for part in batched(list(user_ids), MOST_VALUES - 2):
+    for part in batched(list(user_ids), MOST_VALUES - 1):
         rows = txn.all(
             "SELECT i.server, i.user_id FROM presence_interest i"
-            f" WHERE i.until > ? AND i.user_id IN ({placeholders(part)}) AND ("
-            "EXISTS (SELECT 1 FROM state_slots s"
-            " JOIN current_state m ON m.slot_id = s.slot_id AND m.membership = 'join'"
-            " JOIN room_servers x ON x.room_nid = m.room_nid AND x.server = i.server AND x.until IS NULL"
-            " WHERE s.type = ? AND s.state_key = i.user_id)"
-            " OR EXISTS (SELECT 1 FROM presence_lists l WHERE l.observed = i.user_id AND l.is_accepted = 1"
-            " AND substr(l.observer, length(l.observer) - length(i.server)) = ':' || i.server))"
-            " ORDER BY i.user_id",
-            (now_ms, *part, MEMBER),
+            f" WHERE i.until > ? AND i.user_id IN ({placeholders(part)}) AND {condition} ORDER BY i.user_id",
+            (now_ms, *part),
         )
         for server, user_id in rows:
             found.setdefault(server, []).append(user_id)
     return found
 
 
-def guests(txn: Transaction, room_ids: Collection[str]) -> list[tuple[str, str]]:
-    """Who is joined to some rooms that other servers are in, too; each with the room."""
-    wanted = list(room_ids)
+def interest_of(txn: Transaction, server: str, *, now_ms: int) -> list[str]:
+    """Those of our users of whom a server is to be told; if they are very many, those who have changed last."""
+    condition = _MAY_KNOW.format(server="i.server", user="i.user_id")
     rows = txn.all(
-        "SELECT s.state_key, r.room_id FROM rooms r JOIN current_state c ON c.room_nid = r.room_nid"
-        " AND c.membership = 'join' JOIN state_slots s ON s.slot_id = c.slot_id"
-        f" WHERE r.room_id IN ({placeholders(wanted)})"
-        " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = r.room_nid AND x.until IS NULL)",
-        wanted,
+        "SELECT i.user_id FROM presence_interest i JOIN presence p ON p.user_id = i.user_id"
+        f" WHERE i.server = ? AND i.until > ? AND {condition} ORDER BY p.position DESC LIMIT ?",
+        (server, now_ms, MOST_TOLD),
     )
-    return [(row[0], row[1]) for row in rows]
+    return [row[0] for row in rows]
+
+
+def interested_servers(txn: Transaction, *, now_ms: int) -> list[str]:
+    """The servers that are to be told of any of our users."""
+    rows = txn.all("SELECT DISTINCT server FROM presence_interest WHERE until > ? ORDER BY server", (now_ms,))
+    return [row[0] for row in rows]
+
+
+def guests(txn: Transaction, room_id: str) -> list[str]:
+    """Who is joined to a room, if other servers are in it, too."""
+    row = txn.one(
+        "SELECT r.room_nid FROM rooms r WHERE r.room_id = ?"
+        " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = r.room_nid AND x.until IS NULL)",
+        (room_id,),
+    )
+    return [] if row is None else _joined(txn, row[0])
 
 
 def forget_interest(txn: Transaction, *, now_ms: int) -> None:
