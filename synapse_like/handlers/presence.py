@@ -25,7 +25,7 @@ from synapse_like.federation.sharing import Shared
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence_states import NO_DEVICE, Device, Person, Told, told_by
-from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json, came
+from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json, News, came
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.membership import JOIN
@@ -450,7 +450,7 @@ class Presence:
         newest = watcher.newest_presence
         return after < (self.position if newest is None else newest)
 
-    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
+    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[News]]:
         end = self.position
         if watcher.newest_presence is None:
             watcher.newest_presence = end
@@ -468,19 +468,26 @@ class Presence:
         allowed: Sequence[str] = ()
         if after < self._list_news.get(user_id, self._started_at):
             requests, allowed = await self._database.read("presence-lists-since", _list_news, user_id, after, end)
-        found = {name: told for name, told in older.items() if name not in self._log or not self._log[name].is_loaded}
+        found: dict[str, Person] = {}
         for person in self._since(after, end):
             if self._may_see(watcher, person) and (after or person.told.state != presence.OFFLINE):
-                found[person.user_id] = person.told
+                found[person.user_id] = person
         for person in self._newly_seen(watcher, arrivals, allowed):
-            found.setdefault(person.user_id, person.told)
-        events = [invite_event(observer, user_id) for observer in requests]
-        events += [told.event(name, now_ms) for name, told in found.items()]
+            found.setdefault(person.user_id, person)
+        older = {name: told for name, told in older.items() if not self._is_remembered(name)}
+        events: list[News] = [invite_event(observer, user_id) for observer in requests]
+        events += [told.event(name, now_ms) for name, told in older.items()]
+        events += [person.event(now_ms) for name, person in found.items() if name not in older]
         own = self._persons.get(user_id)
         if own is not None and own.own_position > after > 0:
             # What another device of the user has chosen.
             events.append(self._own_event(own))
         return end, events
+
+    def _is_remembered(self, user_id: str) -> bool:
+        """Whether it is known without the tables what others were told of a person."""
+        person = self._log.get(user_id)
+        return person is not None and person.is_loaded
 
     def _since(self, after: int, end: int) -> list[Person]:
         found = []
@@ -545,7 +552,7 @@ class Presence:
         person = self._persons.get(user_id)
         return person.told if person is not None and person.is_loaded else told_by(row)
 
-    async def everybody(self, requester: Requester) -> tuple[int, list[Json]]:
+    async def everybody(self, requester: Requester) -> tuple[int, list[News]]:
         """Those who are there and whom a user may see, and what they are asked; and the position of that."""
         watcher = await self._notifier.watch(requester.user_id)
         position, events = await self.news(watcher, 0, NO_ARRIVALS)

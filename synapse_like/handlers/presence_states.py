@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import orjson
+
 from synapse_like.storage.presence import OFFLINE, StoredPresence
 
 UNAVAILABLE = "unavailable"
@@ -78,6 +80,11 @@ class Told(NamedTuple):
         content = {"user_id": user_id, **self.status(now_ms), **dict(self.profile)}
         return {"type": "m.presence", "content": content}
 
+    def encoded(self, user_id: str) -> bytes:
+        """The same as JSON, but for the time since they were active: what follows that."""
+        content = {"user_id": user_id, **self._replace(last_active=None).status(0), **dict(self.profile)}
+        return orjson.dumps({"content": content, "type": "m.presence"})[len(b'{"content":{') :]
+
 
 UNKNOWN = Told()
 
@@ -95,6 +102,7 @@ class Person:
 
     :ivar told: what others were told last.
     :ivar telling: what they are being told at the moment.
+    :ivar encoded: some `told`, and its JSON, which is the same for everybody who is told.
     :ivar position: where in the stream of presence that was.
     :ivar own_position: where in the stream they themselves last chose something.
     :ivar has_chosen: they have, and it is not written down yet.
@@ -119,6 +127,7 @@ class Person:
     profile: tuple[tuple[str, str], ...] = ()
     told: Told = UNKNOWN
     telling: Told = UNKNOWN
+    encoded: tuple[Told, bytes] | None = None
     position: int = 0
     own_position: int = 0
     has_chosen: bool = False
@@ -230,6 +239,14 @@ class Person:
         return StoredPresence(
             self.user_id, self.position, self.state, self.status_msg, self.last_active, self.is_hidden, choices
         )
+
+    def event(self, now_ms: int) -> orjson.Fragment:
+        """What others were told, as an event of the stream; encoded once for all of them."""
+        if self.encoded is None or self.encoded[0] is not self.told:
+            self.encoded = self.told, self.told.encoded(self.user_id)
+        last_active = self.told.last_active
+        ago = b"" if last_active is None else b'"last_active_ago":%d,' % max(0, now_ms - last_active)
+        return orjson.Fragment(b'{"content":{%s%s' % (ago, self.encoded[1]))
 
     def own_status(self, now_ms: int) -> Json:
         """Their presence as they see it themselves: also that they are hidden."""
