@@ -108,10 +108,8 @@ class PresenceFederation:
         before = {row.user_id for row in there if self._is_ours(row.user_id)} - self._curious
         self._curious |= before
         await self._ask_for_company(before)
-        now_ms = self._clock.now_ms()
         # What they were to be told when we stopped may be lost.
-        for server in await self._database.read("presence-servers", presence.interested_servers, now_ms=now_ms):
-            await self._tell_all(server)
+        await self._tell_all(None)
 
     def _is_ours(self, user_id: str) -> bool:
         return domain_of(user_id) == self._server_name
@@ -143,11 +141,14 @@ class PresenceFederation:
         said = [self._people.told(name, rows.get(name)).event(name, now_ms)["content"] for name in user_ids]
         await self._send(server, "push", said)
 
-    async def _tell_all(self, server: str) -> None:
-        """Tell a server of all of whom it wants to know, and may."""
+    async def _tell_all(self, servers: Collection[str] | None) -> None:
+        """Tell some servers of all of whom they want to know, and may.
+
+        :param servers: None for all that want to know anything.
+        """
         now_ms = self._clock.now_ms()
-        users = await self._database.read("presence-interest-of", presence.interest_of, server, now_ms=now_ms)
-        if users:
+        interest = await self._database.read("presence-interest-of", presence.interest_of, servers, now_ms=now_ms)
+        for server, users in interest.items():
             await self._push_to(server, users)
 
     def _on_lost(self, news: PassingEdusLost) -> None:
@@ -155,10 +156,12 @@ class PresenceFederation:
 
     async def _catch_up(self) -> None:
         """Tell those who can be reached again what they have missed, and ask them what we have."""
-        for server in [server for server in self._behind if not self._queues.is_left_alone(server)]:
-            self._behind.discard(server)
-            await self._tell_all(server)
-            await self._ask(list(self._asked.get(server, ())), anew=True)
+        reachable = {server for server in self._behind if not self._queues.is_left_alone(server)}
+        if reachable:
+            self._behind -= reachable
+            await self._tell_all(reachable)
+            for server in sorted(reachable):
+                await self._ask(list(self._asked.get(server, ())), anew=True)
 
     async def _send(self, server: str, key: str, items: Sequence[object]) -> None:
         for start in range(0, len(items), MOST_AT_ONCE):

@@ -118,6 +118,8 @@ class PresenceLists:
         for observed in change.drop:
             if presence_lists.find(txn, user_id, observed) is not None:
                 presence_lists.delete(txn, user_id, observed)
+                # Nobody need be asked any more who has not been yet.
+                destinations.withdraw_edu(txn, domain_of(observed), INVITE, _edu_key(user_id, observed))
         for observer in change.accept:
             self._accept(txn, observer, user_id)
         for observer in change.deny:
@@ -188,7 +190,7 @@ class PresenceLists:
         if server != self._server_name and self._federates:
             content = {"observed_user": observed, "observer_user": observer}
             edu = encode_edu(self._server_name, server, edu_type, content)
-            destinations.add_edu(txn, server, edu_type, f"{observer} {observed}", edu)
+            destinations.add_edu(txn, server, edu_type, _edu_key(observer, observed), edu)
 
     # What other servers say.
 
@@ -224,6 +226,11 @@ class PresenceLists:
     def _denied(self, txn: Transaction, observer: str, observed: str) -> None:
         if presence_lists.find(txn, observer, observed) is not None:
             presence_lists.delete(txn, observer, observed)
+
+
+def _edu_key(observer: str, observed: str) -> str:
+    """What makes an EDU take the place of another of its type that still waits."""
+    return f"{observer} {observed}"
 
 
 def _named(content: Mapping[str, Any]) -> tuple[str, str]:

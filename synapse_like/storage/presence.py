@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import orjson
 
+from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage import positions
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import MOST_VALUES, Row, batched, placeholders
@@ -135,16 +137,48 @@ def _write(txn: Transaction, rows: Iterable[tuple[int, StoredPresence]]) -> None
 
 def rooms_of(txn: Transaction, user_ids: Collection[str]) -> dict[str, set[str]]:
     """The IDs of the rooms that each of some users is joined to."""
-    found: dict[str, set[str]] = {user_id: set() for user_id in user_ids}
-    for part in batched(list(user_ids), MOST_VALUES // 2):
+    joined = _joined_by(txn, user_ids)
+    names: dict[int, str] = {}
+    for part in batched(sorted(set(chain.from_iterable(joined.values())))):
+        rows = txn.all(f"SELECT room_nid, room_id FROM rooms WHERE room_nid IN ({placeholders(part)})", part)
+        names.update({row[0]: row[1] for row in rows})
+    return {user_id: {names[room_nid] for room_nid in room_nids} for user_id, room_nids in joined.items()}
+
+
+def _joined_by(txn: Transaction, user_ids: Collection[str]) -> dict[str, list[int]]:
+    """The numbers of the rooms that each of some users is joined to.
+
+    Asked table by table: PostgreSQL, if it does not know how large they are, joins them by comparing all with all.
+    """
+    found: dict[str, list[int]] = {user_id: [] for user_id in user_ids}
+    users: dict[int, str] = {}
+    for part in batched(list(found), MOST_VALUES - 1):
         rows = txn.all(
-            "SELECT s.state_key, r.room_id FROM state_slots s JOIN current_state c ON c.slot_id = s.slot_id"
-            " JOIN rooms r ON r.room_nid = c.room_nid"
-            f" WHERE s.type = ? AND s.state_key IN ({placeholders(part)}) AND c.membership = 'join'",
+            f"SELECT slot_id, state_key FROM state_slots WHERE type = ? AND state_key IN ({placeholders(part)})",
             (MEMBER, *part),
         )
-        for user_id, room_id in rows:
-            found[user_id].add(room_id)
+        users.update({row[0]: row[1] for row in rows})
+    for slots in batched(list(users)):
+        rows = txn.all(
+            "SELECT slot_id, room_nid FROM current_state WHERE membership IS NOT NULL AND membership = 'join'"
+            f" AND slot_id IN ({placeholders(slots)})",
+            slots,
+        )
+        for slot, room_nid in rows:
+            found[users[slot]].append(room_nid)
+    return found
+
+
+def _servers_in(txn: Transaction, room_nids: Collection[int]) -> dict[int, set[str]]:
+    """The other servers in some rooms; a room that no other is in is left out."""
+    found: dict[int, set[str]] = {}
+    for part in batched(sorted(room_nids)):
+        rows = txn.all(
+            f"SELECT room_nid, server FROM room_servers WHERE until IS NULL AND room_nid IN ({placeholders(part)})",
+            part,
+        )
+        for room_nid, server in rows:
+            found.setdefault(room_nid, set()).add(server)
     return found
 
 
@@ -211,22 +245,15 @@ def company(txn: Transaction, user_ids: Collection[str], server_name: str) -> se
 
     :param server_name: ours.
     """
-    room_nids: set[int] = set()
+    joined = _joined_by(txn, user_ids)
+    shared = _servers_in(txn, set(chain.from_iterable(joined.values())))
     found: set[str] = set()
-    for part in batched(list(user_ids), MOST_VALUES - 1):
-        rows = txn.all(
-            "SELECT DISTINCT m.room_nid FROM state_slots s JOIN current_state m ON m.slot_id = s.slot_id"
-            " AND m.membership IS NOT NULL AND m.membership = 'join'"
-            f" WHERE s.type = ? AND s.state_key IN ({placeholders(part)})"
-            " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = m.room_nid AND x.until IS NULL)",
-            (MEMBER, *part),
-        )
-        room_nids.update(row[0] for row in rows)
+    for part in batched(list(user_ids)):
         rows = txn.all(
             f"SELECT observed FROM presence_lists WHERE observer IN ({placeholders(part)}) AND is_accepted = 1", part
         )
         found.update(row[0] for row in rows)
-    for room_nid in sorted(room_nids):
+    for room_nid in sorted(shared):
         if len(found) >= MOST_COMPANY:
             break
         found.update(_joined(txn, room_nid))
@@ -272,63 +299,62 @@ def end_interest(txn: Transaction, server: str, user_ids: Sequence[str]) -> None
         )
 
 
-#: Whether the server `{server}` may know of the user `{user}`: one of its users shares a room with them, or is let see
-#: them by a list.
-_MAY_KNOW = (
-    "(EXISTS (SELECT 1 FROM state_slots s"
-    " JOIN current_state m ON m.slot_id = s.slot_id AND m.membership IS NOT NULL AND m.membership = 'join'"
-    " JOIN room_servers x ON x.room_nid = m.room_nid AND x.server = {server} AND x.until IS NULL"
-    f" WHERE s.type = '{MEMBER}' AND s.state_key = {{user}})"
-    " OR EXISTS (SELECT 1 FROM presence_lists l WHERE l.observed = {user} AND l.is_accepted = 1"
-    " AND substr(l.observer, length(l.observer) - length({server})) = ':' || {server}))"
-)
+def _allowed(txn: Transaction, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Those of our users of whom servers may be told, of those of whom they want to be.
+
+    A server may know of a user if one of its users shares a room with them, or is let see them by a list.
+
+    :param wanted: by server.
+    """
+    users = {user_id for named in wanted.values() for user_id in named}
+    joined = _joined_by(txn, users)
+    present = _servers_in(txn, set(chain.from_iterable(joined.values())))
+    servers = {room_nid: names & wanted.keys() for room_nid, names in present.items()}
+    lists = observers_of(txn, users)
+    seen_by = {
+        user_id: {domain_of(observer) for observer in lists[user_id]}.union(
+            *(servers[room_nid] for room_nid in joined[user_id] if room_nid in servers)
+        )
+        for user_id in users
+    }
+    found = {server: [name for name in named if server in seen_by[name]] for server, named in wanted.items()}
+    return {server: named for server, named in found.items() if named}
 
 
 def may_know(txn: Transaction, server: str, user_ids: Sequence[str]) -> list[str]:
     """Those of some users of whom a server may be told."""
-    condition = _MAY_KNOW.format(server="w.server", user="u.user_id")
-    found: list[str] = []
-    for part in batched(list(user_ids), MOST_VALUES - 1):
-        rows = txn.all(
-            "WITH w (server) AS (VALUES (CAST(? AS TEXT))),"
-            f" u (user_id) AS (VALUES {', '.join(['(CAST(? AS TEXT))'] * len(part))})"
-            f" SELECT u.user_id FROM u CROSS JOIN w WHERE {condition} ORDER BY u.user_id",
-            (server, *part),
-        )
-        found += [row[0] for row in rows]
-    return found
+    return _allowed(txn, {server: user_ids}).get(server, [])
 
 
 def interested(txn: Transaction, user_ids: Sequence[str], *, now_ms: int) -> dict[str, list[str]]:
     """The servers that are to be told of some of our users, each with those of whom: it has asked, and may know."""
-    condition = _MAY_KNOW.format(server="i.server", user="i.user_id")
-    found: dict[str, list[str]] = {}
-    for part in batched(list(user_ids), MOST_VALUES - 1):
+    wanted: dict[str, list[str]] = {}
+    for part in batched(sorted(user_ids), MOST_VALUES - 1):
         rows = txn.all(
-            "SELECT i.server, i.user_id FROM presence_interest i"
-            f" WHERE i.until > ? AND i.user_id IN ({placeholders(part)}) AND {condition} ORDER BY i.user_id",
+            f"SELECT server, user_id FROM presence_interest WHERE until > ? AND user_id IN ({placeholders(part)})"
+            " ORDER BY user_id",
             (now_ms, *part),
         )
         for server, user_id in rows:
-            found.setdefault(server, []).append(user_id)
-    return found
+            wanted.setdefault(server, []).append(user_id)
+    return _allowed(txn, wanted)
 
 
-def interest_of(txn: Transaction, server: str, *, now_ms: int) -> list[str]:
-    """Those of our users of whom a server is to be told; if they are very many, those who have changed last."""
-    condition = _MAY_KNOW.format(server="i.server", user="i.user_id")
+def interest_of(txn: Transaction, servers: Collection[str] | None, *, now_ms: int) -> dict[str, list[str]]:
+    """Those of our users of whom some servers are to be told; if they are very many, those who have changed last.
+
+    :param servers: None for all that are to be told of anybody.
+    """
     rows = txn.all(
-        "SELECT i.user_id FROM presence_interest i JOIN presence p ON p.user_id = i.user_id"
-        f" WHERE i.server = ? AND i.until > ? AND {condition} ORDER BY p.position DESC LIMIT ?",
-        (server, now_ms, MOST_TOLD),
+        "SELECT i.server, i.user_id FROM presence_interest i JOIN presence p ON p.user_id = i.user_id"
+        " WHERE i.until > ? ORDER BY p.position DESC",
+        (now_ms,),
     )
-    return [row[0] for row in rows]
-
-
-def interested_servers(txn: Transaction, *, now_ms: int) -> list[str]:
-    """The servers that are to be told of any of our users."""
-    rows = txn.all("SELECT DISTINCT server FROM presence_interest WHERE until > ? ORDER BY server", (now_ms,))
-    return [row[0] for row in rows]
+    wanted: dict[str, list[str]] = {}
+    for server, user_id in rows:
+        if servers is None or server in servers:
+            wanted.setdefault(server, []).append(user_id)
+    return _allowed(txn, {server: named[:MOST_TOLD] for server, named in wanted.items()})
 
 
 def guests(txn: Transaction, room_id: str) -> list[str]:

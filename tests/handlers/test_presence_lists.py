@@ -8,11 +8,13 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.handlers import presence_lists as handlers
-from synapse_like.handlers.presence_lists import AutoAccept, PresenceLists
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.presence_lists import AutoAccept, ListChange, PresenceLists
 from synapse_like.protocol.errors import BadJson
 from synapse_like.storage import accounts, presence_lists
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.presence_lists import Entry
+from synapse_like.storage.retransmissions import Once
 from tests.support.threads import ThreadBridge
 
 ALICE, BOB = "@alice:here", "@bob:here"
@@ -25,8 +27,11 @@ class House:
     def __init__(self, database: Database, bridge: ThreadBridge) -> None:
         self.database = database
         self.bridge = bridge
+        self.tokens: dict[str, int] = {}
         for user_id in (ALICE, BOB):
             self._do(database.write("user", accounts.create, user_id, password_hash=None, now_ms=1))
+            token = user_id.encode()
+            self.tokens[user_id] = self._do(database.write("token", accounts.add_token, user_id, token, now_ms=1))
         self.accepting("nobody")
 
     def accepting(self, auto_accept: AutoAccept) -> None:
@@ -38,6 +43,13 @@ class House:
         """Another server says something: `invited`, `accepted` or `denied`."""
         content = {"observer_user": observer, "observed_user": observed}
         self._do(Deferred.fromCoroutine(getattr(self.lists, kind)(origin, content)))
+
+    def change(self, user_id: str, **change: Any) -> None:
+        """A user changes their list."""
+        requester = Requester(user_id, self.tokens[user_id], False)
+        once = Once(requester.token_id, None, 0)
+        changed = self.lists.change(requester, user_id, ListChange(**change), once)
+        self._do(Deferred.fromCoroutine(changed))
 
     def entries(self) -> set[tuple[str, str, bool]]:
         """All entries: observer, observed, and whether it is accepted."""
@@ -149,3 +161,13 @@ def test_nonsense_is_refused(house: House, content: dict[str, Any]) -> None:
         failed: list[Any] = []
         Deferred.fromCoroutine(hear("there", {"observed_user": ALICE, **content})).addErrback(failed.append)
         assert isinstance(failed[0].value, BadJson)
+
+
+def test_request_that_is_dropped_before_it_went_out_does_not_go_out(house: House) -> None:
+    """SEC-1: and one user does not fill the queues of ever more servers."""
+    for number in range(5):
+        house.change(ALICE, invite=[f"@zoe:server{number}"])
+        house.change(ALICE, drop=[f"@zoe:server{number}"])
+    house.change(ALICE, invite=[ZOE, "@zack:there"], drop=["@zack:there"])
+    assert house.said() == [("there", "m.presence_invite")]
+    assert house.entries() == {(ALICE, ZOE, False)}
