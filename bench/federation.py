@@ -26,7 +26,7 @@ from bench.support.counted import Counts
 from bench.support.lines import Line, User, ask_side_by_side, request
 from bench.support.place import place
 from bench.support.results import Results, figure_tables, usage_table
-from bench.support.subject import INDEXES, Subject
+from bench.support.subject import INDEXES, Subject, federated
 from bench.support.usage import Usage, middle, spread
 from tests.support.certificates import Authority
 
@@ -341,19 +341,9 @@ def measure(database: str, scale: Scale) -> Results[Both]:
     results: Results[Both] = Results(database)
     with ExitStack() as ending:
         authority = Authority(Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-"))))
-        a, b = (ending.enter_context(Subject(database, _settings(authority))) for _ in range(2))
+        a, b = (ending.enter_context(Subject(database, federated(authority))) for _ in range(2))
         Measurement(a, b, scale, results).run()
     return results
-
-
-def _settings(authority: Authority) -> dict[str, object]:
-    files = authority.certify("localhost")
-    return {
-        "federation.ca_file": str(authority.file),
-        "federation.tls_certificate": str(files.certificate),
-        "federation.tls_private_key": str(files.private_key),
-        "federation.allow_private_addresses": True,
-    }
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ import psycopg
 from bench.support.counted import Counts
 from bench.support.lines import Line
 from bench.support.usage import Usage, children, cpu_seconds, resident_bytes, written_bytes
+from tests.support.certificates import Authority
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
 from tests.support.processes import dying_with_us
 from tests.support.server import QUICK, ROOT, HomeServer
@@ -234,6 +235,20 @@ class StopWatch:
     def per(self, operations: int) -> Usage:
         """What was used for each of some operations."""
         return self._used * (1 / operations)
+
+
+def federated(authority: Authority) -> dict[str, object]:
+    """The settings of a home server that speaks to others on this machine.
+
+    :param authority: whose certificates they all believe.
+    """
+    files = authority.certify("localhost")
+    return {
+        "federation.ca_file": str(authority.file),
+        "federation.tls_certificate": str(files.certificate),
+        "federation.tls_private_key": str(files.private_key),
+        "federation.allow_private_addresses": True,
+    }
 
 
 def _by_table(rows: Iterator[tuple[str, bool, int]]) -> Sizes:

@@ -293,6 +293,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         missing,
         locks,
         edus={TYPING: typing.receive} | (people.edus if people else {}),
+        lasting_edus=(INVITE, ACCEPT, DENY),
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),

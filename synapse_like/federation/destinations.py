@@ -85,6 +85,13 @@ class QueueState:
     passing_edus: int
 
 
+@dataclass(frozen=True, slots=True)
+class PassingEdusLost:
+    """News: EDUs that were in memory only are lost to a server, which could not be reached."""
+
+    server: str
+
+
 class DestinationQueues:
     """All the queues. `start` before the first request is served, `stop` before the database.
 
@@ -104,6 +111,7 @@ class DestinationQueues:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
+        self._bus = bus
         self._clock = clock
         self._client = client
         self._server_name = server_name
@@ -172,8 +180,9 @@ class DestinationQueues:
             await self._database.write("outgoing-edu", destinations.add_edu, destination, edu_type, key, edu)
             return
         outbox = self._outbox(destination)
+        if self._is_lost(outbox) or not outbox.add_passing(edu_type, key, edu):
+            self._bus.publish(PassingEdusLost(destination))
         if not self._is_lost(outbox):
-            outbox.add_passing(edu_type, key, edu)
             self._wake(outbox)
 
     def heard_from(self, server: str) -> None:
@@ -286,8 +295,9 @@ class DestinationQueues:
             raise
 
     async def _send_some(self, outbox: Outbox) -> None:
-        if self._is_lost(outbox):
+        if self._is_lost(outbox) and outbox.passing:
             outbox.passing.clear()
+            self._bus.publish(PassingEdusLost(outbox.server))
         parcel = await self._pack(outbox)
         if self._stopping:
             return

@@ -141,13 +141,18 @@ class Outbox:
             return None
         return [self.announced[n] for n in range(min(self.most, MOST_PDUS, len(self.announced)))]
 
-    def add_passing(self, edu_type: str, key: str | None, edu: bytes) -> None:
-        """An EDU waits that is in memory only; it takes the place of one of the same type and key."""
+    def add_passing(self, edu_type: str, key: str | None, edu: bytes) -> bool:
+        """An EDU waits that is in memory only; it takes the place of one of the same type and key.
+
+        :returns: False if there are too many now, so that the oldest is lost.
+        """
         slot: object = (edu_type, key) if key is not None else next(_unique)
         self.passing.pop(slot, None)
         self.passing[slot] = edu
-        if len(self.passing) > MOST_PASSING_EDUS:
-            del self.passing[next(iter(self.passing))]
+        if len(self.passing) <= MOST_PASSING_EDUS:
+            return True
+        del self.passing[next(iter(self.passing))]
+        return False
 
     def delivered(self, parcel: Parcel) -> None:
         """The server has this, or never will."""

@@ -11,7 +11,7 @@ from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester, TokensEnded
 from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
 from synapse_like.handlers.stream_tokens import StreamToken
-from synapse_like.handlers.streams import NO_ARRIVALS, Json, PresenceStream, Stream, arrivals
+from synapse_like.handlers.streams import NO_ARRIVALS, News, PresenceStream, Stream, arrivals
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership
 from synapse_like.storage.bus import Bus
@@ -33,7 +33,7 @@ class StreamChunk:
     start: StreamToken
     end: StreamToken
     events: Sequence[StoredEvent]
-    others: Sequence[Json]
+    others: Sequence[News]
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class _Poll:
     requester: Requester
     token: StreamToken
     events: Sequence[StoredEvent] = ()
-    others: list[Json] = field(default_factory=list)
+    others: list[News] = field(default_factory=list)
     waiting: Deferred[None] | None = None
     timed_out: bool = False
     token_ended: bool = False

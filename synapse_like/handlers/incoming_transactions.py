@@ -11,7 +11,7 @@ that stores them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.canonical_json import decode, encode_in_any_order
-from synapse_like.protocol.errors import BadJson, Forbidden, LimitExceeded, MatrixError
+from synapse_like.protocol.errors import BadJson, Forbidden, LimitExceeded, MatrixError, Unavailable
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import read_pdu
@@ -89,6 +89,8 @@ class IncomingTransactions:
     """Receives transactions.
 
     :param edus: what takes EDUs, by their type; others are ignored.
+    :param lasting_edus: the types of those that must not be lost. They are taken before the transaction is written down
+        as done, so that it comes again if they could not be; taking one twice must do no harm.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class IncomingTransactions:
         locks: RoomLocks,
         *,
         edus: Mapping[str, EduHandler],
+        lasting_edus: Collection[str] = (),
     ) -> None:
         self._database = database
         self._clock = clock
@@ -111,6 +114,7 @@ class IncomingTransactions:
         self._missing = missing
         self._locks = locks
         self._edus = edus
+        self._lasting_edus = frozenset(lasting_edus)
         self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
         self._newest: LRUCache[str, str] = LRUCache(MOST_ORIGINS)
         self._pulling: set[str] = set()
@@ -138,6 +142,8 @@ class IncomingTransactions:
             first = await self._first_answer(origin, transaction_id, _names(body.get("prev_ids")))
             if first is not None:
                 return first
+            edus = body.get("edus", [])
+            await self._receive_lasting(origin, [edu for edu in edus if edu["edu_type"] in self._lasting_edus])
             lots, settled = await self._sort(origin, body.get("pdus", []))
             if len(lots) == 1:
                 lots[0].transaction_id = transaction_id
@@ -147,7 +153,7 @@ class IncomingTransactions:
             if answer is None:
                 answer = await self._database.write("transaction", self._record, origin, transaction_id, settled)
             self._newest[origin] = transaction_id
-            await self._receive_edus(origin, body.get("edus", []))
+            await self._receive_passing(origin, [edu for edu in edus if edu["edu_type"] not in self._lasting_edus])
             return answer
         finally:
             del self._bodies[key]
@@ -340,15 +346,29 @@ class IncomingTransactions:
 
     # EDUs.
 
-    async def _receive_edus(self, origin: str, edus: Sequence[Json]) -> None:
+    async def _receive_lasting(self, origin: str, edus: Sequence[Json]) -> None:
         for edu in edus:
-            handler = self._edus.get(edu["edu_type"])
-            if handler is None:
-                continue
             try:
-                await handler(origin, edu["content"])
+                await self._receive_edu(origin, edu)
+            except Unavailable:
+                raise
             except MatrixError as error:
                 _log.info("an EDU was refused", origin=origin, type=edu["edu_type"], reason=error.message)
+
+    async def _receive_passing(self, origin: str, edus: Sequence[Json]) -> None:
+        for edu in edus:
+            try:
+                await self._receive_edu(origin, edu)
+            except MatrixError as error:
+                _log.info("an EDU was refused", origin=origin, type=edu["edu_type"], reason=error.message)
+            except Exception:
+                # It is worth nothing in a minute, and must not be in the way of what is.
+                _log.exception("an EDU was not taken", origin=origin, type=edu["edu_type"])
+
+    async def _receive_edu(self, origin: str, edu: Json) -> None:
+        handler = self._edus.get(edu["edu_type"])
+        if handler is not None:
+            await handler(origin, edu["content"])
 
 
 def _look_up_rules(txn: Transaction, room_id: str) -> tuple[RoomRules | None, bool]:

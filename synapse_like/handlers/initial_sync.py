@@ -13,7 +13,7 @@ from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.room_access import room_to_read
 from synapse_like.handlers.stream_tokens import StreamToken
-from synapse_like.handlers.streams import Json
+from synapse_like.handlers.streams import Json, News
 from synapse_like.protocol.identifiers import parse_room_id
 from synapse_like.storage import events, membership, rooms, state
 from synapse_like.storage.database import Database, Transaction
@@ -54,7 +54,7 @@ class Snapshot:
     end: StreamToken
     joined: Sequence[JoinedRoom]
     invited: Sequence[InvitedRoom]
-    presence: Sequence[Json] = ()
+    presence: Sequence[News] = ()
 
 
 class InitialSync:

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
+from cachetools import LRUCache
 from twisted.internet.defer import Deferred
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
+from synapse_like.federation.sharing import Shared
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence_states import NO_DEVICE, Device, Person, Told, told_by
-from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json
+from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json, News, came
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.membership import JOIN
@@ -44,6 +47,18 @@ TELL_SECONDS = 1.0
 MARK_SECONDS = 60.0
 #: Persons that are remembered without being there.
 MOST_REMEMBERED = 20_000
+#: Users of whom it is remembered when their list changed last.
+MOST_LIST_NEWS = 20_000
+#: Rooms of which it is remembered that everybody in them is known.
+MOST_LEARNED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LookersChanged:
+    """News: users of this server have begun to look at others, or look no longer; whether others see that or not."""
+
+    came: Sequence[str]
+    went: Sequence[str]
 
 
 class Presence:
@@ -59,6 +74,7 @@ class Presence:
     ) -> None:
         self._database = database
         self._notifier = notifier
+        self._bus = bus
         self._clock = clock
         self._suffix = f":{server_name}"
         self.position = self._started_at = self._log_since = position
@@ -66,7 +82,13 @@ class Presence:
         #: Those that others were told of, in that order.
         self._log: OrderedDict[str, Person] = OrderedDict()
         self._by_room: dict[str, set[Person]] = {}
-        self._list_news: dict[str, int] = {}
+        #: The rooms whose members are all known: a user of ours was in them ever since it was seen who they are.
+        self._learned: LRUCache[str, bool] = LRUCache(MOST_LEARNED)
+        self._learning = Shared(self._read_guests)
+        #: Who came into rooms or went while it was read who is in them.
+        self._moving: dict[str, set[str]] = {}
+        #: Those of our users whose list has changed, in the order of the last change, and where that was.
+        self._list_news: OrderedDict[str, int] = OrderedDict()
         self._changed: dict[str, Person] = {}
         self._waiting: list[Deferred[None]] = []
         self.is_telling = False
@@ -84,6 +106,7 @@ class Presence:
         """Take up those who were there when the server stopped: they have a while to come back."""
         for row in await self._database.read("presence-there", presence.there):
             person = self._log[row.user_id] = self.person(row.user_id)
+            person.position = max(person.position, row.position)
             if person.is_ours and not person.devices:
                 person.devices[NO_DEVICE] = Device()
                 person.choices[str(NO_DEVICE)] = row.state
@@ -173,8 +196,13 @@ class Presence:
             person = self._persons.get(user_id)
             if person is not None:
                 self._moved(person, news.room_id, is_in=membership == JOIN)
-            if membership == JOIN and user_id.endswith(self._suffix):
-                run_in_background("presence-in-room", self._learn, [news.room_id])
+            if news.room_id in self._moving:
+                self._moving[news.room_id].add(user_id)
+            if membership != JOIN and user_id.endswith(self._suffix):
+                # They may have been the last of ours there, and then nothing is heard of the room any more.
+                self._learned.pop(news.room_id, None)
+        if news.room_id not in self._learned and any(user_id.endswith(self._suffix) for user_id in came(news)):
+            run_in_background("presence-in-room", self._learn, [news.room_id])
         sender = news.stored.event.sender
         if sender.endswith(self._suffix):
             self._sent_something(sender)
@@ -193,6 +221,7 @@ class Presence:
         person = self.person(user_id)
         shown = {"displayname": displayname, "avatar_url": avatar_url}
         person.profile = tuple((key, value) for key, value in shown.items() if value is not None)
+        person.is_renamed = True
         self.changed(person)
 
     def heard(self, user_id: str, state: str, said: Mapping[str, Any] | None = None) -> None:
@@ -224,9 +253,13 @@ class Presence:
             person = self._persons[user_id] = Person(user_id, user_id.endswith(self._suffix))
         return person
 
-    def has_own_there(self, room_id: str) -> bool:
-        """Whether a user of this server who is there is in a room."""
-        return any(person.is_ours and person.devices for person in self._by_room.get(room_id, ()))
+    def has_lookers(self, room_id: str, *, but: Collection[str] = ()) -> bool:
+        """Whether a user of this server is in a room who looks at others.
+
+        :param but: users that do not count.
+        """
+        present = self._by_room.get(room_id, ())
+        return any(person.is_ours and person.devices and person.user_id not in but for person in present)
 
     def now_ms(self) -> int:
         """The time by which it is told how long ago something was."""
@@ -247,10 +280,22 @@ class Presence:
 
     async def _learn(self, room_ids: Collection[str]) -> None:
         """See who is in rooms that this server may only now have come into: others were there before."""
-        for user_id, room_id in await self._database.read("presence-guests", presence.guests, room_ids):
+        for room_id in room_ids:
+            if room_id not in self._learned:
+                await self._learning.get(room_id)
+
+    async def _read_guests(self, room_id: str) -> None:
+        moving = self._moving[room_id] = set()
+        try:
+            guests = await self._database.read("presence-guests", presence.guests, room_id)
+        finally:
+            del self._moving[room_id]
+        for user_id in guests:
             person = self._persons.get(user_id)
-            if person is not None and room_id not in person.rooms:
+            if person is not None and user_id not in moving:
                 self._moved(person, room_id, is_in=True)
+        if not any(user_id.endswith(self._suffix) for user_id in moving):
+            self._learned[room_id] = True
 
     def _leave_room(self, person: Person, room_id: str) -> None:
         present = self._by_room.get(room_id)
@@ -322,10 +367,19 @@ class Presence:
                 for person in choosers:
                     person.has_chosen = True
                 raise
+        self._announce_lookers(persons)
         for person in persons:
             if not person.devices and person.user_id not in self._log and person.user_id not in self._changed:
                 self._forget(person)
         self._trim()
+
+    def _announce_lookers(self, persons: Sequence[Person]) -> None:
+        came = [person.user_id for person in persons if person.devices and not person.is_looking]
+        went = [person.user_id for person in persons if not person.devices and person.is_looking]
+        for person in persons:
+            person.is_looking = bool(person.devices)
+        if came or went:
+            self._bus.publish(LookersChanged(came, went))
 
     async def _load(self, persons: Sequence[Person]) -> None:
         waiting = {person.user_id: person for person in persons}
@@ -361,6 +415,7 @@ class Presence:
             person = self.person(user_id)
             person.position = news.position
             person.told = person.telling
+            person.is_renamed = False
             self._log[user_id] = person
             self._log.move_to_end(user_id)
             self._notifier.tell_presence(person.rooms, person.observers, news.position)
@@ -371,13 +426,19 @@ class Presence:
     def _on_list(self, news: ListChanged) -> None:
         self.position = max(self.position, news.position)
         person = self._persons.get(news.observed)
-        if person is not None and news.is_accepted:
-            person.observers.add(news.observer)
-        elif person is not None:
-            person.observers.discard(news.observer)
-        if news.is_accepted is not None:
-            told = news.observer if news.is_accepted else news.observed
+        if person is not None:
+            person.has_moved = True
+            if news.is_accepted:
+                person.observers.add(news.observer)
+            else:
+                person.observers.discard(news.observer)
+        told = news.observer if news.is_accepted else news.observed
+        if news.is_accepted is not None and told.endswith(self._suffix):
             self._list_news[told] = news.position
+            self._list_news.move_to_end(told)
+            if len(self._list_news) > MOST_LIST_NEWS:
+                _, oldest = self._list_news.popitem(last=False)
+                self._started_at = max(self._started_at, oldest)
             self._notifier.tell_presence((), [told], news.position)
 
     # The stream.
@@ -389,36 +450,44 @@ class Presence:
         newest = watcher.newest_presence
         return after < (self.position if newest is None else newest)
 
-    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
+    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[News]]:
         end = self.position
         if watcher.newest_presence is None:
             watcher.newest_presence = end
         user_id, now_ms = watcher.user_id, self._clock.now_ms()
         older: dict[str, Told] = {}
-        if 0 < after < self._log_since:
-            rows = await self._database.read(
-                "presence-since", presence.changed_between, user_id, after, self._log_since
-            )
+        looked_up_to = 0
+        while 0 < after < self._log_since and looked_up_to < self._log_since:
+            # Some may be forgotten while the tables are read.
+            looked_up_to = self._log_since
+            rows = await self._database.read("presence-since", presence.changed_between, user_id, after, looked_up_to)
             older = {row.user_id: told_by(row) for row in rows}
         if arrivals.entered:
             await self._learn(arrivals.entered)
         requests: Sequence[str] = ()
         allowed: Sequence[str] = ()
         if after < self._list_news.get(user_id, self._started_at):
-            requests, allowed = await self._database.read("presence-lists-since", _list_news, user_id, after)
-        found = {name: told for name, told in older.items() if name not in self._log}
+            requests, allowed = await self._database.read("presence-lists-since", _list_news, user_id, after, end)
+        found: dict[str, Person] = {}
         for person in self._since(after, end):
             if self._may_see(watcher, person) and (after or person.told.state != presence.OFFLINE):
-                found[person.user_id] = person.told
+                found[person.user_id] = person
         for person in self._newly_seen(watcher, arrivals, allowed):
-            found.setdefault(person.user_id, person.told)
-        events = [invite_event(observer, user_id) for observer in requests]
-        events += [told.event(name, now_ms) for name, told in found.items()]
+            found.setdefault(person.user_id, person)
+        older = {name: told for name, told in older.items() if not self._is_remembered(name)}
+        events: list[News] = [invite_event(observer, user_id) for observer in requests]
+        events += [told.event(name, now_ms) for name, told in older.items()]
+        events += [person.event(now_ms) for name, person in found.items() if name not in older]
         own = self._persons.get(user_id)
         if own is not None and own.own_position > after > 0:
             # What another device of the user has chosen.
             events.append(self._own_event(own))
         return end, events
+
+    def _is_remembered(self, user_id: str) -> bool:
+        """Whether it is known without the tables what others were told of a person."""
+        person = self._log.get(user_id)
+        return person is not None and person.is_loaded
 
     def _since(self, after: int, end: int) -> list[Person]:
         found = []
@@ -483,7 +552,7 @@ class Presence:
         person = self._persons.get(user_id)
         return person.told if person is not None and person.is_loaded else told_by(row)
 
-    async def everybody(self, requester: Requester) -> tuple[int, list[Json]]:
+    async def everybody(self, requester: Requester) -> tuple[int, list[News]]:
         """Those who are there and whom a user may see, and what they are asked; and the position of that."""
         watcher = await self._notifier.watch(requester.user_id)
         position, events = await self.news(watcher, 0, NO_ARRIVALS)
@@ -515,10 +584,10 @@ def _facts(txn: Transaction, user_ids: Sequence[str]) -> Facts:
     )
 
 
-def _list_news(txn: Transaction, user_id: str, after: int) -> tuple[list[str], list[str]]:
+def _list_news(txn: Transaction, user_id: str, after: int, up_to: int) -> tuple[list[str], list[str]]:
     return (
-        presence_lists.requests_to(txn, user_id, after=after),
-        presence_lists.accepted_for(txn, user_id, after=after),
+        presence_lists.requests_to(txn, user_id, after=after, up_to=up_to),
+        presence_lists.accepted_for(txn, user_id, after=after, up_to=up_to),
     )
 
 

@@ -29,10 +29,14 @@ DENY = "m.presence_deny"
 
 AutoAccept = Literal["nobody", "local", "everyone"]
 
-#: Users on one list, requests that wait for one user, users named in one change.
+#: Users on one list, users named in one change.
 MOST_ENTRIES = 1000
-MOST_REQUESTS = 1000
 MOST_NAMED = 500
+#: Requests that wait for one user, those of them from one other server, and observers that are let in without asking:
+#: what is beyond is not heard of.
+MOST_REQUESTS = 1000
+MOST_REQUESTS_OF_ONE_SERVER = 200
+MOST_OBSERVERS = 10_000
 #: Groups of one user, and bytes of the name of one.
 MOST_GROUPS = 100
 LONGEST_NAME = 255
@@ -114,6 +118,8 @@ class PresenceLists:
         for observed in change.drop:
             if presence_lists.find(txn, user_id, observed) is not None:
                 presence_lists.delete(txn, user_id, observed)
+                # Nobody need be asked any more who has not been yet.
+                destinations.withdraw_edu(txn, domain_of(observed), INVITE, _edu_key(user_id, observed))
         for observer in change.accept:
             self._accept(txn, observer, user_id)
         for observer in change.deny:
@@ -153,20 +159,22 @@ class PresenceLists:
 
     def _request(self, txn: Transaction, observer: str, observed: str) -> None:
         """One of our users is asked to be seen."""
-        if self._accepts_by_itself(txn, observer, observed):
+        entry = presence_lists.find(txn, observer, observed)
+        if entry is not None and entry.is_accepted:
+            # Somebody has not heard of the answer.
             self._accept(txn, observer, observed)
-        elif (
-            presence_lists.find(txn, observer, observed) is None
-            and presence_lists.count_requests(txn, observed) < MOST_REQUESTS
-        ):
+            return
+        server, ours = domain_of(observer), self._is_ours(observer)
+        accepted, waiting, of_server = presence_lists.counts_of_observers(txn, observed, server=server)
+        if self._accepts_by_itself(txn, observer, observed) and accepted < MOST_OBSERVERS:
+            self._accept(txn, observer, observed)
+        elif entry is None and waiting < MOST_REQUESTS and (ours or of_server < MOST_REQUESTS_OF_ONE_SERVER):
             presence_lists.put(txn, Entry(observer, observed, is_accepted=False))
 
     def _accepts_by_itself(self, txn: Transaction, observer: str, observed: str) -> bool:
         if self._auto_accept == "everyone" or (self._auto_accept == "local" and self._is_ours(observer)):
             return True
-        entry = presence_lists.find(txn, observer, observed)
-        is_accepted = entry is not None and entry.is_accepted
-        return is_accepted or presence_lists.find(txn, observed, observer) is not None
+        return presence_lists.find(txn, observed, observer) is not None
 
     def _accept(self, txn: Transaction, observer: str, observed: str) -> None:
         entry = presence_lists.find(txn, observer, observed)
@@ -182,7 +190,7 @@ class PresenceLists:
         if server != self._server_name and self._federates:
             content = {"observed_user": observed, "observer_user": observer}
             edu = encode_edu(self._server_name, server, edu_type, content)
-            destinations.add_edu(txn, server, edu_type, f"{observer} {observed}", edu)
+            destinations.add_edu(txn, server, edu_type, _edu_key(observer, observed), edu)
 
     # What other servers say.
 
@@ -218,6 +226,11 @@ class PresenceLists:
     def _denied(self, txn: Transaction, observer: str, observed: str) -> None:
         if presence_lists.find(txn, observer, observed) is not None:
             presence_lists.delete(txn, observer, observed)
+
+
+def _edu_key(observer: str, observed: str) -> str:
+    """What makes an EDU take the place of another of its type that still waits."""
+    return f"{observer} {observed}"
 
 
 def _named(content: Mapping[str, Any]) -> tuple[str, str]:

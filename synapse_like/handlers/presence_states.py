@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import orjson
+
 from synapse_like.storage.presence import OFFLINE, StoredPresence
 
 UNAVAILABLE = "unavailable"
@@ -78,6 +80,11 @@ class Told(NamedTuple):
         content = {"user_id": user_id, **self.status(now_ms), **dict(self.profile)}
         return {"type": "m.presence", "content": content}
 
+    def encoded(self, user_id: str) -> bytes:
+        """The same as JSON, but for the time since they were active: what follows that."""
+        content = {"user_id": user_id, **self._replace(last_active=None).status(0), **dict(self.profile)}
+        return orjson.dumps({"content": content, "type": "m.presence"})[len(b'{"content":{') :]
+
 
 UNKNOWN = Told()
 
@@ -95,6 +102,7 @@ class Person:
 
     :ivar told: what others were told last.
     :ivar telling: what they are being told at the moment.
+    :ivar encoded: some `told`, and its JSON, which is the same for everybody who is told.
     :ivar position: where in the stream of presence that was.
     :ivar own_position: where in the stream they themselves last chose something.
     :ivar has_chosen: they have, and it is not written down yet.
@@ -103,7 +111,11 @@ class Person:
     :ivar devices: those that are there, by token_id; for persons of this server.
     :ivar choices: what the devices chose, also those that are not there at the moment.
     :ivar is_loaded: whether the tables were read.
-    :ivar has_moved: they came into a room or went while they were.
+    :ivar has_moved: they came into a room or went, or somebody was let see them or no longer, while they were.
+    :ivar is_half_told: what `told` says of `kind` and `profile` is not known: the tables do not have it.
+    :ivar is_renamed: others are to be told of `profile`, whether it is known what they were told before or not.
+    :ivar is_heard: their own server has said something of them in this run.
+    :ivar is_looking: it was announced that they look (`LookersChanged`).
     """
 
     user_id: str
@@ -115,6 +127,7 @@ class Person:
     profile: tuple[tuple[str, str], ...] = ()
     told: Told = UNKNOWN
     telling: Told = UNKNOWN
+    encoded: tuple[Told, bytes] | None = None
     position: int = 0
     own_position: int = 0
     has_chosen: bool = False
@@ -125,6 +138,10 @@ class Person:
     is_hidden: bool = False
     is_loaded: bool = False
     has_moved: bool = False
+    is_half_told: bool = False
+    is_renamed: bool = False
+    is_looking: bool = False
+    is_heard: bool = False
 
     def adopt(self, row: StoredPresence | None) -> None:
         """Take over what the tables say; what is newer stays."""
@@ -133,6 +150,7 @@ class Person:
             return
         self.position = row.position
         self.told = told_by(row)
+        self.is_half_told = True
         self.last_active = max(self.last_active or 0, row.last_active or 0) or None
         if self.is_ours and not self.has_chosen:
             self.status_msg, self.is_hidden = row.status_msg, row.is_hidden
@@ -157,6 +175,7 @@ class Person:
 
     def settle(self, now_ms: int) -> None:
         """See what their devices make of them: what the most available of them is. More than before is an activity."""
+        self._complete_told()
         if not self.is_ours:
             return
         states = [self.choices.get(str(token_id), ONLINE) for token_id in self.devices]
@@ -167,10 +186,22 @@ class Person:
         if AVAILABILITY[now] > AVAILABILITY[before] and not any(device.is_idle for device in self.devices.values()):
             self.was_active(now_ms)
 
+    def _complete_told(self) -> None:
+        """After a restart, take it that others know what the tables do not say: they are not told the same again."""
+        if not self.is_half_told or not (self.is_ours or self.is_heard):
+            return
+        self.is_half_told = False
+        if not self.is_renamed:
+            self.told = self.told._replace(profile=self.profile)
+        if not self.is_ours:
+            self.told = self.told._replace(kind=self.kind)
+
     def hear(self, said: Mapping[str, Any], now_ms: int) -> None:
         """Take over what another server says of them beside their state."""
+        self.is_heard = True
         message, kind, ago = said.get("status_msg"), said.get("device_type"), said.get("last_active_ago")
-        self.status_msg = message[:LONGEST_TEXT] if isinstance(message, str) else None
+        # PostgreSQL stores no NUL.
+        self.status_msg = message.replace("\0", "")[:LONGEST_TEXT] if isinstance(message, str) else None
         self.kind = kind[:LONGEST_TEXT] if isinstance(kind, str) else None
         if isinstance(ago, int) and ago >= 0:
             self.last_active = max(0, now_ms - ago)
@@ -191,6 +222,8 @@ class Person:
     def has_news(self) -> bool:
         """Whether others are to be told."""
         now = self.now()
+        if self.is_renamed:
+            return True
         if now._replace(last_active=None) != self.told._replace(last_active=None):
             return True
         return now.state != OFFLINE and self.was_silent
@@ -206,6 +239,14 @@ class Person:
         return StoredPresence(
             self.user_id, self.position, self.state, self.status_msg, self.last_active, self.is_hidden, choices
         )
+
+    def event(self, now_ms: int) -> orjson.Fragment:
+        """What others were told, as an event of the stream; encoded once for all of them."""
+        if self.encoded is None or self.encoded[0] is not self.told:
+            self.encoded = self.told, self.told.encoded(self.user_id)
+        last_active = self.told.last_active
+        ago = b"" if last_active is None else b'"last_active_ago":%d,' % max(0, now_ms - last_active)
+        return orjson.Fragment(b'{"content":{%s%s' % (ago, self.encoded[1]))
 
     def own_status(self, now_ms: int) -> Json:
         """Their presence as they see it themselves: also that they are hidden."""

@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
+
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
 from synapse_like.protocol.membership import JOIN
-from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.events import EventPersisted, StoredEvent
 from synapse_like.storage.state import MEMBER
 
 Json = dict[str, Any]
+#: Something new as clients see it, encoded already or not.
+News = Json | orjson.Fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Stream(Protocol):
         """Whether it is worth asking for news after a position. Asked at every wake-up, so it must cost nothing."""
         ...
 
-    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
+    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[News]]:
         """What is new for a user after a position, as clients see it; and the position behind it."""
         ...
 
@@ -79,7 +83,7 @@ class SilentStream:
     def may_have_news(self, watcher: Watcher, after: int) -> bool:
         return False
 
-    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
+    async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[News]]:
         return after, ()
 
     def opened(self, requester: Requester) -> None:
@@ -104,3 +108,10 @@ def arrivals(user_id: str, events: Sequence[StoredEvent]) -> Arrivals:
 def _is_arrival(stored: StoredEvent) -> bool:
     was = stored.replaced.content.get("membership") if stored.replaced is not None else None
     return stored.event.content.get("membership") == JOIN and was != JOIN
+
+
+def came(news: EventPersisted) -> list[str]:
+    """Who has come into a room by an event, and was not in it before; not who only has another name there."""
+    stored = news.stored
+    stayed = stored.event.state_key if stored.event.type == MEMBER and not _is_arrival(stored) else None
+    return [user_id for user_id, now in news.memberships.items() if now == JOIN and user_id != stayed]

@@ -1,7 +1,9 @@
 """Who is typing at the moment (TYP-1).
 
 It is worth nothing after a minute, so it is in memory only: for each room the users who type, each until a time that
-their client names. What changes is told to those who look, and to the other servers in the room.
+their client names. What changes is told to those who look, a few times a second at the most, and to the other servers
+in the room. These are told the time, too, and again before it is up: so who types on a server that dies is forgotten
+soon after it.
 
 **Positions.** The position 0 in a token says: as far as the client knows, nobody types. A client that stands there is
 told the rooms where somebody does. Any other position is one of this run of the server, and its client is told the
@@ -38,10 +40,14 @@ EDU_TYPE = "m.typing"
 #: For how long somebody types who does not say for how long, and at the most.
 USUAL_MS = 30_000
 LONGEST_MS = 120_000
-#: After how many seconds a user of another server is forgotten of whom nothing was heard.
-REMOTE_SECONDS = LONGEST_MS / 1000 + 10
 #: After how many seconds other servers are told again that somebody is still typing.
 REPEAT_SECONDS = 25
+#: For how much longer than it says a user of another server types: until it would have said so again.
+REMOTE_GRACE_SECONDS = REPEAT_SECONDS + 5
+#: After how many seconds a user of another server is forgotten of whom nothing was heard, if it does not say.
+REMOTE_SECONDS = LONGEST_MS / 1000 + 10
+#: How often those who look are told of one room at the most, in seconds.
+TELL_SECONDS = 0.25
 #: Users who type in one room, and rooms that are remembered.
 MOST_USERS = 100
 MOST_ROOMS = 10_000
@@ -53,19 +59,27 @@ class _Typist:
 
     :ivar servers: the other servers that were told so.
     :ivar told_at: when they were.
+    :ivar told_until: until when the user types, as they were told.
     """
 
     end: IDelayedCall
     servers: Sequence[str] = ()
-    told_at: float = 0.0
+    told_at: float = float("-inf")
+    told_until: float = float("-inf")
 
 
 @dataclass(slots=True)
 class _Room:
-    """Who types in a room, and since which position it is so."""
+    """Who types in a room, and since which position it is so.
+
+    :ivar woken_at: when those who look were last told.
+    :ivar is_waking: they are about to be.
+    """
 
     position: int = 0
     typists: dict[str, _Typist] = field(default_factory=dict)
+    woken_at: float = float("-inf")
+    is_waking: bool = False
 
 
 class Typing:
@@ -109,11 +123,14 @@ class Typing:
         if not typing:
             self._stop(room_id, requester.user_id)
             return
-        typist = self._begin(room_id, requester.user_id, min(timeout_ms, LONGEST_MS) / 1000)
-        if typist is not None and self._clock.monotonic() - typist.told_at >= REPEAT_SECONDS:
-            typist.servers = servers
-            typist.told_at = self._clock.monotonic()
-            self._tell(room_id, requester.user_id, servers, typing=True)
+        timeout_ms = min(timeout_ms, LONGEST_MS)
+        typist = self._begin(room_id, requester.user_id, timeout_ms / 1000)
+        now = self._clock.monotonic()
+        until = now + timeout_ms / 1000
+        if typist is None or (now - typist.told_at < REPEAT_SECONDS and until < typist.told_until + REPEAT_SECONDS):
+            return
+        typist.servers, typist.told_at, typist.told_until = servers, now, until
+        self._tell(room_id, requester.user_id, servers, timeout_ms=timeout_ms)
 
     def _servers(self, txn: Transaction, room_id: str, user_id: str) -> list[str]:
         return room_servers.in_room(txn, room_to_read(txn, room_id, user_id).room_nid)
@@ -124,7 +141,7 @@ class Typing:
         :raises MatrixError: it does not say so in any form that is known.
         """
         room_id, everybody = content.get("room_id"), content.get("user_ids")
-        if not isinstance(room_id, str):
+        if not isinstance(room_id, str) or "\0" in room_id:
             raise BadJson("'room_id' must name a room.")
         if isinstance(everybody, list):
             now = await self._members(origin, room_id, everybody[:MOST_USERS])
@@ -137,14 +154,20 @@ class Typing:
                 raise BadJson("'typing' must be true or false.")
             users = await self._members(origin, room_id, [user_id])
             now, stopped = (users, ()) if typing else (frozenset(), users)
+        # What is said of the time is said of one of them; the others type until the time that was said of them.
+        timeout, named = content.get("timeout"), content.get("user_id")
         for user_id in now:
-            self._begin(room_id, user_id, REMOTE_SECONDS)
+            if timeout is None or user_id == named:
+                self._begin(room_id, user_id, _seconds(timeout))
+            elif not self._is_typing(room_id, user_id):
+                self._begin(room_id, user_id, REMOTE_SECONDS)
         for user_id in stopped:
             self._stop(room_id, user_id)
 
     async def _members(self, origin: str, room_id: str, named: Sequence[object]) -> frozenset[str]:
         """Those of the named who are users of a server and joined to a room."""
-        users = {user for user in named if isinstance(user, str) and ":" in user and domain_of(user) == origin}
+        users = {user for user in named if isinstance(user, str) and ":" in user and "\0" not in user}
+        users = {user for user in users if domain_of(user) == origin}
         return await self._joined(room_id, users) if users else frozenset()
 
     async def _joined(self, room_id: str, users: Iterable[str]) -> frozenset[str]:
@@ -166,9 +189,13 @@ class Typing:
         if len(room.typists) >= MOST_USERS:
             return None
         end = self._clock.call_later(seconds, self._stop, room_id, user_id)
-        typist = room.typists[user_id] = _Typist(end, told_at=float("-inf"))
+        typist = room.typists[user_id] = _Typist(end)
         self._changed(room_id, room)
         return typist
+
+    def _is_typing(self, room_id: str, user_id: str) -> bool:
+        room = self._rooms.get(room_id)
+        return room is not None and user_id in room.typists
 
     def _make_place(self) -> bool:
         """Forget the rooms that have been silent for longest; False if somebody types in all of them."""
@@ -189,7 +216,7 @@ class Typing:
         if typist.end.active():
             typist.end.cancel()
         self._changed(room_id, room)
-        self._tell(room_id, user_id, typist.servers, typing=False)
+        self._tell(room_id, user_id, typist.servers, timeout_ms=None)
 
     def _changed(self, room_id: str, room: _Room) -> None:
         self._position += 1
@@ -199,6 +226,17 @@ class Typing:
             self._active.add(room_id)
         else:
             self._active.discard(room_id)
+        if not room.is_waking:
+            pause = room.woken_at + TELL_SECONDS - self._clock.monotonic()
+            if pause <= 0:
+                self._wake(room_id, room)
+            else:
+                room.is_waking = True
+                self._clock.call_later(pause, self._wake, room_id, room)
+
+    def _wake(self, room_id: str, room: _Room) -> None:
+        room.is_waking = False
+        room.woken_at = self._clock.monotonic()
         self._notifier.wake_room(room_id)
 
     def _on_event(self, news: EventPersisted) -> None:
@@ -208,12 +246,17 @@ class Typing:
 
     # What others are told.
 
-    def _tell(self, room_id: str, user_id: str, servers: Sequence[str], *, typing: bool) -> None:
-        """Tell other servers how it stands with one of our users."""
+    def _tell(self, room_id: str, user_id: str, servers: Sequence[str], *, timeout_ms: int | None) -> None:
+        """Tell other servers how it stands with one of our users.
+
+        :param timeout_ms: for how long they type if nothing else is heard; None if they do no longer.
+        """
         if servers and self._queues is not None:
             room = self._rooms[room_id]
             ours = sorted(user for user in room.typists if domain_of(user) == self._server_name)
-            content = {"room_id": room_id, "user_id": user_id, "typing": typing, "user_ids": ours}
+            content: Json = {"room_id": room_id, "user_id": user_id, "typing": timeout_ms is not None, "user_ids": ours}
+            if timeout_ms is not None:
+                content["timeout"] = timeout_ms
             run_in_background("tell-typing", self._send, servers, content, f"{room_id}/{user_id}")
 
     async def _send(self, servers: Sequence[str], content: Json, key: str) -> None:
@@ -252,6 +295,13 @@ class Typing:
         room = self._rooms.get(room_id)
         users = sorted(room.typists) if room is not None else []
         return {"type": EDU_TYPE, "room_id": room_id, "content": {"user_ids": users}}
+
+
+def _seconds(timeout_ms: object) -> float:
+    """For how long a user of another server types if nothing more is heard, by what it says."""
+    if not isinstance(timeout_ms, int) or not 0 <= timeout_ms <= LONGEST_MS:
+        return REMOTE_SECONDS
+    return timeout_ms / 1000 + REMOTE_GRACE_SECONDS
 
 
 def _joined(txn: Transaction, room_id: str, users: Iterable[str]) -> frozenset[str]:

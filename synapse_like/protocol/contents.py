@@ -20,6 +20,7 @@ from synapse_like.protocol.shapes import (
     boolean,
     historical_user_id,
     integer,
+    integer_or_null,
     list_of,
     map_of,
     object_with,
@@ -27,6 +28,7 @@ from synapse_like.protocol.shapes import (
     optional,
     server_name,
     string,
+    string_or_integer,
     string_or_null,
     string_or_object,
     text_for,
@@ -156,9 +158,35 @@ def _message(name: str, content: object) -> None:
 
 # Calls (EVT-4).
 
-_CALL = (Key("call_id", string), Key("version", integer))
 _SESSION = object_with(Key("type", string), Key("sdp", string))
-_CANDIDATE = object_with(Key("sdpMid", string), Key("sdpMLineIndex", integer), Key("candidate", string))
+
+
+def _calls(version: Check, candidate: Check) -> Mapping[str, _Shape]:
+    """What calls look like.
+
+    :param version: what says which version of the events it is.
+    :param candidate: one of the places where a caller may be reached.
+    """
+    call = (Key("call_id", string), Key("version", version))
+    return {
+        "m.call.invite": _always(object_with(*call, Key("offer", _SESSION), Key("lifetime", integer))),
+        "m.call.candidates": _always(object_with(*call, Key("candidates", list_of(candidate)))),
+        "m.call.answer": _always(object_with(*call, Key("answer", _SESSION))),
+        "m.call.hangup": _always(object_with(*call)),
+    }
+
+
+_CALLS_OF_2014 = _calls(
+    integer, object_with(Key("sdpMid", string), Key("sdpMLineIndex", integer), Key("candidate", string))
+)
+# Section "Voice over IP" of the specification of today, whose version 0 is a number and every later one a text; its
+# candidates have one place or the other, and the last one none.
+_CALLS_OF_TODAY = _calls(
+    string_or_integer,
+    object_with(
+        Key("candidate", string), optional("sdpMid", string_or_null), optional("sdpMLineIndex", integer_or_null)
+    ),
+)
 
 _EVENTS_OF_2014: Mapping[str, _Shape] = MappingProxyType(
     {
@@ -167,10 +195,7 @@ _EVENTS_OF_2014: Mapping[str, _Shape] = MappingProxyType(
             object_with(Key("type", one_of("delivered", "read")), Key("target_event_id", string))
         ),
         "m.room.redaction": _always(object_with(optional("reason", string))),
-        "m.call.invite": _always(object_with(*_CALL, Key("offer", _SESSION), Key("lifetime", integer))),
-        "m.call.candidates": _always(object_with(*_CALL, Key("candidates", list_of(_CANDIDATE)))),
-        "m.call.answer": _always(object_with(*_CALL, Key("answer", _SESSION))),
-        "m.call.hangup": _always(object_with(*_CALL)),
+        **_CALLS_OF_2014,
     }
 )
 
@@ -300,11 +325,12 @@ _STATE_OF_TODAY: Mapping[str, _Shape] = MappingProxyType(
     }
 )
 
-# The messages and calls of today have grown many kinds and keys; what all of them share is enough.
+# The messages of today have grown many kinds and keys; what all of them share is enough.
 _EVENTS_OF_TODAY: Mapping[str, _Shape] = MappingProxyType(
     {
         "m.room.message": _always(object_with(Key("msgtype", string), Key("body", string))),
         "m.room.redaction": _redaction,
+        **_CALLS_OF_TODAY,
     }
 )
 

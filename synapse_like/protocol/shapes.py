@@ -52,6 +52,18 @@ def string_or_object(name: str, value: object) -> None:
         refuse(name, "a string or an object")
 
 
+def string_or_integer(name: str, value: object) -> None:
+    """Text, or a whole number."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        refuse(name, "a string or an integer")
+
+
+def integer_or_null(name: str, value: object) -> None:
+    """A whole number, or nothing said."""
+    if value is not None:
+        integer(name, value)
+
+
 def boolean(name: str, value: object) -> None:
     """True or false."""
     if not isinstance(value, bool):

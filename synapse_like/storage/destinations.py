@@ -186,9 +186,7 @@ def add_edu(txn: Transaction, server: str, edu_type: str, key: str | None, edu: 
     :param edu: its wire form.
     """
     if key is not None:
-        txn.execute(
-            "DELETE FROM outgoing_edus WHERE server = ? AND edu_type = ? AND edu_key = ?", (server, edu_type, key)
-        )
+        withdraw_edu(txn, server, edu_type, key)
     txn.execute(
         "INSERT INTO outgoing_edus (position, server, edu_type, edu_key, edu) VALUES (?, ?, ?, ?, ?)",
         (positions.take(txn, EDU_STREAM), server, edu_type, key, edu),
@@ -200,6 +198,11 @@ def add_edu(txn: Transaction, server: str, edu_type: str, key: str | None, edu: 
     if surplus is not None:
         txn.execute("DELETE FROM outgoing_edus WHERE server = ? AND position <= ?", (server, surplus[0]))
     txn.announce(EduStored(server))
+
+
+def withdraw_edu(txn: Transaction, server: str, edu_type: str, key: str) -> None:
+    """Take a lasting EDU back, if it still waits."""
+    txn.execute("DELETE FROM outgoing_edus WHERE server = ? AND edu_type = ? AND edu_key = ?", (server, edu_type, key))
 
 
 def rewind(txn: Transaction, server: str, position: int) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import orjson
 
+from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage import positions
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import MOST_VALUES, Row, batched, placeholders
@@ -15,8 +17,10 @@ from synapse_like.storage.state import MEMBER, slot_id
 STREAM = "presence"
 OFFLINE = "offline"
 
-#: Users of other servers that are asked about for one of ours.
-MOST_COMPANY = 5000
+#: Users of other servers that are asked about for some of ours who come at once.
+MOST_COMPANY = 50_000
+#: Users of ours of whom a server is told at once.
+MOST_TOLD = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +137,48 @@ def _write(txn: Transaction, rows: Iterable[tuple[int, StoredPresence]]) -> None
 
 def rooms_of(txn: Transaction, user_ids: Collection[str]) -> dict[str, set[str]]:
     """The IDs of the rooms that each of some users is joined to."""
-    found: dict[str, set[str]] = {user_id: set() for user_id in user_ids}
-    for part in batched(list(user_ids), MOST_VALUES // 2):
+    joined = _joined_by(txn, user_ids)
+    names: dict[int, str] = {}
+    for part in batched(sorted(set(chain.from_iterable(joined.values())))):
+        rows = txn.all(f"SELECT room_nid, room_id FROM rooms WHERE room_nid IN ({placeholders(part)})", part)
+        names.update({row[0]: row[1] for row in rows})
+    return {user_id: {names[room_nid] for room_nid in room_nids} for user_id, room_nids in joined.items()}
+
+
+def _joined_by(txn: Transaction, user_ids: Collection[str]) -> dict[str, list[int]]:
+    """The numbers of the rooms that each of some users is joined to.
+
+    Asked table by table: PostgreSQL, if it does not know how large they are, joins them by comparing all with all.
+    """
+    found: dict[str, list[int]] = {user_id: [] for user_id in user_ids}
+    users: dict[int, str] = {}
+    for part in batched(list(found), MOST_VALUES - 1):
         rows = txn.all(
-            "SELECT s.state_key, r.room_id FROM state_slots s JOIN current_state c ON c.slot_id = s.slot_id"
-            " JOIN rooms r ON r.room_nid = c.room_nid"
-            f" WHERE s.type = ? AND s.state_key IN ({placeholders(part)}) AND c.membership = 'join'",
+            f"SELECT slot_id, state_key FROM state_slots WHERE type = ? AND state_key IN ({placeholders(part)})",
             (MEMBER, *part),
         )
-        for user_id, room_id in rows:
-            found[user_id].add(room_id)
+        users.update({row[0]: row[1] for row in rows})
+    for slots in batched(list(users)):
+        rows = txn.all(
+            "SELECT slot_id, room_nid FROM current_state WHERE membership IS NOT NULL AND membership = 'join'"
+            f" AND slot_id IN ({placeholders(slots)})",
+            slots,
+        )
+        for slot, room_nid in rows:
+            found[users[slot]].append(room_nid)
+    return found
+
+
+def _servers_in(txn: Transaction, room_nids: Collection[int]) -> dict[int, set[str]]:
+    """The other servers in some rooms; a room that no other is in is left out."""
+    found: dict[int, set[str]] = {}
+    for part in batched(sorted(room_nids)):
+        rows = txn.all(
+            f"SELECT room_nid, server FROM room_servers WHERE until IS NULL AND room_nid IN ({placeholders(part)})",
+            part,
+        )
+        for room_nid, server in rows:
+            found.setdefault(room_nid, set()).add(server)
     return found
 
 
@@ -205,32 +241,54 @@ def of_members(txn: Transaction, room_id: str) -> list[StoredPresence]:
 def company(txn: Transaction, user_ids: Collection[str], server_name: str) -> set[str]:
     """The users of other servers whose presence some of ours may see.
 
+    Each room is read once, however many of ours are in it.
+
     :param server_name: ours.
     """
+    joined = _joined_by(txn, user_ids)
+    shared = _servers_in(txn, set(chain.from_iterable(joined.values())))
     found: set[str] = set()
-    for user_id in user_ids:
-        mine = slot_id(txn, (MEMBER, user_id))
+    for part in batched(list(user_ids)):
         rows = txn.all(
-            "SELECT DISTINCT s.state_key FROM current_state m JOIN room_servers x ON x.room_nid = m.room_nid"
-            " AND x.until IS NULL JOIN current_state t ON t.room_nid = m.room_nid AND t.membership = 'join'"
-            " JOIN state_slots s ON s.slot_id = t.slot_id WHERE m.slot_id = ? AND m.membership = 'join' LIMIT ?",
-            (-1 if mine is None else mine, MOST_COMPANY),
+            f"SELECT observed FROM presence_lists WHERE observer IN ({placeholders(part)}) AND is_accepted = 1", part
         )
-        rows += txn.all("SELECT observed FROM presence_lists WHERE observer = ? AND is_accepted = 1", (user_id,))
         found.update(row[0] for row in rows)
-    return {user_id for user_id in found if not user_id.endswith(f":{server_name}")}
+    for room_nid in sorted(shared):
+        if len(found) >= MOST_COMPANY:
+            break
+        found.update(_joined(txn, room_nid))
+    return _of_others(found, server_name)
 
 
-def add_interest(txn: Transaction, server: str, user_ids: Sequence[str], *, now_ms: int, until: int) -> list[str]:
-    """A server wants to be told of some of our users; those of them of whom it may be."""
+def strangers_in(txn: Transaction, room_id: str, server_name: str) -> set[str]:
+    """The users of other servers who are joined to a room.
+
+    :param server_name: ours.
+    """
+    row = txn.one("SELECT room_nid FROM rooms WHERE room_id = ?", (room_id,))
+    return set() if row is None else _of_others(_joined(txn, row[0]), server_name)
+
+
+def _joined(txn: Transaction, room_nid: int) -> list[str]:
+    rows = txn.all(
+        "SELECT s.state_key FROM current_state t JOIN state_slots s ON s.slot_id = t.slot_id"
+        " WHERE t.room_nid = ? AND t.membership IS NOT NULL AND t.membership = 'join' LIMIT ?",
+        (room_nid, MOST_COMPANY),
+    )
+    return [row[0] for row in rows]
+
+
+def _of_others(user_ids: Collection[str], server_name: str) -> set[str]:
+    return {user_id for user_id in user_ids if ":" in user_id and not user_id.endswith(f":{server_name}")}
+
+
+def add_interest(txn: Transaction, server: str, user_ids: Sequence[str], *, until: int) -> None:
+    """A server wants to be told of some of our users of whom it may know, for a while."""
     txn.insert_rows(
         "INSERT INTO presence_interest (user_id, server, until)",
         [(user_id, server, until) for user_id in user_ids],
         "ON CONFLICT (user_id, server) DO UPDATE SET until = excluded.until",
     )
-    allowed = interested(txn, user_ids, now_ms=now_ms).get(server, [])
-    end_interest(txn, server, sorted(set(user_ids) - set(allowed)))
-    return allowed
 
 
 def end_interest(txn: Transaction, server: str, user_ids: Sequence[str]) -> None:
@@ -241,38 +299,72 @@ def end_interest(txn: Transaction, server: str, user_ids: Sequence[str]) -> None
         )
 
 
+def _allowed(txn: Transaction, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Those of our users of whom servers may be told, of those of whom they want to be.
+
+    A server may know of a user if one of its users shares a room with them, or is let see them by a list.
+
+    :param wanted: by server.
+    """
+    users = {user_id for named in wanted.values() for user_id in named}
+    joined = _joined_by(txn, users)
+    present = _servers_in(txn, set(chain.from_iterable(joined.values())))
+    servers = {room_nid: names & wanted.keys() for room_nid, names in present.items()}
+    lists = observers_of(txn, users)
+    seen_by = {
+        user_id: {domain_of(observer) for observer in lists[user_id]}.union(
+            *(servers[room_nid] for room_nid in joined[user_id] if room_nid in servers)
+        )
+        for user_id in users
+    }
+    found = {server: [name for name in named if server in seen_by[name]] for server, named in wanted.items()}
+    return {server: named for server, named in found.items() if named}
+
+
+def may_know(txn: Transaction, server: str, user_ids: Sequence[str]) -> list[str]:
+    """Those of some users of whom a server may be told."""
+    return _allowed(txn, {server: user_ids}).get(server, [])
+
+
 def interested(txn: Transaction, user_ids: Sequence[str], *, now_ms: int) -> dict[str, list[str]]:
     """The servers that are to be told of some of our users, each with those of whom: it has asked, and may know."""
-    found: dict[str, list[str]] = {}
-    for part in batched(list(user_ids), MOST_VALUES - 2):
+    wanted: dict[str, list[str]] = {}
+    for part in batched(sorted(user_ids), MOST_VALUES - 1):
         rows = txn.all(
-            "SELECT i.server, i.user_id FROM presence_interest i"
-            f" WHERE i.until > ? AND i.user_id IN ({placeholders(part)}) AND ("
-            "EXISTS (SELECT 1 FROM state_slots s"
-            " JOIN current_state m ON m.slot_id = s.slot_id AND m.membership = 'join'"
-            " JOIN room_servers x ON x.room_nid = m.room_nid AND x.server = i.server AND x.until IS NULL"
-            " WHERE s.type = ? AND s.state_key = i.user_id)"
-            " OR EXISTS (SELECT 1 FROM presence_lists l WHERE l.observed = i.user_id AND l.is_accepted = 1"
-            " AND substr(l.observer, length(l.observer) - length(i.server)) = ':' || i.server))"
-            " ORDER BY i.user_id",
-            (now_ms, *part, MEMBER),
+            f"SELECT server, user_id FROM presence_interest WHERE until > ? AND user_id IN ({placeholders(part)})"
+            " ORDER BY user_id",
+            (now_ms, *part),
         )
         for server, user_id in rows:
-            found.setdefault(server, []).append(user_id)
-    return found
+            wanted.setdefault(server, []).append(user_id)
+    return _allowed(txn, wanted)
 
 
-def guests(txn: Transaction, room_ids: Collection[str]) -> list[tuple[str, str]]:
-    """Who is joined to some rooms that other servers are in, too; each with the room."""
-    wanted = list(room_ids)
+def interest_of(txn: Transaction, servers: Collection[str] | None, *, now_ms: int) -> dict[str, list[str]]:
+    """Those of our users of whom some servers are to be told; if they are very many, those who have changed last.
+
+    :param servers: None for all that are to be told of anybody.
+    """
     rows = txn.all(
-        "SELECT s.state_key, r.room_id FROM rooms r JOIN current_state c ON c.room_nid = r.room_nid"
-        " AND c.membership = 'join' JOIN state_slots s ON s.slot_id = c.slot_id"
-        f" WHERE r.room_id IN ({placeholders(wanted)})"
-        " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = r.room_nid AND x.until IS NULL)",
-        wanted,
+        "SELECT i.server, i.user_id FROM presence_interest i JOIN presence p ON p.user_id = i.user_id"
+        " WHERE i.until > ? ORDER BY p.position DESC",
+        (now_ms,),
     )
-    return [(row[0], row[1]) for row in rows]
+    wanted: dict[str, list[str]] = {}
+    for server, user_id in rows:
+        if servers is None or server in servers:
+            wanted.setdefault(server, []).append(user_id)
+    return _allowed(txn, {server: named[:MOST_TOLD] for server, named in wanted.items()})
+
+
+def guests(txn: Transaction, room_id: str) -> list[str]:
+    """Who is joined to a room, if other servers are in it, too."""
+    row = txn.one(
+        "SELECT r.room_nid FROM rooms r WHERE r.room_id = ?"
+        " AND EXISTS (SELECT 1 FROM room_servers x WHERE x.room_nid = r.room_nid AND x.until IS NULL)",
+        (room_id,),
+    )
+    return [] if row is None else _joined(txn, row[0])
 
 
 def forget_interest(txn: Transaction, *, now_ms: int) -> None:

@@ -81,26 +81,33 @@ def count_of(txn: Transaction, observer: str) -> int:
     return found
 
 
-def count_requests(txn: Transaction, observed: str) -> int:
-    """How many requests to a user are unanswered."""
-    [[count]] = txn.all("SELECT COUNT(*) FROM presence_lists WHERE observed = ? AND is_accepted = 0", (observed,))
-    found: int = count
-    return found
+def counts_of_observers(txn: Transaction, observed: str, *, server: str) -> tuple[int, int, int]:
+    """How many a user lets see them; how many wait for an answer; and how many of these are of one server."""
+    suffix = f":{server}"
+    [row] = txn.all(
+        "SELECT COALESCE(SUM(is_accepted), 0), COALESCE(SUM(1 - is_accepted), 0), COALESCE(SUM(CASE WHEN"
+        " is_accepted = 0 AND substr(observer, length(observer) - ? + 1) = ? THEN 1 ELSE 0 END), 0)"
+        " FROM presence_lists WHERE observed = ?",
+        (len(suffix), suffix, observed),
+    )
+    return int(row[0]), int(row[1]), int(row[2])
 
 
-def requests_to(txn: Transaction, observed: str, *, after: int) -> list[str]:
-    """Who wants to see a user and has no answer yet, of those who asked after a position."""
+def requests_to(txn: Transaction, observed: str, *, after: int, up_to: int) -> list[str]:
+    """Who wants to see a user and has no answer yet, of those who asked with after < position <= up_to."""
     rows = txn.all(
-        "SELECT observer FROM presence_lists WHERE observed = ? AND is_accepted = 0 AND position > ? ORDER BY position",
-        (observed, after),
+        "SELECT observer FROM presence_lists WHERE observed = ? AND is_accepted = 0 AND position > ? AND position <= ?"
+        " ORDER BY position",
+        (observed, after, up_to),
     )
     return [row[0] for row in rows]
 
 
-def accepted_for(txn: Transaction, observer: str, *, after: int) -> list[str]:
-    """Whom a user may see by their list, of those who allowed it after a position."""
+def accepted_for(txn: Transaction, observer: str, *, after: int, up_to: int) -> list[str]:
+    """Whom a user may see by their list, of those who allowed it with after < position <= up_to."""
     rows = txn.all(
-        "SELECT observed FROM presence_lists WHERE observer = ? AND is_accepted = 1 AND position > ?", (observer, after)
+        "SELECT observed FROM presence_lists WHERE observer = ? AND is_accepted = 1 AND position > ? AND position <= ?",
+        (observer, after, up_to),
     )
     return [row[0] for row in rows]
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.federation.backoff import FIRST_RETRY_MS, JITTER, LONGEST_RETRY_MS
-from synapse_like.federation.destinations import MOST_TO_FAILING, PASSING_EDU_MS, STOP_SECONDS
+from synapse_like.federation.destinations import MOST_TO_FAILING, PASSING_EDU_MS, STOP_SECONDS, PassingEdusLost
 from synapse_like.federation.outbox import MOST_ANNOUNCED, MOST_PASSING_EDUS
 from synapse_like.federation.transactions import MOST_EDUS, MOST_PDUS, position_of
 from synapse_like.protocol.errors import BadParam
@@ -540,10 +540,13 @@ def test_an_edu_that_comes_while_an_older_one_is_under_way_is_sent(house: House)
 
 def test_too_many_waiting_edus_push_out_the_oldest(house: House, room: str) -> None:
     house.say(room, "1")
+    lost: list[PassingEdusLost] = []
+    house.news.subscribe(PassingEdusLost, lost.append)
     for n in range(MOST_PASSING_EDUS + 3):
         house.send_edu(THERE, {"n": n})
     house.accept()
     assert house.accept().edus[0] == {"n": 3}
+    assert lost == [PassingEdusLost(THERE)] * 3
 
 
 def test_lasting_edus_outlive_the_server_and_are_forgotten_once_taken(house: House) -> None:
@@ -556,6 +559,8 @@ def test_lasting_edus_outlive_the_server_and_are_forgotten_once_taken(house: Hou
 
 
 def test_other_edus_are_dropped_after_a_minute_of_failures(house: House) -> None:
+    lost: list[PassingEdusLost] = []
+    house.news.subscribe(PassingEdusLost, lost.append)
     house.send_edu(THERE, {"passing": 1})
     house.send_edu(THERE, {"lasting": 1}, lasting=True)
     while house.time.seconds() < NOON + PASSING_EDU_MS / 1000:
@@ -566,9 +571,11 @@ def test_other_edus_are_dropped_after_a_minute_of_failures(house: House) -> None
     waiting = house.queues.states()[THERE].passing_edus
     house.send_edu(THERE, {"late": 1})
     assert house.queues.states()[THERE].passing_edus == waiting
+    assert lost == [PassingEdusLost(THERE)]
     house.queues.heard_from(THERE)
     house.advance(FIRST_RETRY)
     assert house.accept().edus == [{"lasting": 1}]
+    assert lost == [PassingEdusLost(THERE)] * (2 if waiting else 1), "what waited, and what came too late"
     house.send_edu(THERE, {"well": 1})
     assert house.accept().edus == [{"well": 1}]
 

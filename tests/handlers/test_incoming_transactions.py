@@ -22,6 +22,7 @@ from synapse_like.handlers.incoming_transactions import IncomingTransactions
 from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.protocol.canonical_json import decode
+from synapse_like.protocol.errors import BadJson, Unavailable
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import incoming, rooms
@@ -53,6 +54,7 @@ class Receiver:
         keyring: Any = TrustingKeyring()
         checks = EventChecks(keyring, Slices(unused, ThreadPool(0, 1)))
         self.edus: list[Any] = []
+        self.fault: Exception | None = None
         self.transactions = IncomingTransactions(
             database,
             clock,
@@ -61,11 +63,14 @@ class Receiver:
             persistence,
             MissingEvents(database, unused, checks, persistence),
             RoomLocks(),
-            edus={"m.test": self._hear},
+            edus={"m.test": self._hear, "m.lasting": self._hear},
+            lasting_edus=["m.lasting"],
         )
         self.room = self._await(database.write("make", self._make_room))
 
     async def _hear(self, _: str, content: Any) -> None:
+        if self.fault is not None:
+            raise self.fault
         self.edus.append(content)
 
     def _make_room(self, txn: Transaction) -> str:
@@ -93,9 +98,11 @@ class Receiver:
         assert isinstance(pdu, dict)
         return pdu
 
-    def receive(self, transaction_id: str, previous: list[str], *pdus: dict[str, Any], edus: int = 0) -> bytes:
+    def receive(
+        self, transaction_id: str, previous: list[str], *pdus: dict[str, Any], edus: int = 0, kind: str = "m.test"
+    ) -> bytes:
         """Have a transaction received; the answer."""
-        edu = {"edu_type": "m.test", "content": {}}
+        edu = {"edu_type": kind, "content": {}}
         body = {"prev_ids": previous, "pdus": list(pdus), "edus": [edu] * edus}
         return self._await(Deferred.fromCoroutine(self.transactions.receive("there", transaction_id, body)))
 
@@ -163,3 +170,29 @@ def test_one_who_repeats_a_transaction_as_if_it_were_new_is_given_the_answer_tha
     receiver.receive("2", ["1"])
     altered = {**message, "depth": -1}
     assert receiver.receive("1", ["2"], altered) == first
+
+
+def test_lasting_edu_that_cannot_be_taken_comes_again(receiver: Receiver) -> None:
+    """A request to see somebody was lost if it came in a moment in which it could not be stored (PRES-3)."""
+    receiver.receive("1", [])
+    receiver.fault = Unavailable("The database is away.")
+    with pytest.raises(Unavailable):
+        receiver.receive("2", ["1"], edus=1, kind="m.lasting")
+    assert receiver.recorded("2") is None
+    receiver.fault = None
+    receiver.receive("2", ["1"], edus=1, kind="m.lasting")
+    assert len(receiver.edus) == 1
+
+
+@pytest.mark.parametrize("kind", ["m.test", "m.lasting"])
+def test_edu_that_is_refused_is_in_nobodys_way(receiver: Receiver, kind: str) -> None:
+    receiver.fault = BadJson("No.")
+    message = receiver.message("hello")
+    assert b"error" not in receiver.receive("1", [], message, edus=2, kind=kind)
+    assert receiver.recorded("1") is not None
+
+
+def test_edu_that_we_fail_at_is_in_nobodys_way(receiver: Receiver) -> None:
+    """Its server sent it again and again, and nothing else."""
+    receiver.fault = RuntimeError("not foreseen")
+    assert b"error" not in receiver.receive("1", [], receiver.message("hello"), edus=2)

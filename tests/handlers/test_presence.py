@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
+import orjson
 import pytest
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
+from synapse_like.federation.destinations import PassingEdusLost
+from synapse_like.handlers import presence_federation
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
@@ -18,16 +22,19 @@ from synapse_like.handlers.presence_federation import (
     ASK_AGAIN_SECONDS,
     INTEREST_SECONDS,
     MOST_AT_ONCE,
+    MOST_NAMED,
     NO_ANSWER_SECONDS,
     SILENT_SECONDS,
     PresenceFederation,
 )
+from synapse_like.handlers.presence_states import LONGEST_TEXT
 from synapse_like.handlers.streams import NO_ARRIVALS
-from synapse_like.storage import presence, presence_lists
+from synapse_like.storage import accounts, presence, presence_lists, profiles
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.presence import PresenceRecorded
-from synapse_like.storage.presence_lists import Entry
+from synapse_like.storage.presence_lists import Entry, ListChanged
+from synapse_like.storage.profiles import ProfileField
 from tests.handlers.test_notifier import event_in, membership_of
 from tests.support.threads import ThreadBridge
 
@@ -129,14 +136,32 @@ class Scene:
     def sweeps(self) -> None:
         self.result(self.people.sweep())
 
-    def joins(self, user_id: str) -> None:
+    def joins(self, user_id: str, room_id: str = ROOM) -> None:
         """Have a person of whom something is known come into the room."""
-        self.bus.publish(membership_of(user_id, "join", 11, ROOM))
+        self.bus.publish(membership_of(user_id, "join", 11, room_id))
+
+    def leaves(self, user_id: str, room_id: str = ROOM) -> None:
+        self.bus.publish(membership_of(user_id, "leave", 11, room_id))
+
+    def silently(self, function: Callable[..., Any], *args: Any) -> None:
+        """Write something that is not announced yet."""
+        bus, self.database._bus = self.database._bus, Bus()
+        self.write(function, *args)
+        self.database._bus = bus
+
+    def interest(self) -> list[tuple[str, str]]:
+        """Who is to be told of whom, as the tables say."""
+        return [tuple(row) for row in self.read(lambda txn: txn.all("SELECT server, user_id FROM presence_interest"))]
 
     def news(self, after: int) -> tuple[int, list[tuple[str, str]]]:
         """What the one who looks is told."""
-        position, events = self.result(self.people.news(self.watcher, after, NO_ARRIVALS))
+        position, events = self.events(after)
         return position, [(event["content"]["user_id"], event["content"]["presence"]) for event in events]
+
+    def events(self, after: int) -> tuple[int, list[dict[str, Any]]]:
+        """The same as a client sees it."""
+        position, events = self.result(self.people.news(self.watcher, after, NO_ARRIVALS))
+        return position, orjson.loads(orjson.dumps(list(events)))
 
 
 async def _wait(deferred: Any) -> Any:
@@ -456,3 +481,230 @@ def test_server_that_could_not_be_reached_is_told_later_how_it_stands(scene: Sce
     scene.result(scene.federation.sweep())
     [(server, content)] = scene.queues.take()
     assert (server, content["push"][0]["presence"]) == ("there", "online")
+
+
+def test_who_may_not_be_seen_any_more_is_not_told_of_late(scene: Scene) -> None:
+    """A server that could not be reached was told of what it had missed, whether it still might know it or not."""
+    with_alice_seen_from_there(scene)
+    scene.result(scene.federation.receive("there", {"poll": [ALICE]}))
+    scene.queues.take()
+    scene.queues.failing.add("there")
+    scene.comes(ALICE)
+    scene.passes()
+    scene.write(presence_lists.delete, THERE, ALICE)
+    scene.queues.failing.clear()
+    scene.result(scene.federation.sweep())
+    assert scene.queues.take() == []
+
+
+def test_what_was_lost_on_the_way_is_said_and_asked_again(scene: Scene) -> None:
+    """After an outage of more than a minute, each stood to the other as before it, for up to twenty minutes."""
+    with_alice_seen_from_there(scene)
+    with_zoe_seen_by_alice(scene)
+    scene.result(scene.federation.receive("there", {"poll": [ALICE]}))
+    push(scene)
+    scene.queues.take()
+    scene.queues.failing.add("there")
+    scene.bus.publish(PassingEdusLost("there"))
+    scene.result(scene.federation.sweep())
+    assert scene.queues.take() == []
+    scene.queues.failing.clear()
+    scene.result(scene.federation.sweep())
+    (_, told), (_, asked) = scene.queues.take()
+    assert [item["user_id"] for item in told["push"]] == [ALICE]
+    assert asked == {"poll": [THERE]}
+    scene.result(scene.federation.sweep())
+    assert scene.queues.take() == [], "once"
+
+
+def test_what_may_not_have_gone_out_before_a_restart_is_said_again(scene: Scene) -> None:
+    with_alice_seen_from_there(scene)
+    scene.result(scene.federation.receive("there", {"poll": [ALICE]}))
+    scene.choose(ALICE, "unavailable")
+    scene.queues.take()
+    scene.begin()
+    scene.result(scene.people.start())
+    scene.result(scene.federation.start())
+    [(server, content)] = scene.queues.take()
+    assert (server, content["push"][0]["presence"]) == ("there", "unavailable")
+
+
+def test_somebody_hidden_sees_others_all_the_same(scene: Scene) -> None:
+    """Nothing of another server was seen by who was hidden from the beginning."""
+    scene.write(presence_lists.put, Entry(ALICE, THERE, is_accepted=True))
+    scene.choose(ALICE, "hidden")
+    assert scene.told == [[]]
+    assert scene.queues.take() == [("there", {"poll": [THERE]})]
+
+
+def test_who_comes_back_into_a_room_asks_again_what_was_missed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In between, their server told us nothing."""
+    monkeypatch.setattr(presence, "strangers_in", lambda *_: {THERE})
+    scene.comes(ALICE)
+    scene.passes()
+    for _ in range(2):
+        scene.joins(ALICE)
+        scene.passes()
+        assert scene.queues.take() == [("there", {"poll": [THERE]})]
+        scene.leaves(ALICE)
+    scene.joins(ALICE)
+    scene.passes()
+    scene.queues.take()
+    scene.comes(BOB)
+    scene.passes()
+    scene.joins(BOB)
+    scene.passes()
+    assert scene.queues.take() == [], "somebody of ours has looked into the room all the time"
+
+
+def test_who_comes_back_from_elsewhere_is_asked_for_again(scene: Scene) -> None:
+    scene.comes(ALICE)
+    scene.joins(ALICE)
+    scene.passes()
+    for _ in range(2):
+        scene.joins(THERE)
+        scene.passes()
+        assert scene.queues.take() == [("there", {"poll": [THERE]})]
+        scene.leaves(THERE)
+
+
+def test_another_name_in_a_room_is_no_coming(scene: Scene) -> None:
+    """Each change of a name made the server ask for everybody in each room of the user, and read who is in it."""
+    scene.comes(ALICE)
+    scene.joins(ALICE)
+    scene.joins(THERE)
+    scene.passes()
+    scene.queues.take()
+    before = scene.database.statistics.reads
+    for user_id in (ALICE, THERE):
+        news = membership_of(user_id, "join", 12, ROOM)
+        renamed = replace(news, stored=replace(news.stored, replaced=news.stored.event))
+        scene.bus.publish(renamed)
+    scene.time.advance(5)
+    assert scene.database.statistics.reads == before
+    scene.passes()
+    assert scene.queues.take() == []
+
+
+def test_room_is_read_once_however_many_of_ours_come(scene: Scene) -> None:
+    scene.joins(ALICE)
+    scene.passes()
+    before = scene.database.statistics.reads
+    for number in range(50):
+        scene.joins(f"@user{number}:here")
+    scene.time.advance(5)
+    assert scene.database.statistics.reads == before
+    scene.leaves(ALICE)
+    scene.joins(ALICE)
+    scene.passes()
+    assert scene.database.statistics.reads > before, "nothing was heard of it while nobody of ours was in it"
+
+
+def test_server_that_asks_for_thousands_has_nothing_written(scene: Scene) -> None:
+    """And is told of those of whom it may know, whatever else it names."""
+    with_alice_seen_from_there(scene)
+    nonsense: list[object] = [5, None, "", "@", ":here", "@a\0:here", "@" + "x" * 300 + ":here", "alice:here", ["x"]]
+    asked = [*nonsense, ALICE, *(f"@user{number}:here" for number in range(MOST_NAMED))][:MOST_NAMED]
+    jobs = scene.database.statistics.jobs
+    scene.result(scene.federation.receive("elsewhere", {"poll": asked}))
+    assert scene.database.statistics.jobs == jobs
+    scene.result(scene.federation.receive("there", {"poll": asked}))
+    assert scene.interest() == [("there", ALICE)]
+    assert scene.queues.take() == [("there", {"push": [{"user_id": ALICE, "presence": "offline"}]})]
+
+
+def test_no_server_takes_all_the_places_of_those_asked_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_federation, "MOST_ASKED_OF_ONE_SERVER", 3)
+    monkeypatch.setattr(presence_federation, "MOST_ASKED", 5)
+    scene.comes(ALICE)
+    scene.joins(ALICE)
+    scene.passes()
+    for number in range(10):
+        scene.joins(f"@user{number}:evil")
+    for number in range(10):
+        scene.joins(f"@user{number}:there")
+    scene.passes()
+    polled = [(server, name) for server, content in scene.queues.take() for name in content["poll"]]
+    assert [server for server, _ in polled] == ["evil"] * 3 + ["there"] * 2
+
+
+def test_long_and_odd_words_of_another_server_are_cut(scene: Scene) -> None:
+    with_zoe_seen_by_alice(scene)
+    push(scene, status_msg="a\0b" + "x" * 100_000, displayname="y" * 100_000, last_active_ago=10**30, device_type=["x"])
+    told = scene.people.person(THERE).told
+    assert told.status_msg == "ab" + "x" * (LONGEST_TEXT - 2)
+    assert told.profile == (("displayname", "y" * LONGEST_TEXT),)
+    assert (told.last_active, told.kind) == (0, None)
+    push(scene, last_active_ago=-1, status_msg=5, avatar_url={})
+    told = scene.people.person(THERE).told
+    assert (told.status_msg, told.profile, told.last_active) == (None, (), 0)
+
+
+def test_what_a_server_says_of_somebody_hidden_is_not_seen(scene: Scene) -> None:
+    with_zoe_seen_by_alice(scene)
+    push(scene, status_msg="here")
+    push(scene, presence="hidden", status_msg="secret", device_type="mobile", last_active_ago=0, displayname="Zoe")
+    told = scene.people.person(THERE).told
+    assert (told.state, told.kind, told.profile) == ("offline", None, (("displayname", "Zoe"),))
+    assert "secret" not in str(told)
+
+
+# What is told once.
+
+
+def test_name_is_not_told_again_after_a_restart(scene: Scene) -> None:
+    """Everybody who had a name was told anew to all who see them."""
+    scene.write(accounts.create, ALICE, password_hash=None, now_ms=1)
+    scene.write(profiles.put, ALICE, ProfileField("displayname", "Alice", "public"))
+    scene.write(presence_lists.put, Entry(BOB, ALICE, is_accepted=True))
+    with_zoe_seen_by_alice(scene)
+    push(scene, displayname="Zoe", device_type="mobile")
+    scene.told.clear()
+    scene.begin()
+    scene.result(scene.people.start())
+    scene.result(scene.federation.start())
+    scene.comes(ALICE)
+    scene.passes()
+    push(scene, displayname="Zoe", device_type="mobile")
+    assert scene.told == []
+    push(scene, displayname="Zoë", device_type="mobile")
+    assert scene.told == [[THERE]]
+    scene.people.profile_changed(ALICE, "Alice L.", None)
+    scene.passes()
+    assert scene.told == [[THERE], [ALICE]]
+
+
+def test_name_that_is_taken_away_is_told_though_nobody_is_there(scene: Scene) -> None:
+    scene.people.profile_changed(ALICE, None, None)
+    scene.passes()
+    assert scene.told == [[ALICE]]
+
+
+def test_poll_right_after_a_restart_misses_nothing(scene: Scene) -> None:
+    """Those who were there were known again by name, but not yet what had been told of them."""
+    scene.write(presence_lists.put, Entry(BOB, ALICE, is_accepted=True))
+    scene.comes(ALICE)
+    scene.passes()
+    position, _ = scene.news(0)
+    scene.choose(ALICE, "unavailable")
+    scene.begin()
+    scene.result(scene.people.start())
+    end, told = scene.news(position)
+    assert told == [(ALICE, "unavailable")]
+    scene.passes()
+    assert scene.news(end)[1] == []
+
+
+def test_request_that_is_not_announced_yet_is_told_once(scene: Scene) -> None:
+    """It can be read a moment before, and was told then, and again."""
+    scene.comes(ALICE)
+    scene.passes()
+    position, _ = scene.news(0)
+    scene.silently(presence_lists.put, Entry(ALICE, BOB, is_accepted=False))
+    scene.people._started_at = 10**6
+    position, events = scene.events(position)
+    assert events == []
+    scene.bus.publish(ListChanged(position + 1, ALICE, BOB, False))
+    position, events = scene.events(position)
+    assert [event["type"] for event in events] == ["m.presence_invite"]
+    assert scene.events(position) == (position, [])

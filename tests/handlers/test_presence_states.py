@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from synapse_like.handlers.presence_states import (
@@ -13,6 +14,7 @@ from synapse_like.handlers.presence_states import (
     UNAVAILABLE,
     Device,
     Person,
+    Told,
 )
 from synapse_like.storage.presence import OFFLINE, StoredPresence
 
@@ -136,3 +138,15 @@ def test_nonsense_of_other_servers_does_no_harm(said: dict[str, object]) -> None
     assert len(person.status_msg or "") <= 1000
     assert person.last_active is None or person.last_active >= 0
     assert person.profile == ()
+
+
+@pytest.mark.parametrize("last_active", [None, 0, NOW - 5000, NOW + 5000])
+def test_event_says_the_same_however_it_is_encoded(last_active: int | None) -> None:
+    """It is encoded once for all who are told, and anew once something else is told."""
+    person = Person('@alice"\\☕:here', is_ours=True)
+    profile = (("displayname", 'A\0☕"'), ("avatar_url", "http://a"))
+    for state in (ONLINE, UNAVAILABLE, OFFLINE):
+        for told in (Told(state, 'Tea "☕"', "mobile", last_active, profile), Told(state, None, None, last_active)):
+            person.told = told
+            for now in (NOW, NOW + 1):
+                assert orjson.loads(orjson.dumps(person.event(now))) == told.event(person.user_id, now)

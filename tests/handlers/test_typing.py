@@ -9,9 +9,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
+from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals
-from synapse_like.handlers.typing import MOST_USERS, REMOTE_SECONDS, Typing
+from synapse_like.handlers.typing import (
+    MOST_USERS,
+    REMOTE_GRACE_SECONDS,
+    REMOTE_SECONDS,
+    REPEAT_SECONDS,
+    TELL_SECONDS,
+    Typing,
+)
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from tests.handlers.test_notifier import membership_of
@@ -100,6 +108,79 @@ def test_typing_ends_by_itself_when_a_server_is_not_heard_from(scene: Scene) -> 
     assert not scene.time.getDelayedCalls()
 
 
+def test_server_that_dies_is_believed_for_as_long_as_it_said(scene: Scene) -> None:
+    """And what it says of one of its users does not make another type longer."""
+    scene.hears(user_id=BOB, typing=True, timeout=1000, user_ids=[BOB])
+    scene.time.advance(REMOTE_GRACE_SECONDS - 1)
+    scene.hears(user_id="@ben:there", typing=True, timeout=60_000, user_ids=[BOB, "@ben:there"])
+    position, told = scene.news(0)
+    assert told == [["@ben:there", BOB]]
+    scene.time.advance(3)
+    position, told = scene.news(position)
+    assert told == [["@ben:there"]]
+    scene.time.advance(60 + REMOTE_GRACE_SECONDS)
+    assert scene.news(position) == (0, [[]])
+
+
+@pytest.mark.parametrize("timeout", [-1, 10**9, "x", None, 1.5, []])
+def test_time_that_makes_no_sense_is_the_longest(scene: Scene, timeout: object) -> None:
+    scene.hears(user_id=BOB, typing=True, timeout=timeout)
+    scene.time.advance(REMOTE_SECONDS - 1)
+    assert scene.news(0)[1] == [[BOB]]
+    scene.time.advance(2)
+    assert scene.news(0) == (0, [])
+
+
+def test_those_who_look_are_woken_a_few_times_a_second(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server could wake a whole room as often as it wrote that somebody types, and does not."""
+    woken: list[str] = []
+    monkeypatch.setattr(scene.typing._notifier, "wake_room", woken.append)
+    for _ in range(100):
+        scene.hears(user_id=BOB, typing=True)
+        scene.hears(user_id=BOB, typing=False)
+    assert len(woken) == 1, "the first at once"
+    scene.time.advance(TELL_SECONDS)
+    assert len(woken) == 2
+    scene.time.advance(10)
+    assert len(woken) == 2
+    scene.hears(user_id=BOB, typing=True)
+    assert len(woken) == 3
+
+
+def test_others_are_told_again_before_they_forget(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    async def send(servers: Any, content: Any, key: str) -> None:
+        told.append((content["typing"], content.get("timeout")))
+
+    anything: Any = object()
+    scene.typing._queues = anything
+    monkeypatch.setattr(scene.typing, "_send", send)
+    monkeypatch.setattr(scene.typing, "_servers", lambda *_: ["there"])
+
+    async def read(_: str, function: Any, *args: Any) -> Any:
+        return function(None, *args)
+
+    monkeypatch.setattr(scene.typing._database, "read", read)
+
+    def types(timeout_ms: int) -> None:
+        requester = Requester("@alice:here", 1, False)
+        update = scene.typing.update(requester, ROOM, "@alice:here", typing=True, timeout_ms=timeout_ms)
+        Deferred.fromCoroutine(update)
+
+    types(1000)
+    scene.time.advance(0.5)
+    types(20_000)
+    assert told == [(True, 1000)], "they believe it for long enough"
+    types(60_000)
+    assert told == [(True, 1000), (True, 60_000)]
+    scene.time.advance(REPEAT_SECONDS)
+    types(60_000)
+    assert told[2:] == [(True, 60_000)]
+    scene.time.advance(61)
+    assert told[3:] == [(False, None)]
+
+
 def test_who_leaves_types_no_more(scene: Scene) -> None:
     scene.hears(user_id=BOB, typing=True)
     position, _ = scene.news(0)
@@ -147,7 +228,15 @@ def test_a_room_has_a_bounded_number_of_typists(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{"room_id": 5}, {"typing": True, "user_id": 5}, {"user_ids": [5, None, "x"]}, {"typing": "yes"}, {"user_ids": {}}],
+    [
+        {"room_id": 5},
+        {"room_id": "!a\0:b", "user_id": BOB, "typing": True},
+        {"typing": True, "user_id": "@a\0:there"},
+        {"typing": True, "user_id": 5},
+        {"user_ids": [5, None, "x"]},
+        {"typing": "yes"},
+        {"user_ids": {}},
+    ],
 )
 def test_what_makes_no_sense_changes_nothing(scene: Scene, content: dict[str, Any]) -> None:
     failed: list[Any] = []

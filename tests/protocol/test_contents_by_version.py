@@ -233,7 +233,6 @@ class TestMessages:
     @pytest.mark.parametrize("rules", [V1, V5, V6, V7, V8, V9, V10, V12], ids=lambda rules: rules.name)
     def test_kinds_that_came_later_pass(self, rules: RoomRules) -> None:
         check(rules, "m.room.message", {"msgtype": "m.image", "body": "x", "file": {"url": "mxc://a.example/1"}})
-        check(rules, "m.call.invite", {"call_id": "1", "version": "1", "party_id": "x"})
 
     @pytest.mark.parametrize("content", [{"body": "x"}, {"msgtype": "m.text"}, {"msgtype": 7, "body": "x"}])
     def test_kind_and_body_are_needed(self, content: dict[str, Any]) -> None:
@@ -244,3 +243,65 @@ class TestMessages:
     def test_unknown_types_pass_untouched(self, content: dict[str, Any], state_key: str | None) -> None:
         check_content(V11, "org.example.unknown", content, state_key=state_key)
         check_content(V11, "m.room.add_state_level", content, state_key=state_key)
+
+
+CALL: dict[str, Any] = {"call_id": "1", "version": "1", "party_id": "x"}
+SESSION = {"type": "offer", "sdp": "v=0"}
+CALLS: dict[str, dict[str, Any]] = {
+    "m.call.invite": {**CALL, "lifetime": 60000, "offer": SESSION, "invitee": ALICE},
+    "m.call.candidates": {**CALL, "candidates": [{"candidate": "x", "sdpMid": "0", "sdpMLineIndex": 0}]},
+    "m.call.answer": {**CALL, "answer": SESSION},
+    "m.call.hangup": {**CALL, "reason": "user_hangup"},
+}
+NEEDED = [
+    *((event_type, key) for event_type in CALLS for key in ("call_id", "version")),
+    ("m.call.invite", "lifetime"),
+    ("m.call.invite", "offer"),
+    ("m.call.candidates", "candidates"),
+    ("m.call.answer", "answer"),
+]
+
+
+class TestCalls:
+    """EVT-4: what our own users say of calls, in rooms of today."""
+
+    @pytest.mark.parametrize("rules", [V1, V5, V6, V7, V8, V9, V10, V11, V12], ids=lambda rules: rules.name)
+    @pytest.mark.parametrize("event_type", CALLS)
+    @pytest.mark.parametrize("version", ["1", "org.example", 0])
+    def test_calls_of_the_agreed_shape_pass(self, rules: RoomRules, event_type: str, version: object) -> None:
+        check(rules, event_type, {**CALLS[event_type], "version": version})
+
+    @pytest.mark.parametrize(
+        "candidate", [{"candidate": ""}, {"candidate": "x", "sdpMid": None, "sdpMLineIndex": None, "more": {}}]
+    )
+    def test_candidate_may_say_no_place(self, candidate: dict[str, Any]) -> None:
+        check(V11, "m.call.candidates", {**CALL, "candidates": [candidate]})
+
+    @pytest.mark.parametrize(("event_type", "key"), NEEDED)
+    def test_what_is_needed_must_be_there_and_be_what_it_should(self, event_type: str, key: str) -> None:
+        content = CALLS[event_type]
+        check(V11, event_type, content)
+        for wrong in ({k: v for k, v in content.items() if k != key}, {**content, key: None}, {**content, key: True}):
+            with pytest.raises(BadJson, match=rf"content\.{key}"):
+                check(V11, event_type, wrong)
+
+    @pytest.mark.parametrize(
+        ("event_type", "wrong"),
+        [
+            ("m.call.invite", {"offer": {"type": "offer"}}),
+            ("m.call.invite", {"offer": {"type": "offer", "sdp": 1}}),
+            ("m.call.answer", {"answer": {"sdp": "v=0"}}),
+            ("m.call.candidates", {"candidates": ["x"]}),
+            ("m.call.candidates", {"candidates": [{}]}),
+            ("m.call.candidates", {"candidates": [{"candidate": "x", "sdpMid": 0}]}),
+            ("m.call.candidates", {"candidates": [{"candidate": "x", "sdpMLineIndex": "0"}]}),
+        ],
+    )
+    def test_what_is_within_is_checked_too(self, event_type: str, wrong: dict[str, Any]) -> None:
+        with pytest.raises(BadJson):
+            check(V11, event_type, {**CALLS[event_type], **wrong})
+
+    @pytest.mark.parametrize("event_type", CALLS)
+    def test_other_servers_events_are_not_refused_for_it(self, event_type: str) -> None:
+        for rules in (V1, V11):
+            check_ruling_content(rules, event_type, {"call_id": 5}, state_key=None)

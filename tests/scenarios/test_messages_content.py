@@ -260,3 +260,16 @@ def test_refusal_names_the_key_that_is_wrong(alice: Client, room: str) -> None:
     for content, key in (({"msgtype": "m.text", "body": 5}, "body"), ({"msgtype": "m.image"}, "url")):
         answer = alice.request("POST", f"/rooms/{room}/send/m.room.message", content)
         assert key in answer.json["error"]
+
+
+@pytest.mark.room_versions("1", "11")
+def test_calls_are_checked_in_rooms_of_today_too(alice: Client, room: str) -> None:
+    """EVT-4: there, a version may be a text, and what is needed is still needed."""
+    for event_type, good in ((kind, content) for kind, content in GOOD if kind.startswith("m.call.")):
+        alice.send_event(room, event_type, good)
+        alice.send_event(room, event_type, {**good, "version": "1", "party_id": "x"})
+        before = ids(alice.history(room))
+        for bad in ({**good, "version": True}, _without(good, "version"), _without(good, "call_id"), {}):
+            with bad_json():
+                alice.send_event(room, event_type, bad)
+        assert ids(alice.history(room)) == before

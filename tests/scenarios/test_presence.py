@@ -162,6 +162,27 @@ def test_malformed_states_are_refused(alice: Client) -> None:
         alice.call("PUT", path, {"presence": "online", "idle": -1})
 
 
+@pytest.mark.parametrize("text", ["\u202e☕\n\x7f\\", "x" * 1000, "\U0001f9ff" * 500])
+def test_any_text_says_how_one_is(alice: Client, bob: Client, room: str, text: str) -> None:
+    """PRES-1."""
+    bob.join(room)
+    ears = Ears(bob)
+    set_status(alice, "unavailable", text)
+    ears.until_it_is(alice, "unavailable")
+    [event] = [event for event in ears.heard if event["content"].get("user_id") == alice.user_id]
+    assert event["content"]["status_msg"] == status_of(alice, alice)["status_msg"] == text
+
+
+@pytest.mark.parametrize("text", ["a\0b", "x" * 1001])
+def test_text_that_cannot_be_kept_is_refused(alice: Client, text: str) -> None:
+    """PRES-1: PostgreSQL does not store a NUL, and one of them made all presence of the server stand still."""
+    set_status(alice, "unavailable", "Tea")
+    with bad_json():
+        set_status(alice, "online", text)
+    set_status(alice, "free_for_chat")
+    assert status_of(alice, alice)["presence"] == "free_for_chat"
+
+
 # Who may see.
 
 

@@ -15,6 +15,8 @@ from synapse_like.protocol.errors import Forbidden
 
 #: A month, in milliseconds: nobody is idle for longer.
 LONGEST_IDLE = 31 * 24 * 3600 * 1000
+#: What every database can store.
+WITHOUT_NUL = r"^[^\x00]*$"
 
 
 class StatusBody(BaseModel):
@@ -23,7 +25,7 @@ class StatusBody(BaseModel):
     model_config = ConfigDict(strict=True)
 
     presence: Literal["online", "unavailable", "offline", "free_for_chat", "hidden"]
-    status_msg: Annotated[str, Field(max_length=1000)] | None = None
+    status_msg: Annotated[str, Field(max_length=1000, pattern=WITHOUT_NUL)] | None = None
     idle: Annotated[int, Field(ge=0, le=LONGEST_IDLE)] | None = None
     device_type: Annotated[str, Field(max_length=50)] | None = None
 

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import Unique
 from tests.scenarios.federation.conftest import FederationOf, Meet, in_good_order
+from tests.scenarios.test_typing import types, typing_in
 from tests.support.client import Client, forbidden
 from tests.support.federation import Federation
 from tests.support.presence import Ears, change_list, list_of, presence_in, requests_in, set_status, status_of
@@ -180,3 +181,137 @@ def test_states_are_right_again_after_the_line_was_cut(
     ears.for_a_while(3)
     three.heal()
     ears.until_it_is(alice, "free_for_chat", seconds=60)
+
+
+def test_what_was_not_heard_before_a_kill_is_said_again(
+    three: Federation, alice: Client, bob: Client, meet: Meet
+) -> None:
+    """It waited in memory only, and bob's server was not told for twenty minutes."""
+    ears = Ears(bob)
+    meet(alice, bob)
+    set_status(alice, "unavailable")
+    ears.until_it_is(alice, "unavailable")
+    three.cut(three.servers[1])
+    set_status(alice, "free_for_chat")
+    ears.for_a_while(1.5)
+    alice.server.kill9()
+    three.heal()
+    alice.server.start()
+    ears.until_it_is(alice, "free_for_chat", seconds=25)
+
+
+def test_who_was_there_when_their_server_died_is_offline_soon_after_it_is_back(
+    three: Federation, alice: Client, bob: Client, meet: Meet
+) -> None:
+    """And who comes back in time was there all along."""
+    ears = Ears(bob)
+    neighbour = Client(alice.server).register("neighbour-of-" + alice.user_id[1:].partition(":")[0])
+    meet(alice, bob, neighbour)
+    for client in (alice, neighbour):
+        set_status(client, "free_for_chat")
+        ears.until_it_is(client, "free_for_chat")
+    ears.heard.clear()
+    alice.server.kill9()
+    alice.server.start()
+    back = neighbour.poll(timeout=120_000)
+    ears.until_it_is(alice, "offline", seconds=60)
+    assert presence_in(ears.heard, alice) == ["offline"]
+    assert presence_in(ears.heard, neighbour) == []
+    back.abandon()
+
+
+def test_what_happened_while_no_room_was_shared_is_known_after(alice: Client, bob: Client, meet: Meet) -> None:
+    """Whoever came back saw the others as they had been, for up to twenty minutes."""
+    ears = Ears(bob)
+    room = meet(alice, bob)
+    set_status(alice, "unavailable")
+    ears.until_it_is(alice, "unavailable")
+    bob.leave(room)
+    wait_until("his leave", lambda: alice.members(room)[bob.user_id] == "leave")
+    set_status(alice, "free_for_chat")
+    assert presence_in(ears.for_a_while(1.5), alice)[-1] == "unavailable"
+    bob.join(room)
+    ears.until_it_is(alice, "free_for_chat", seconds=10)
+
+
+def test_who_left_while_they_could_not_be_reached_is_not_seen(
+    three: Federation, alice: Client, bob: Client, meet: Meet
+) -> None:
+    """SEC-11: a server that could not be reached was told what it had missed, whether it still might know it or not."""
+    ears = Ears(bob)
+    room = meet(alice, bob)
+    set_status(alice, "unavailable")
+    ears.until_it_is(alice, "unavailable")
+    three.cut(three.servers[0])
+    alice.leave(room)
+    set_status(alice, "free_for_chat", "secret")
+    ears.for_a_while(1.5)
+    three.heal()
+    wait_until("her leave", lambda: bob.members(room)[alice.user_id] == "leave", seconds=40)
+    ears.for_a_while(12)
+    assert "secret" not in str(ears.heard)
+    assert presence_in(ears.heard, alice)[-1] == "unavailable"
+    with forbidden():
+        status_of(bob, alice)
+
+
+def test_somebody_hidden_sees_those_of_other_servers(alice: Client, bob: Client, meet: Meet) -> None:
+    set_status(bob, "hidden")
+    meet(alice, bob)
+    ears, watching = Ears(bob), Ears(alice)
+    set_status(alice, "free_for_chat")
+    ears.until_it_is(alice, "free_for_chat", seconds=5)
+    assert presence_in(watching.for_a_while(1), bob) == []
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(("setting", "accepted"), [("nobody", False), ("local", False), ("everyone", True)])
+def test_settings_accept_requests_of_other_servers(
+    federation_of: FederationOf, new_database: NewDatabase, setting: str, *, accepted: bool
+) -> None:
+    """PRES-3: those of this server's own users are accepted by `local`, too."""
+    with ExitStack() as stack:
+        urls = [stack.enter_context(new_database()) for _ in range(2)]
+        settings = {"presence__enabled": True, "presence__auto_accept": setting}
+        here, there = stack.enter_context(federation_of(*urls, **settings)).servers
+        alice, ann = Client(here).register("alice"), Client(here).register("ann")
+        bob = Client(there).register("bob")
+        for observer in (ann, bob):
+            change_list(observer, invite=[alice.user_id])
+        if accepted:
+            wait_until("the answer", lambda: list_of(bob)[alice.user_id]["accepted"])
+            assert requests_in(alice.initial_sync()["presence"]) == []
+        else:
+            wait_until("the request", lambda: bob.user_id in requests_in(alice.initial_sync()["presence"]))
+            assert list_of(bob)[alice.user_id]["accepted"] is False
+        assert list_of(ann)[alice.user_id]["accepted"] is (setting != "nobody")
+
+
+@pytest.mark.parametrize("setting", ["enabled", "federation"])
+def test_presence_turned_off_leaves_everything_else(
+    federation_of: FederationOf, new_database: NewDatabase, meet: Meet, setting: str
+) -> None:
+    """PRES-5: wholly, or between servers; then one sees those of one's own server."""
+    with ExitStack() as stack:
+        urls = [stack.enter_context(new_database()) for _ in range(2)]
+        settings = {"presence__enabled": True, f"presence__{setting}": False}
+        here, there = stack.enter_context(federation_of(*urls, **settings)).servers
+        alice, ann, bob = (
+            Client(server).register(name) for name, server in zip("cab", (here, here, there), strict=True)
+        )
+        room = meet(alice, ann, bob)
+        ears = {client.user_id: Ears(client) for client in (ann, bob)}
+        with forbidden():
+            change_list(bob, invite=[alice.user_id])
+        if setting == "federation":
+            set_status(alice, "free_for_chat")
+            ears[ann.user_id].until_it_is(alice, "free_for_chat")
+        types(alice, room)
+        said = alice.send(room, "hello")
+        heard = ears[bob.user_id].until(lambda heard: typing_in(heard) and said in [e.get("event_id") for e in heard])
+        heard = ears[bob.user_id].for_a_while(1.5)
+        assert presence_in(heard, alice) == []
+        shown = bob.initial_sync()["presence"] if setting == "enabled" else presence_in(heard, ann)
+        assert shown == []

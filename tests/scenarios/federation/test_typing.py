@@ -66,3 +66,17 @@ def test_server_that_cannot_be_reached_misses_no_messages_by_it(
     three.heal()
     seen, _ = bob.events_until(since, sent)
     assert all(event["content"]["user_ids"] in ([], [alice.user_id]) for event in typing_in(seen))
+
+
+def test_who_types_is_forgotten_when_their_server_dies(
+    three: Federation, alice: Client, bob: Client, meet: Meet
+) -> None:
+    """Soon after the time that was said of it: 30 seconds, of which others may hear nothing while it goes on."""
+    room = meet(alice, bob)
+    since = bob.present()
+    types(alice, room, timeout=4000)
+    page = bob.events(since, timeout=5000)
+    assert [event["content"]["user_ids"] for event in typing_in(page["chunk"])] == [[alice.user_id]]
+    alice.server.kill9()
+    page = bob.events(page["end"], timeout=40_000)
+    assert [event["content"]["user_ids"] for event in typing_in(page["chunk"])] == [[]]

@@ -50,6 +50,18 @@ def test_what_the_honest_server_says_reaches_the_others(scene: Scene) -> None:
         assert asked.parameters == [asked.content["transaction_id"]] or "transaction_id" not in asked.content
 
 
+@each_version
+def test_what_only_clients_read_may_have_any_shape(scene: Scene) -> None:
+    """EVT-4, SEC-2: other servers let such events in, so that they are in the room."""
+    said = [
+        scene.room.say(scene.mallory, "m.call.invite", {"call_id": 5}),
+        scene.room.say(scene.mallory, "m.call.candidates", {"candidates": "x"}),
+    ]
+    assert scene.peer.send(scene.server, said) == {scene.room.id_of(pdu): {} for pdu in said}
+    assert scene.alice.event(scene.room.id_of(said[0]))["content"] == {"call_id": 5}
+    scene.works_on()
+
+
 # Lies about who said it, and what.
 
 
