@@ -343,6 +343,9 @@ class RateClasses(Section):
     login: Rate = Rate(per_second=0.2, burst=10)
     """Attempts to log in, per client address."""
 
+    tries: Rate = Rate(per_second=0.1, burst=20)
+    """Attempts to prove that one is a certain user, from whatever address, per user."""
+
     registration: Rate = Rate(per_second=0.1, burst=10)
     """Attempts to register, per client address."""
 

@@ -38,7 +38,8 @@ from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
 from synapse_like.handlers.incoming_transactions import EduHandler, IncomingTransactions
 from synapse_like.handlers.initial_sync import InitialSync
-from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
+from synapse_like.handlers.login import Login
+from synapse_like.handlers.login_by_password import PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.membership_requests import MembershipRequests
 from synapse_like.handlers.messages import Messages
@@ -219,6 +220,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         login_flows=config.login.flows,
         register_flows=config.registration.offered_flows(),
         session_lifetime=config.login.session_lifetime,
+        limit=limits.check,
     )
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)

@@ -14,11 +14,13 @@ class Account:
     """A user of this server.
 
     :ivar password_hash: None if the user cannot log in by password.
+    :ivar is_deactivated: it was closed for good: nobody logs in to it any more.
     """
 
     user_id: str
     password_hash: str | None
     is_admin: bool
+    is_deactivated: bool = False
 
 
 def create(txn: Transaction, user_id: str, *, password_hash: str | None, is_admin: bool = False, now_ms: int) -> bool:
@@ -35,8 +37,8 @@ def create(txn: Transaction, user_id: str, *, password_hash: str | None, is_admi
 
 def find(txn: Transaction, user_id: str) -> Account | None:
     """An account, or None."""
-    row = txn.one("SELECT user_id, password_hash, is_admin FROM users WHERE user_id = ?", (user_id,))
-    return Account(row[0], row[1], bool(row[2])) if row is not None else None
+    row = txn.one("SELECT user_id, password_hash, is_admin, deactivated_at FROM users WHERE user_id = ?", (user_id,))
+    return Account(row[0], row[1], bool(row[2]), row[3] is not None) if row is not None else None
 
 
 def replace_password(txn: Transaction, user_id: str, password_hash: str) -> bool:

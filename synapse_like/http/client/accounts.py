@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from synapse_like.handlers.authentication import Authentication, Requester
-from synapse_like.handlers.login import LOGIN, REGISTER, Credentials, Login
+from synapse_like.handlers.login import Begun, Credentials, Login, Outcome
+from synapse_like.handlers.login_stages import LOGIN, REGISTER
 from synapse_like.http.requests import Call
 
 
@@ -42,14 +43,7 @@ class AccountEndpoints:
         return await self._submit(LOGIN, call)
 
     async def _submit(self, purpose: str, call: Call[Requester]) -> dict[str, Any]:
-        result = await self._login.submit(purpose, call.body)
-        if isinstance(result, Credentials):
-            return {
-                "user_id": result.user_id,
-                "access_token": result.access_token,
-                "home_server": self._server_name,
-            }
-        return {"session": result.session, "next": result.next}
+        return outcome_body(await self._login.submit(purpose, call.body), self._server_name)
 
     async def log_out(self, call: Call[Requester]) -> object:
         """End this access token."""
@@ -60,3 +54,12 @@ class AccountEndpoints:
         """End all access tokens of the user."""
         await self._authentication.log_out_everywhere(call.requester)
         return {}
+
+
+def outcome_body(outcome: Outcome, server_name: str) -> dict[str, Any]:
+    """How a client is told what has come of a stage (LOGIN-2)."""
+    if isinstance(outcome, Credentials):
+        return {"user_id": outcome.user_id, "access_token": outcome.access_token, "home_server": server_name}
+    if isinstance(outcome, Begun):
+        return {**outcome.answer, **({} if outcome.session is None else {"session": outcome.session})}
+    return {"session": outcome.session, "next": outcome.next}
