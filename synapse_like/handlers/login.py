@@ -19,7 +19,16 @@ from typing import Any, NoReturn
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication
-from synapse_like.handlers.login_stages import LOGIN, REGISTER, Done, Pending, Stage, StageFunction, Submission
+from synapse_like.handlers.login_stages import (
+    LOGIN,
+    REGISTER,
+    Done,
+    Pending,
+    Stage,
+    StageFunction,
+    Submission,
+    another_user,
+)
 from synapse_like.protocol.errors import BadJson, Forbidden, UserInUse
 from synapse_like.storage import accounts, login_sessions
 from synapse_like.storage.database import Database, Transaction
@@ -257,7 +266,7 @@ def _agreed_user(session: LoginSession | None, result: Done | Pending) -> str | 
     """Whom the session is for; two stages may not speak of two users."""
     before = session.user_id if session is not None else None
     if before is not None and result.user_id not in (None, before):
-        raise Forbidden("All stages of a session must be for the same user.")
+        raise another_user()
     return before or result.user_id
 
 

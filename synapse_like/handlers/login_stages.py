@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from synapse_like.protocol.errors import BadJson
+from synapse_like.protocol.errors import BadJson, Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id, local_part_for_registration
 from synapse_like.storage.database import Transaction
 
@@ -65,13 +65,18 @@ class Submission:
         At registration the name has to be one that this server gives out; at login any will do.
 
         :raises BadJson: nobody is named, or not by a possible name.
+        :raises Forbidden: the session is for another user.
         """
         if "user" not in self.body and self.user_id is not None:
             return self.user_id
         user = self.text("user")
         if self.purpose == REGISTER:
-            return f"@{local_part_for_registration(user, server_name)}:{server_name}"
-        return canonical_user_id(user if user.startswith("@") else f"@{user}:{server_name}")
+            named = f"@{local_part_for_registration(user, server_name)}:{server_name}"
+        else:
+            named = canonical_user_id(user if user.startswith("@") else f"@{user}:{server_name}")
+        if self.user_id not in (None, named):
+            raise another_user()
+        return named
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +126,8 @@ class Stage:
     login: StageFunction | None
     register: StageFunction | None
     finish: FinishFunction | None = None
+
+
+def another_user() -> Forbidden:
+    """Two stages of a session speak of two users."""
+    return Forbidden("All stages of a session must be for the same user.")

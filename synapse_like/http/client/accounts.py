@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.login import Begun, Credentials, Login, Outcome
 from synapse_like.handlers.login_stages import LOGIN, REGISTER
 from synapse_like.http.requests import Call
 
 
-class AccountEndpoints:
-    """Getting an access token, and giving it back."""
+class ChangePasswordBody(BaseModel):
+    """The password that is, and the one that is to be."""
 
-    def __init__(self, login: Login, authentication: Authentication, server_name: str) -> None:
+    model_config = ConfigDict(strict=True)
+
+    password: str
+    new_password: str
+
+
+class ResetBody(BaseModel):
+    """Whose password is forgotten, and an e-mail address of theirs."""
+
+    model_config = ConfigDict(strict=True)
+
+    user_id: str
+    email: str
+
+
+class AddressBody(BaseModel):
+    """An e-mail address, and the password of the account."""
+
+    model_config = ConfigDict(strict=True)
+
+    email: str
+    password: str
+
+
+class AccountEndpoints:
+    """Getting an access token, and giving it back; changing the account that it is for."""
+
+    def __init__(self, login: Login, accounts: Accounts, authentication: Authentication, server_name: str) -> None:
         self._login = login
+        self._accounts = accounts
         self._authentication = authentication
         self._server_name = server_name
 
@@ -53,6 +84,39 @@ class AccountEndpoints:
     async def log_out_everywhere(self, call: Call[Requester]) -> object:
         """End all access tokens of the user."""
         await self._authentication.log_out_everywhere(call.requester)
+        return {}
+
+    async def ask_for_reset(self, call: Call[Requester]) -> object:
+        """Have a link sent by which a forgotten password can be reset; tells nothing about whether it is."""
+        body: ResetBody = call.body
+        await self._accounts.ask_for_reset(body.user_id, body.email)
+        return {}
+
+    async def change_password(self, call: Call[Requester]) -> object:
+        """Set another password."""
+        body: ChangePasswordBody = call.body
+        await self._accounts.change_password(call.requester, body.password, body.new_password)
+        return {}
+
+    async def addresses(self, call: Call[Requester]) -> object:
+        """The addresses of the account."""
+        found = await self._accounts.addresses(call.requester)
+        return {
+            "threepids": [
+                {"medium": one.medium, "address": one.address, "validated_at": one.validated_at} for one in found
+            ]
+        }
+
+    async def add_address(self, call: Call[Requester]) -> object:
+        """Have a link sent by which an address is added."""
+        body: AddressBody = call.body
+        await self._accounts.ask_to_add(call.requester, body.email, body.password)
+        return {}
+
+    async def remove_address(self, call: Call[Requester]) -> object:
+        """Take an address away."""
+        body: AddressBody = call.body
+        await self._accounts.remove(call.requester, body.email, body.password)
         return {}
 
 
