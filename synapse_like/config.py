@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from email.utils import parseaddr
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -161,6 +162,13 @@ def _logs_in(flow: tuple[str, ...]) -> tuple[str, ...]:
     return _names_account(flow, LOGIN_NAMING_STAGES)
 
 
+def _all_reachable(flows: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    for shorter, longer in permutations(flows, 2):
+        if longer[: len(shorter)] == shorter:
+            raise ValueError(f"has the flow {list(longer)}, which is over as soon as {list(shorter)} is")
+    return flows
+
+
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
@@ -179,8 +187,8 @@ TurnUri = Annotated[str, AfterValidator(_turn_uri)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Stage = Annotated[str, AfterValidator(_known_stage)]
 Flow = Annotated[ListOf[Stage], AfterValidator(_sensible_flow)]
-RegistrationFlows = OneOrMore[Annotated[Flow, AfterValidator(_registers)]]
-LoginFlows = OneOrMore[Annotated[Flow, AfterValidator(_logs_in)]]
+RegistrationFlows = Annotated[OneOrMore[Annotated[Flow, AfterValidator(_registers)]], AfterValidator(_all_reachable)]
+LoginFlows = Annotated[OneOrMore[Annotated[Flow, AfterValidator(_logs_in)]], AfterValidator(_all_reachable)]
 
 
 class Settings(BaseModel):

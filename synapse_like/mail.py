@@ -189,8 +189,10 @@ class Mailer:
         endpoint: Any = HostnameEndpoint(self._reactor, server.host, server.port, timeout=server.timeout)
         if server.security == "tls":
             endpoint = wrapClientTLS(self._tls, endpoint)
+        factory = Factory.forProtocol(lambda: conversation)
+        factory.noisy = False
         try:
-            connecting = endpoint.connect(Factory.forProtocol(lambda: conversation))
+            connecting = endpoint.connect(factory)
             await connecting.addTimeout(server.timeout, self._reactor)
         except Exception as error:
             conversation.end()

@@ -219,6 +219,7 @@ def test_fault_in_the_environment_names_the_variable_and_not_its_value() -> None
         ("registration", {"mode": "token", "tokens": [""]}, "registration.tokens"),
         ("registration", {"flows": [[TOKEN_STAGE, PASSWORD_STAGE]]}, "registration.tokens"),
         ("login", {"flows": [[TOKEN_STAGE, PASSWORD_STAGE]]}, "login.flows"),
+        ("registration", {"flows": [[PASSWORD_STAGE], [PASSWORD_STAGE, "m.login.email.code"]]}, "registration.flows"),
         ("login", {"flows": [["m.login.email.code"]]}, "mail"),
         ("registration", {"flows": [["m.login.email.url", PASSWORD_STAGE]]}, "mail"),
         ("login", {"flows": [["m.login.email.identity"]]}, "identity_servers"),
