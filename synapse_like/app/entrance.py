@@ -7,11 +7,11 @@ from typing import Any
 
 from synapse_like import __version__
 from synapse_like.app.parts import StartError, public_url
+from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation.identity_client import IdentityClient
-from synapse_like.federation.tls import CertificateUnusable
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
@@ -120,7 +120,7 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
     try:
         letters = Letters(clock, mail.templates, config.mail_sender, config.server_name)
         mailer = Mailer(reactor, clock, server, letters.sender, config.mail_sender.rpartition("@")[2].rstrip(">"))
-    except MailUnusable as error:
+    except (MailUnusable, AuthoritiesUnusable) as error:
         raise StartError(str(error)) from error
     return Postman(mailer, letters, limits.check, public_url(config))
 
@@ -135,6 +135,6 @@ def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
         web = WebClient(
             reactor, ca_file=settings.ca_file, timeout=settings.timeout, user_agent=f"synapse_like/{__version__}"
         )
-    except CertificateUnusable as error:
+    except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error
     return IdentityClient(web, settings.trusted)
