@@ -49,9 +49,9 @@ from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import BadParam, LimitExceeded, Unavailable
 
 #: Conversations with the mail server at the same time.
-MOST_AT_ONCE = 8
+MOST_AT_ONCE = 32
 #: Milliseconds after which to try again if there are that many.
-FULL_RETRY_MS = 5000
+FULL_RETRY_MS = 2000
 #: The answers by which a mail server refuses for good; with other ones it may take the same mail later.
 _FOR_GOOD = range(500, 600)
 

@@ -122,7 +122,7 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
         mailer = Mailer(reactor, clock, server, letters.sender, config.mail_sender.rpartition("@")[2].rstrip(">"))
     except (MailUnusable, AuthoritiesUnusable) as error:
         raise StartError(str(error)) from error
-    return Postman(mailer, letters, limits.check, public_url(config))
+    return Postman(mailer, letters, clock, limits.check, public_url(config))
 
 
 def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
