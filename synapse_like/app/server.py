@@ -252,7 +252,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     mounts: list[Mount[Requester]] = [
         mount_v1(
-            AccountEndpoints(entrance.login, entrance.accounts, authentication, name),
+            AccountEndpoints(entrance.login, entrance.accounts, authentication, limits.check, name),
             RoomEndpoints(rooms, directory, retransmissions),
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),

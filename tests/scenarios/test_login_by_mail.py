@@ -564,6 +564,29 @@ def test_tries_are_limited_for_each_user_whether_there_is_one_or_not(fresh_serve
     nobody.login("erin")
 
 
+def test_waiting_for_a_link_does_not_use_up_the_attempts(fresh_server: FreshServer, smtp: SmtpServer) -> None:
+    """LOGIN-5, RATE-1: but is limited, too, also with a session that is none."""
+    limits = {
+        "rate_limits.enabled": True,
+        "rate_limits.classes.registration": {"per_second": 0.01, "burst": 1},
+        "rate_limits.classes.login_steps": {"per_second": 0.01, "burst": 8},
+    }
+    nobody = Client(fresh_server({**FLOWS, **sending_by(smtp), **limits}))
+    session = nobody.call("POST", "/register", ask("erin", kind=URL))["session"]
+    for _ in range(6):
+        with not_yet():
+            nobody.call("POST", "/register", {"type": URL, "session": session})
+    for more in ({}, {"session": None}):
+        with refused(429, "M_LIMIT_EXCEEDED"):
+            nobody.call("POST", "/register", ask("frank", kind=URL, **more))
+    with forbidden():
+        nobody.call("POST", "/register", ask("frank", kind=URL, session="made-up"))
+    assert visit(link_in(smtp.next_letter()), "POST").status == 200
+    assert nobody.call("POST", "/register", {"type": URL, "session": session})["access_token"]
+    with refused(429, "M_LIMIT_EXCEEDED"):
+        nobody.call("POST", "/register", ask("frank", kind=URL, session="made-up"))
+
+
 # A forgotten password.
 
 
