@@ -20,6 +20,7 @@ def version() -> str:
 POSTGRES = ["psycopg[binary]>=3.2,<4"]
 TEST = [
     *POSTGRES,
+    "aiosmtpd>=1.4.6,<2",
     "canonicaljson>=2.0,<3",
     "coverage>=7.6,<8",
     "hypothesis>=6.100,<7",
@@ -45,7 +46,11 @@ setup(
     # Said although it is the default: so an editable installation has the whole checkout on the path, plugin included.
     package_dir={"": "."},
     packages=find_packages(include=["synapse_like", "synapse_like.*"]),
-    package_data={"synapse_like": ["py.typed"], "synapse_like.storage": ["schema/*.sql"]},
+    package_data={
+        "synapse_like": ["py.typed", "templates/*/*"],
+        "synapse_like.http.pages": ["templates/*"],
+        "synapse_like.storage": ["schema/*.sql"],
+    },
     # As a module and not as a package: twisted/plugins must stay without an __init__.py.
     py_modules=["twisted.plugins.synapse_like_plugin"],
     zip_safe=False,
@@ -65,6 +70,7 @@ setup(
         "PyNaCl>=1.5,<2",
         "signedjson>=1.1.4,<2",
         "unpaddedbase64>=2.1,<3",
+        "Jinja2>=3.1,<4",
     ],
     extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},

@@ -13,6 +13,8 @@ import ipaddress
 import textwrap
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from email.utils import parseaddr
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -34,20 +36,30 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, to_jsonable_python
 
+from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import parse_server_name
 from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
 
 PASSWORD_STAGE = "m.login.password"
 TOKEN_STAGE = "m.login.registration_token"
+MAIL_CODE_STAGE = "m.login.email.code"
+MAIL_URL_STAGE = "m.login.email.url"
+IDENTITY_STAGE = "m.login.email.identity"
+#: The stages for which mail is sent.
+MAIL_STAGES = (MAIL_CODE_STAGE, MAIL_URL_STAGE)
 #: The stages that a login or registration flow can be made of (LOGIN-1, LOGIN-8).
-KNOWN_STAGES = (PASSWORD_STAGE, TOKEN_STAGE)
+KNOWN_STAGES = (PASSWORD_STAGE, TOKEN_STAGE, *MAIL_STAGES, IDENTITY_STAGE)
+#: Those that say whose account it is, or is to be; each flow needs one.
+REGISTRATION_NAMING_STAGES = (PASSWORD_STAGE, *MAIL_STAGES)
+LOGIN_NAMING_STAGES = (*REGISTRATION_NAMING_STAGES, IDENTITY_STAGE)
 
 #: Settings that the environment may give; it wins over the file.
 ENVIRONMENT = {
     "SYNAPSE_LIKE_DATABASE_URL": ("database", "url"),
     "SYNAPSE_LIKE_REGISTRATION_TOKENS": ("registration", "tokens"),
     "SYNAPSE_LIKE_TURN_SECRET": ("voip", "shared_secret"),
+    "SYNAPSE_LIKE_MAIL_PASSWORD": ("mail", "password"),
 }
 
 _WIDTH = 100
@@ -109,6 +121,15 @@ def _url(text: str) -> str:
     return text
 
 
+def _sender(text: str) -> str:
+    _, address = parseaddr(text)
+    try:
+        canonical_email(address)
+    except MatrixError as error:
+        raise ValueError("must be like Example <no-reply@example.org>") from error
+    return text
+
+
 def _turn_uri(text: str) -> str:
     if not text.startswith(("turn:", "turns:", "stun:", "stuns:")):
         raise ValueError("must be a TURN URI, such as turn:turn.example.org?transport=udp")
@@ -122,11 +143,30 @@ def _known_stage(stage: str) -> str:
 
 
 def _sensible_flow(flow: tuple[str, ...]) -> tuple[str, ...]:
-    if PASSWORD_STAGE not in flow:
-        raise ValueError(f"needs the stage {PASSWORD_STAGE}, which names the account")
     if len(set(flow)) != len(flow):
         raise ValueError("has a stage twice")
     return flow
+
+
+def _names_account(flow: tuple[str, ...], stages: Sequence[str]) -> tuple[str, ...]:
+    if not set(flow) & set(stages):
+        raise ValueError(f"needs a stage that names the account: {', '.join(stages)}")
+    return flow
+
+
+def _registers(flow: tuple[str, ...]) -> tuple[str, ...]:
+    return _names_account(flow, REGISTRATION_NAMING_STAGES)
+
+
+def _logs_in(flow: tuple[str, ...]) -> tuple[str, ...]:
+    return _names_account(flow, LOGIN_NAMING_STAGES)
+
+
+def _all_reachable(flows: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    for shorter, longer in permutations(flows, 2):
+        if longer[: len(shorter)] == shorter:
+            raise ValueError(f"has the flow {list(longer)}, which is over as soon as {list(shorter)} is")
+    return flows
 
 
 def _split(value: object) -> object:
@@ -147,7 +187,8 @@ TurnUri = Annotated[str, AfterValidator(_turn_uri)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Stage = Annotated[str, AfterValidator(_known_stage)]
 Flow = Annotated[ListOf[Stage], AfterValidator(_sensible_flow)]
-Flows = OneOrMore[Flow]
+RegistrationFlows = Annotated[OneOrMore[Annotated[Flow, AfterValidator(_registers)]], AfterValidator(_all_reachable)]
+LoginFlows = Annotated[OneOrMore[Annotated[Flow, AfterValidator(_logs_in)]], AfterValidator(_all_reachable)]
 
 
 class Settings(BaseModel):
@@ -275,7 +316,7 @@ class Registration(Section):
     """`open`: by themselves. `token`: by themselves with one of the tokens below. `closed`: not at all; the
     operator makes the accounts with `synapse_like register-user`."""
 
-    flows: Flows = ((PASSWORD_STAGE,),)
+    flows: RegistrationFlows = ((PASSWORD_STAGE,),)
     """The ways to register, each a list of stages. With mode `token` each begins with the stage
     m.login.registration_token, whether it is listed here or not."""
 
@@ -305,8 +346,9 @@ class Registration(Section):
 class Login(Section):
     """How people log in."""
 
-    flows: Flows = ((PASSWORD_STAGE,),)
-    """The ways to log in, each a list of stages."""
+    flows: LoginFlows = ((PASSWORD_STAGE,),)
+    """The ways to log in, each a list of stages: m.login.password, m.login.email.code, m.login.email.url,
+    m.login.email.identity."""
 
     session_lifetime: PositiveInt = 3600
     """Seconds in which a login or registration of several stages must be finished."""
@@ -317,6 +359,70 @@ class Login(Section):
         if any(TOKEN_STAGE in flow for flow in flows):
             raise ValueError(f"must not have the stage {TOKEN_STAGE}, which is for registration")
         return flows
+
+
+class Mail(Section):
+    """The mail server by which people are sent codes and links."""
+
+    host: str | None = None
+    """Its name or address. Left out: this server sends no mail."""
+
+    port: Port | None = None
+    """Left out: 587, or 465 with security `tls`, or 25 with `none`."""
+
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    """`starttls`: TLS begins on the open connection, or nothing is sent. `tls`: it begins with the connection.
+    `none`: no TLS, for a mail server on this machine."""
+
+    username: str | None = None
+    """By which one logs in there. Left out: one need not."""
+
+    password: str | None = Field(None, repr=False)
+    """The password for it. Environment: SYNAPSE_LIKE_MAIL_PASSWORD."""
+
+    sender: Annotated[str, AfterValidator(_sender)] | None = None
+    """What stands in From: Example <matrix@example.org>. Left out: no-reply@ and the server's name."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates the mail server is believed. Left out: those of the
+    system."""
+
+    verify_certificate: bool = True
+    """Whether its certificate is checked."""
+
+    timeout: PositiveFloat = 20.0
+    """Seconds that it may take to agree to a mail, and again to take it."""
+
+    templates: FilePath | None = None
+    """Folder of one's own letters, for those that are not to be the usual ones; see docs/operating.md."""
+
+    link_lifetime: PositiveInt = 3600
+    """Seconds in which a link in a mail must be used that resets a password or adds an address."""
+
+    @field_validator("password")
+    @classmethod
+    def _password_for_user(cls, password: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("username") is not None and not password:
+            raise ValueError("must be given, since there is a username")
+        return password
+
+    @property
+    def usual_port(self) -> int:
+        """The port to connect to."""
+        return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
+
+
+class IdentityServers(Section):
+    """The identity servers whose word counts as to whose an e-mail address is."""
+
+    trusted: ListOf[Url] = ()
+    """Where they are: [https://id.example.org]. No others are ever asked."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
+
+    timeout: PositiveFloat = 10.0
+    """Seconds that one may take to answer."""
 
 
 class Rooms(Section):
@@ -342,6 +448,15 @@ class RateClasses(Section):
 
     login: Rate = Rate(per_second=0.2, burst=10)
     """Attempts to log in, per client address."""
+
+    login_steps: Rate = Rate(per_second=1, burst=30)
+    """Further requests of a login or registration that is under way, per client address."""
+
+    mail: Rate = Rate(per_second=0.005, burst=5)
+    """Mails with a code or a link, per e-mail address and per user."""
+
+    tries: Rate = Rate(per_second=0.1, burst=20)
+    """Attempts to prove that one is a certain user, from whatever address, per user."""
 
     registration: Rate = Rate(per_second=0.1, burst=10)
     """Attempts to register, per client address."""
@@ -463,6 +578,8 @@ class Config(Settings):
     federation: Federation = Federation()
     registration: Registration = Registration()
     login: Login = Login()
+    mail: Mail = Mail()
+    identity_servers: IdentityServers = IdentityServers()
     rate_limits: RateLimits = RateLimits()
     rooms: Rooms = Rooms()
     presence: Presence = Presence()
@@ -470,6 +587,26 @@ class Config(Settings):
     limits: Limits = Limits()
     password_hashing: PasswordHashing = PasswordHashing()
     log: Log = Log()
+
+    @field_validator("mail")
+    @classmethod
+    def _mail_for_stages(cls, mail: Mail, info: ValidationInfo) -> Mail:
+        if mail.host is None and _has_stage(info, MAIL_STAGES):
+            raise ValueError("must have a host, since there are flows with mail")
+        return mail
+
+    @field_validator("identity_servers")
+    @classmethod
+    def _servers_for_stages(cls, servers: IdentityServers, info: ValidationInfo) -> IdentityServers:
+        if not servers.trusted and _has_stage(info, (IDENTITY_STAGE,)):
+            raise ValueError(f"must have a trusted one, since there are flows with {IDENTITY_STAGE}")
+        return servers
+
+    @property
+    def mail_sender(self) -> str:
+        """What stands in From."""
+        host = self.server_name.partition(":")[0] if not self.server_name.startswith("[") else "localhost"
+        return self.mail.sender or f"no-reply@{host}"
 
     @property
     def federation_bind(self) -> tuple[str, ...]:
@@ -485,6 +622,13 @@ class Config(Settings):
     def tls_private_key(self) -> Path:
         """The file of its private key."""
         return self.federation.tls_private_key or self.data_dir / "tls.key"
+
+
+def _has_stage(info: ValidationInfo, stages: Sequence[str]) -> bool:
+    """Whether any flow, as far as the settings are right, has one of some stages."""
+    headings = [info.data.get("registration"), info.data.get("login")]
+    flows = [flow for heading in headings if heading is not None for flow in heading.flows]
+    return any(set(flow) & set(stages) for flow in flows)
 
 
 # Reading.

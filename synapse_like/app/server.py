@@ -14,6 +14,7 @@ from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
+from synapse_like.app.entrance import make_entrance
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
@@ -38,7 +39,6 @@ from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
 from synapse_like.handlers.incoming_transactions import EduHandler, IncomingTransactions
 from synapse_like.handlers.initial_sync import InitialSync
-from synapse_like.handlers.login import Login, PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.membership_requests import MembershipRequests
 from synapse_like.handlers.messages import Messages
@@ -79,6 +79,7 @@ from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.federation.rooms import FederatedRoomEndpoints
 from synapse_like.http.federation.v1 import mount_federation
+from synapse_like.http.pages.mail_links import MailLinkPages, mount_mail_links
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site
@@ -209,19 +210,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
-    stages = [
-        PasswordStage(name, database, passwords).row(),
-        RegistrationTokenStage(config.registration.tokens).row(),
-    ]
-    login = Login(
-        database,
-        authentication,
-        clock,
-        stages,
-        login_flows=config.login.flows,
-        register_flows=config.registration.offered_flows(),
-        session_lifetime=config.login.session_lifetime,
-    )
+    entrance = make_entrance(config, reactor, clock, database, authentication, passwords, limits)
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
     checks = EventChecks(speaking.keyring, speaking.slices)
@@ -266,7 +255,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     mounts: list[Mount[Requester]] = [
         mount_v1(
-            AccountEndpoints(login, authentication, name),
+            AccountEndpoints(entrance.login, entrance.accounts, authentication, limits.check, name),
             RoomEndpoints(rooms, directory, retransmissions),
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),
@@ -279,6 +268,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
         ),
+        mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
         Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
     ]
     token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
@@ -324,7 +314,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-transactions", 3600, transactions.forget_old),
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
-        every(clock, "expire-login-sessions", 600, login.forget_expired_sessions),
+        *entrance.tasks,
     ]
     if people is not None:
         tasks += people.tasks

@@ -73,7 +73,7 @@ class AddressRefused(ConnectError):
     """Federation may not reach this address."""
 
 
-class _NotAnAnswer(Exception):
+class NotAnAnswer(Exception):
     """What another server sent is no answer to take; says why."""
 
 
@@ -158,7 +158,7 @@ class Agent:
         try:
             return await self._destination(destination).ask(asked)
         except Exception as error:
-            reason = _why(error)
+            reason = why(error)
             if reason is None:
                 raise
             raise ServerUnreachable(destination, reason) from error
@@ -219,7 +219,7 @@ class _Destination:
 
     async def ask(self, asked: _Asked) -> Answer:
         if self._requests >= MOST_CONNECTIONS + MOST_WAITING:
-            raise _NotAnAnswer("too many requests wait for it")
+            raise NotAnAnswer("too many requests wait for it")
         self._requests += 1
         try:
             await self._within(asked.timeouts.answer, self._free.acquire())
@@ -240,21 +240,21 @@ class _Destination:
         return await self._ask(asked)
 
     async def _ask(self, asked: _Asked) -> Answer:
-        body = None if asked.body is None else _BytesProducer(asked.body)
+        body = None if asked.body is None else BytesProducer(asked.body)
         answering = self._agent.request(asked.method, b"https://server" + asked.uri, asked.headers, body)
         response: Any = await self._within(asked.timeouts.answer, answering)
-        body_bytes = await self._within(asked.timeouts.body, _read(response, asked.most_bytes))
+        body_bytes = await self._within(asked.timeouts.body, read_body(response, asked.most_bytes))
         return Answer(response.code, body_bytes)
 
     def _within(self, seconds: float, doing: Deferred[Any]) -> Deferred[Any]:
-        return doing.addTimeout(seconds, self._reactor, _timed_out)
+        return doing.addTimeout(seconds, self._reactor, timed_out)
 
     async def close(self) -> None:
         with suppress(DeferredTimeoutError):
             await self._within(CLOSING_SECONDS, self._pool.closeCachedConnections())
 
 
-def _timed_out(_outcome: object, _seconds: float) -> NoReturn:
+def timed_out(_outcome: object, _seconds: float) -> NoReturn:
     """For `addTimeout`, which knows only one of the many exceptions by which Twisted says that it was cancelled."""
     raise DeferredTimeoutError
 
@@ -302,9 +302,9 @@ class _ServerEndpoint:
             except (CancelledError, ConnectingCancelledError):
                 raise
             except Exception as error:
-                if _why(error) is None:
+                if why(error) is None:
                     raise
-                _log.debug("one place of a server does not answer", place=str(place), reason=_why(error))
+                _log.debug("one place of a server does not answer", place=str(place), reason=why(error))
         return await self._connect_to(last, factory)
 
     async def _connect_to(self, place: Place, factory: IProtocolFactory) -> Any:
@@ -312,8 +312,8 @@ class _ServerEndpoint:
         endpoint = wrapClientTLS(self._tls.towards(self._server_name), plain, self._reactor)
         outer = _ConnectionFactory(self._server_name, self._tls, factory)
         connecting: Deferred[Any] = endpoint.connect(outer)
-        connection = await connecting.addTimeout(self._seconds, self._reactor, _timed_out)
-        return await connection.ready().addTimeout(self._seconds, self._reactor, _timed_out)
+        connection = await connecting.addTimeout(self._seconds, self._reactor, timed_out)
+        return await connection.ready().addTimeout(self._seconds, self._reactor, timed_out)
 
 
 class _ConnectionFactory(Factory):
@@ -440,7 +440,7 @@ class _GuardedReactor:
 
 
 @implementer(IBodyProducer)
-class _BytesProducer:
+class BytesProducer:
     """A body that is there already, written at once."""
 
     def __init__(self, body: bytes) -> None:
@@ -463,7 +463,7 @@ class _BytesProducer:
         pass
 
 
-def _read(response: IResponse, most_bytes: int) -> Deferred[bytes]:
+def read_body(response: IResponse, most_bytes: int) -> Deferred[bytes]:
     """The body of a response. To cancel it is to close the connection."""
     reader = _BodyReader(most_bytes)
     response.deliverBody(reader)
@@ -484,7 +484,7 @@ class _BodyReader(Protocol):
         self._left -= len(data)
         if self._left < 0:
             self._chunks.clear()
-            self.body.errback(_NotAnAnswer("its answer is too large"))
+            self.body.errback(NotAnAnswer("its answer is too large"))
             self._abort()
         else:
             self._chunks.append(data)
@@ -496,7 +496,7 @@ class _BodyReader(Protocol):
             self.body.callback(b"".join(self._chunks))
         else:
             # `PotentialDataLoss` among them: a body that ends with the connection may have been cut off.
-            self.body.errback(_NotAnAnswer("its answer broke off"))
+            self.body.errback(NotAnAnswer("its answer broke off"))
 
     def _abort(self) -> None:
         transport: Any = self.transport
@@ -504,18 +504,18 @@ class _BodyReader(Protocol):
             transport.loseConnection()
 
 
-def _why(error: BaseException) -> str | None:
+def why(error: BaseException) -> str | None:
     """Why a server could not be reached, for the log; None if the fault is ours."""
     if isinstance(error, ServerUnreachable):
         return error.reason
     if isinstance(error, ResponseFailed | RequestTransmissionFailed):
-        return "; ".join(_why(failure.value) or repr(failure.value) for failure in error.reasons)
+        return "; ".join(why(failure.value) or repr(failure.value) for failure in error.reasons)
     if isinstance(error, DeferredTimeoutError):
         return "it took too long"
     if isinstance(error, NAME_ERRORS):
         return f"its certificate is not that of this server: {error!r}"
     if isinstance(error, SSL.Error):
         return f"TLS failed: {error!r}"
-    if isinstance(error, _NotAnAnswer | ConnectError | ConnectionClosed | DNSLookupError | OSError | ValueError):
+    if isinstance(error, NotAnAnswer | ConnectError | ConnectionClosed | DNSLookupError | OSError | ValueError):
         return str(error) or type(error).__name__
     return None

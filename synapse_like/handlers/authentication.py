@@ -88,14 +88,24 @@ class Authentication:
 
     async def log_out_everywhere(self, requester: Requester) -> None:
         """End all tokens of the requester's user (LOGIN-10)."""
-        await self._database.write("log-out-everywhere", self._end, requester.user_id, None)
+        await self._database.write("log-out-everywhere", self.end_all, requester.user_id)
 
-    def _end(self, txn: Transaction, user_id: str, token_id: int | None) -> None:
-        if token_id is None:
-            accounts.delete_tokens(txn, user_id)
-        else:
-            accounts.delete_token(txn, token_id)
+    def _end(self, txn: Transaction, user_id: str, token_id: int) -> None:
+        accounts.delete_token(txn, token_id)
         txn.announce(TokensEnded(user_id, token_id))
+
+    def end_all(self, txn: Transaction, user_id: str, but: int | None = None) -> None:
+        """End all tokens of a user.
+
+        :param but: the number of one that is spared.
+        """
+        if but is None:
+            accounts.delete_tokens(txn, user_id)
+            txn.announce(TokensEnded(user_id, None))
+            return
+        for token_id in accounts.tokens_of(txn, user_id):
+            if token_id != but:
+                self._end(txn, user_id, token_id)
 
     def forget_all(self) -> None:
         """Recognise every token anew: a command may have ended some."""

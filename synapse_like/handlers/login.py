@@ -1,71 +1,45 @@
 """Registration and login, stage by stage (LOGIN-1, LOGIN-2, LOGIN-8).
 
-A *flow* is a list of stage types; which flows there are is configured. A *stage* is a row of a table: its type, and
-what it does at login and at registration. The engine below knows no stage by name; it sees to it that credentials
-are given only after all stages of one flow, in order, each in the same session.
+A *flow* is a list of stage types; which flows there are is configured. What a stage is tells `login_stages.py`. The
+engine below knows no stage by name; it sees to it that credentials are given only after all stages of one flow, in
+order, each in the same session and for the same user.
 
-What has been proven lives in a session in the database. A flow of one stage needs none. Every step is recorded only
-if the session still stands where the step began (`login_sessions.py`), so nothing is done twice, and the last step
-ends the session in the transaction that gives out the credentials.
+What has been proven lives in a session in the database. A flow of one stage that is proven at once needs none. Every
+step is recorded only if the session still stands where the step began (`login_sessions.py`), so nothing is done twice,
+and the last step ends the session in the transaction that gives out the credentials.
 """
 
 from __future__ import annotations
 
-import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NoReturn
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication
-from synapse_like.handlers.passwords import Passwords, check_strength
-from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError, UserInUse
-from synapse_like.protocol.identifiers import canonical_user_id, local_part_for_registration
+from synapse_like.handlers.login_stages import (
+    LOGIN,
+    REGISTER,
+    Done,
+    Pending,
+    Stage,
+    StageFunction,
+    Submission,
+    another_user,
+)
+from synapse_like.protocol.errors import BadJson, Forbidden, UserInUse
 from synapse_like.storage import accounts, login_sessions
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.login_sessions import LoginSession
 
 Flows = Sequence[Sequence[str]]
-Facts = Mapping[str, Any]
-LOGIN = "login"
-REGISTER = "register"
 
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a client submits for one stage.
-
-    :ivar body: the request's JSON object.
-    :ivar facts: what earlier stages of this session found out.
-    """
-
-    body: Mapping[str, Any]
-    facts: Facts
-
-    def text(self, key: str) -> str:
-        """A string of the body.
-
-        :raises BadJson: it is missing or of another type.
-        """
-        value = self.body.get(key)
-        if not isinstance(value, str):
-            raise BadJson(f"'{key}' must be a string.")
-        return value
-
-
-#: Does its work and gives the facts it found; raises a MatrixError to refuse.
-StageFunction = Callable[[Submission], Awaitable[dict[str, Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One way to prove something; None where it makes no sense."""
-
-    type: str
-    login: StageFunction | None
-    register: StageFunction | None
+#: How often something may be tried in one session.
+MOST_TRIES = 10
+#: The class of rate limits in which tries are counted for each user.
+TRIES = "tries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +58,27 @@ class NextStage:
     next: str
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The stage has begun, and waits.
+
+    :ivar session: None for who came with a ticket, and does not learn the session.
+    """
+
+    session: str | None
+    answer: Mapping[str, Any]
+
+
+Outcome = Credentials | NextStage | Begun
+
+
 class Login:
     """Runs the configured flows over a table of stages.
 
     :param stages: the table.
     :param login_flows: flows for login; `register_flows` those for registration, none if it is closed.
     :param session_lifetime: in seconds.
+    :param limit: counts a request of a class for a key, or raises LimitExceeded.
     """
 
     def __init__(
@@ -102,6 +91,7 @@ class Login:
         login_flows: Flows,
         register_flows: Flows,
         session_lifetime: int,
+        limit: Callable[[str, str], None],
     ) -> None:
         self._database = database
         self._authentication = authentication
@@ -109,41 +99,130 @@ class Login:
         self._stages = {stage.type: stage for stage in stages}
         self._flows = {LOGIN: login_flows, REGISTER: register_flows}
         self._session_lifetime = session_lifetime
+        self._limit = limit
 
     def flows(self, purpose: str) -> Flows:
         """The flows for ``login`` or ``register``."""
         return self._flows[purpose]
 
-    async def submit(self, purpose: str, body: Mapping[str, Any]) -> Credentials | NextStage:
-        """Take one stage's data.
+    async def submit(self, purpose: str, body: Mapping[str, Any]) -> Outcome:
+        """Take what a client submits for a stage.
 
         :param purpose: ``login`` or ``register``.
+        :param body: with `type`, and `session` from the second request on.
         :raises Forbidden: the stage refuses, it is not this stage's turn, or the session is gone.
         """
         if not self._flows[purpose]:
             raise Forbidden("Registration is closed on this server.")
-        session_id, session = await self._open_session(purpose, body)
+        session_id = body.get("session")
+        if session_id is not None and not isinstance(session_id, str):
+            raise BadJson("'session' must be a string.")
+        session = None if session_id is None else await self._session(purpose, session_id)
         stage_type = body.get("type")
         if not isinstance(stage_type, str):
             raise BadJson("'type' must name a stage of one of the flows.")
-        done = session.completed if session else ()
-        following = [flow for flow in self._flows[purpose] if tuple(flow[: len(done) + 1]) == (*done, stage_type)]
+        if session is not None and session.stage not in (None, stage_type):
+            raise Forbidden(f"This session is in the middle of the stage '{session.stage}'.")
+        return await self._step(session, session_id, purpose, stage_type, body)
+
+    async def find_ticket(self, stage_type: str, ticket: str) -> LoginSession:
+        """The session that a ticket belongs to, which nothing is done to.
+
+        :raises Forbidden: the ticket is not good (any more).
+        """
+        session = await self._database.read(
+            "login-ticket", login_sessions.find_by_ticket, _hash(ticket), now_ms=self._clock.now_ms()
+        )
+        if session is None or session.stage != stage_type:
+            raise Forbidden("This link was used already, or has expired. Please start again.")
+        return session
+
+    async def submit_by_ticket(self, stage_type: str, ticket: str, body: Mapping[str, Any]) -> Outcome:
+        """Take part in the stage that a ticket belongs to, which spends the ticket unless the stage refuses.
+
+        If the stage is done by that, the session goes over to who had the ticket: it gets a new ID.
+
+        :param body: what the stage is to know.
+        :raises Forbidden: the ticket is not good (any more), or the stage refuses.
+        """
+        session = await self.find_ticket(stage_type, ticket)
+        if not self._flows[session.purpose]:
+            raise Forbidden("Registration is closed on this server.")
+        return await self._step(session, None, session.purpose, stage_type, body)
+
+    async def _step(
+        self,
+        session: LoginSession | None,
+        session_id: str | None,
+        purpose: str,
+        stage_type: str,
+        body: Mapping[str, Any],
+    ) -> Outcome:
+        """One submission to one stage.
+
+        :param session_id: None if there is no session yet, or if the submission comes with a ticket.
+        """
+        completed = session.completed if session is not None else ()
+        done = (*completed, stage_type)
+        following = [flow for flow in self._flows[purpose] if tuple(flow[: len(done)]) == done]
         if not following:
             raise Forbidden(f"'{stage_type[:64]}' is not the next stage of any flow.")
-        before: Facts = session.facts if session else {}
-        found = await self._function(purpose, stage_type)(Submission(body, before))
-        facts = _joined(before, found)
-        done = (*done, stage_type)
+
+        async def count_try(user_id: str | None) -> None:
+            await self._count_try(session, user_id)
+
+        submission = Submission(
+            purpose,
+            body,
+            user_id=session.user_id if session is not None else None,
+            facts=session.facts if session is not None else {},
+            state=session.state if session is not None and session.stage == stage_type else None,
+            by_ticket=session is not None and session_id is None,
+            count_try=count_try,
+        )
+        result = await self._function(purpose, stage_type)(submission)
+        return await self._take(result, submission, session, session_id, following, done)
+
+    async def _take(
+        self,
+        result: Done | Pending,
+        submission: Submission,
+        session: LoginSession | None,
+        session_id: str | None,
+        following: Flows,
+        done: tuple[str, ...],
+    ) -> Outcome:
+        """Record what a stage has said, if the session still stands where it stood before.
+
+        :param following: the flows that the session may be in.
+        :param done: the stages that are done if this one is, which is the last of them.
+        """
+        *completed, stage_type = done
+        new_id = session_id or secrets.token_urlsafe(24)
+        now = LoginSession(
+            _hash(new_id),
+            submission.purpose,
+            _agreed_user(session, result),
+            tuple(completed),
+            submission.facts,
+            stage=None,
+            state={},
+            ticket_hash=None,
+            revision=session.revision if session is not None else 1,
+        )
+        if isinstance(result, Pending):
+            ticket_hash = None if result.ticket is None else _hash(result.ticket)
+            now = replace(now, stage=stage_type, state=result.state, ticket_hash=ticket_hash)
+            if session is not None and submission.by_ticket:
+                # Whoever has the session goes on with it.
+                now = replace(now, session_hash=session.session_hash)
+            await self._database.write("begin-stage", self._record, session, now)
+            return Begun(None if submission.by_ticket else new_id, result.answer)
+        now = replace(now, completed=done, facts={**now.facts, stage_type: result.facts})
         if any(len(flow) == len(done) for flow in following):
-            return await self._database.write("log-in", self._finish, purpose, session, facts)
-        if session is None or session_id is None:
-            session_id = secrets.token_urlsafe(24)
-            await self._database.write("begin-login", self._begin, purpose, session_id, done, facts)
-        elif not await self._database.write(
-            "continue-login", login_sessions.advance, session, completed=done, facts=facts
-        ):
-            raise Forbidden("Another request has continued this session.")
-        return NextStage(session_id, following[0][len(done)])
+            return await self._database.write("log-in", self._finish, session, now)
+        await self._database.write("end-stage", self._record, session, now)
+        return NextStage(new_id, following[0][len(done)])
 
     def _function(self, purpose: str, stage_type: str) -> StageFunction:
         stage = self._stages[stage_type]
@@ -151,56 +230,47 @@ class Login:
         assert function is not None, f"a configured flow has a stage {stage_type} that is not for {purpose}"
         return function
 
-    async def _open_session(self, purpose: str, body: Mapping[str, Any]) -> tuple[str | None, LoginSession | None]:
-        session_id = body.get("session")
-        if session_id is None:
-            return None, None
-        if not isinstance(session_id, str):
-            raise BadJson("'session' must be a string.")
+    async def _session(self, purpose: str, session_id: str) -> LoginSession:
         session = await self._database.read(
-            "login-session",
-            login_sessions.find,
-            _hash(session_id),
-            purpose=purpose,
-            now_ms=self._clock.now_ms(),
+            "login-session", login_sessions.find, _hash(session_id), purpose=purpose, now_ms=self._clock.now_ms()
         )
         if session is None:
             raise Forbidden("This session is unknown, finished or has expired. Please start again.")
-        return session_id, session
+        return session
 
-    def _begin(
-        self,
-        txn: Transaction,
-        purpose: str,
-        session_id: str,
-        completed: tuple[str, ...],
-        facts: dict[str, Any],
-    ) -> None:
-        now_ms = self._clock.now_ms()
-        login_sessions.create(
-            txn,
-            _hash(session_id),
-            purpose=purpose,
-            completed=completed,
-            facts=facts,
-            expires_at=now_ms + self._session_lifetime * 1000,
-        )
+    async def _count_try(self, session: LoginSession | None, user_id: str | None) -> None:
+        if user_id is not None:
+            self._limit(TRIES, user_id)
+        if session is not None and not await self._database.write(
+            "count-try", login_sessions.take_try, session.session_hash, most=MOST_TRIES
+        ):
+            raise Forbidden("There were too many tries in this session. Please start again.")
 
-    def _finish(
-        self, txn: Transaction, purpose: str, session: LoginSession | None, facts: dict[str, Any]
-    ) -> Credentials:
-        user_id = facts.get("user_id")
+    def _record(self, txn: Transaction, session: LoginSession | None, now: LoginSession) -> None:
+        """Let a session begin or go on."""
+        if session is None:
+            login_sessions.create(txn, now, expires_at=self._clock.now_ms() + self._session_lifetime * 1000)
+        elif not login_sessions.advance(txn, session, now):
+            _too_late()
+
+    def _finish(self, txn: Transaction, session: LoginSession | None, now: LoginSession) -> Credentials:
+        user_id = now.user_id
         if user_id is None:
             raise Forbidden("These stages do not say who you are.")
         account = accounts.find(txn, user_id)
-        if purpose == REGISTER and account is not None:
-            raise _user_in_use(user_id)
-        if "checked_hash" in facts and (account is None or account.password_hash != facts["checked_hash"]):
-            raise Forbidden("The user or the password is wrong.")
+        if now.purpose == REGISTER:
+            if account is not None:
+                raise user_in_use(user_id)
+        elif account is None or account.is_deactivated:
+            raise wrong()
         if session is not None and not login_sessions.finish(txn, session):
-            raise Forbidden("Another request has continued this session.")
-        if purpose == REGISTER:
-            accounts.create(txn, user_id, password_hash=facts.get("password_hash"), now_ms=self._clock.now_ms())
+            _too_late()
+        if now.purpose == REGISTER:
+            accounts.create(txn, user_id, password_hash=None, now_ms=self._clock.now_ms())
+        for stage_type in now.completed:
+            finish = self._stages[stage_type].finish
+            if finish is not None:
+                finish(txn, now.purpose, user_id, now.facts[stage_type])
         return Credentials(user_id, self._authentication.issue(txn, user_id))
 
     async def forget_expired_sessions(self) -> None:
@@ -208,69 +278,27 @@ class Login:
         await self._database.write("expire-login-sessions", login_sessions.delete_expired, now_ms=self._clock.now_ms())
 
 
-def _joined(before: Facts, found: Facts) -> dict[str, Any]:
-    """All facts together; two stages may not speak of two users."""
-    if "user_id" in before and found.get("user_id", before["user_id"]) != before["user_id"]:
-        raise Forbidden("All stages of a session must be for the same user.")
-    return {**before, **found}
+def _agreed_user(session: LoginSession | None, result: Done | Pending) -> str | None:
+    """Whom the session is for; two stages may not speak of two users."""
+    before = session.user_id if session is not None else None
+    if before is not None and result.user_id not in (None, before):
+        raise another_user()
+    return before or result.user_id
 
 
-def _hash(session_id: str) -> bytes:
-    return sha256(session_id.encode("utf-8", "surrogatepass")).digest()
+def _too_late() -> NoReturn:
+    raise Forbidden("Another request has continued this session.")
 
 
-def _user_in_use(user_id: str) -> MatrixError:
+def _hash(secret: str) -> bytes:
+    return sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def wrong() -> Forbidden:
+    """How a wrong user, a wrong password and a closed account are answered alike (LOGIN-3)."""
+    return Forbidden("The user or the password is wrong.")
+
+
+def user_in_use(user_id: str) -> UserInUse:
+    """The wanted name is taken."""
     return UserInUse(f"The user ID {user_id} is taken.")
-
-
-@dataclass(slots=True)
-class PasswordStage:
-    """m.login.password (LOGIN-3): at login the right password, at registration a free name and a new password."""
-
-    server_name: str
-    database: Database
-    passwords: Passwords
-    type: str = field(default="m.login.password", init=False)
-
-    def row(self) -> Stage:
-        """Its row in the table of stages."""
-        return Stage(self.type, self.login, self.register)
-
-    async def login(self, submission: Submission) -> dict[str, Any]:
-        """Check user and password; a wrong user and a wrong password look and take the same."""
-        user, password = submission.text("user"), submission.text("password")
-        user_id = canonical_user_id(user if user.startswith("@") else f"@{user}:{self.server_name}")
-        account = await self.database.read("find-account", accounts.find, user_id)
-        if not await self.passwords.verify(account.password_hash if account else None, password):
-            raise Forbidden("The user or the password is wrong.")
-        # Until the last stage is done, the password may be changed.
-        return {"user_id": user_id, "checked_hash": account.password_hash if account else None}
-
-    async def register(self, submission: Submission) -> dict[str, Any]:
-        """Take a name, if it is free, and a password."""
-        localpart = local_part_for_registration(submission.text("user"), self.server_name)
-        password = submission.text("password")
-        check_strength(password)
-        user_id = f"@{localpart}:{self.server_name}"
-        if await self.database.read("find-account", accounts.find, user_id) is not None:
-            raise _user_in_use(user_id)
-        return {"user_id": user_id, "password_hash": await self.passwords.hash(password)}
-
-
-@dataclass(slots=True)
-class RegistrationTokenStage:
-    """m.login.registration_token: one of the words that the operator has given to those who may register."""
-
-    tokens: Sequence[str]
-    type: str = field(default="m.login.registration_token", init=False)
-
-    def row(self) -> Stage:
-        """Its row in the table of stages."""
-        return Stage(self.type, None, self.register)
-
-    async def register(self, submission: Submission) -> dict[str, Any]:
-        """Check the token against every configured one, each in the same time."""
-        given = submission.text("token").encode("utf-8", "surrogatepass")
-        if sum(hmac.compare_digest(given, token.encode()) for token in self.tokens) == 0:
-            raise Forbidden("This registration token is not valid.")
-        return {}

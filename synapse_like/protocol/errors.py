@@ -108,6 +108,12 @@ class SignatureError(_FixedError):
     STATUS, ERRCODE = 401, "M_UNAUTHORIZED"
 
 
+class LoginEmailUrlNotYet(_FixedError):
+    """The link in a mail was not opened yet (LOGIN-5)."""
+
+    STATUS, ERRCODE = 401, "M_LOGIN_EMAIL_URL_NOT_YET"
+
+
 class Forbidden(_FixedError):
     """Not for this user."""
 

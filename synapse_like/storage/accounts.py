@@ -14,11 +14,13 @@ class Account:
     """A user of this server.
 
     :ivar password_hash: None if the user cannot log in by password.
+    :ivar is_deactivated: it was closed for good: nobody logs in to it any more.
     """
 
     user_id: str
     password_hash: str | None
     is_admin: bool
+    is_deactivated: bool = False
 
 
 def create(txn: Transaction, user_id: str, *, password_hash: str | None, is_admin: bool = False, now_ms: int) -> bool:
@@ -35,14 +37,42 @@ def create(txn: Transaction, user_id: str, *, password_hash: str | None, is_admi
 
 def find(txn: Transaction, user_id: str) -> Account | None:
     """An account, or None."""
-    row = txn.one("SELECT user_id, password_hash, is_admin FROM users WHERE user_id = ?", (user_id,))
-    return Account(row[0], row[1], bool(row[2])) if row is not None else None
+    row = txn.one("SELECT user_id, password_hash, is_admin, deactivated_at FROM users WHERE user_id = ?", (user_id,))
+    return Account(row[0], row[1], bool(row[2]), row[3] is not None) if row is not None else None
+
+
+def set_password(txn: Transaction, user_id: str, password_hash: str) -> bool:
+    """Give a user another password; False if there is no such user, or their account is closed."""
+    changed = txn.execute(
+        "UPDATE users SET password_hash = ? WHERE user_id = ? AND deactivated_at IS NULL", (password_hash, user_id)
+    )
+    return changed.rowcount == 1
 
 
 def replace_password(txn: Transaction, user_id: str, password_hash: str) -> bool:
-    """Give a user another password, which ends all their tokens; False if there is no such user."""
-    changed = txn.execute("UPDATE users SET password_hash = ? WHERE user_id = ?", (password_hash, user_id))
+    """The same, which ends all their tokens."""
     delete_tokens(txn, user_id)
+    return set_password(txn, user_id, password_hash)
+
+
+def set_admin(txn: Transaction, user_id: str, *, is_admin: bool) -> bool:
+    """Make a user an administrator of the server, or an administrator a user; False as in `set_password`."""
+    changed = txn.execute(
+        "UPDATE users SET is_admin = ? WHERE user_id = ? AND deactivated_at IS NULL", (int(is_admin), user_id)
+    )
+    return changed.rowcount == 1
+
+
+def deactivate(txn: Transaction, user_id: str, *, now_ms: int) -> bool:
+    """Close an account for good, with all that leads into it; False if there is none that is open."""
+    changed = txn.execute(
+        "UPDATE users SET deactivated_at = ?, password_hash = NULL, is_admin = 0"
+        " WHERE user_id = ? AND deactivated_at IS NULL",
+        (now_ms, user_id),
+    )
+    delete_tokens(txn, user_id)
+    for table in ("account_addresses", "mail_links", "identity_bindings"):
+        txn.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
     return changed.rowcount == 1
 
 
@@ -80,6 +110,11 @@ def valid_tokens(txn: Transaction, token_ids: Collection[int]) -> set[int]:
         f"SELECT token_id FROM access_tokens WHERE token_id IN ({placeholders(list(token_ids))})", list(token_ids)
     )
     return {row[0] for row in rows}
+
+
+def tokens_of(txn: Transaction, user_id: str) -> list[int]:
+    """The numbers of a user's access tokens."""
+    return [row[0] for row in txn.all("SELECT token_id FROM access_tokens WHERE user_id = ?", (user_id,))]
 
 
 def delete_token(txn: Transaction, token_id: int) -> None:

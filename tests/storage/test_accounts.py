@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, login_sessions, retransmissions
 from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.login_sessions import LoginSession
 from synapse_like.storage.retransmissions import KEPT_MS, Once, once
 
 ALICE = "@alice:here"
@@ -48,26 +50,34 @@ def test_a_token_knows_its_owner_until_it_is_ended(connection: Connection, alice
     assert connection.transact(accounts.token_owner, b"2") is None
 
 
-def begin_session(connection: Connection, expires_at: int = 1000) -> login_sessions.LoginSession:
-    connection.transact(
-        login_sessions.create,
-        b"s",
-        purpose="login",
-        completed=("one",),
-        facts={"user_id": ALICE},
-        expires_at=expires_at,
-    )
+BEGUN = LoginSession(
+    b"s",
+    purpose="login",
+    user_id=ALICE,
+    completed=("one",),
+    facts={"one": {"number": 1}},
+    stage="two",
+    state={"sent": True},
+    ticket_hash=b"t",
+    revision=1,
+)
+
+
+def begin_session(connection: Connection, expires_at: int = 1000) -> LoginSession:
+    connection.transact(login_sessions.create, BEGUN, expires_at=expires_at)
     session = connection.transact(login_sessions.find, b"s", purpose="login", now_ms=1)
-    assert session is not None
+    assert session == BEGUN
     return session
 
 
 def test_of_two_steps_at_the_same_time_one_happens(connection: Connection) -> None:
     seen = begin_session(connection)
-    step: dict[str, Any] = {"completed": ("one", "two"), "facts": {}}
-    assert connection.transact(login_sessions.advance, seen, **step)
-    assert not connection.transact(login_sessions.advance, seen, **step)
+    step = replace(seen, completed=("one", "two"), stage=None)
+    assert connection.transact(login_sessions.advance, seen, step)
+    assert not connection.transact(login_sessions.advance, seen, step)
     assert not connection.transact(login_sessions.finish, seen)
+    now = connection.transact(login_sessions.find, b"s", purpose="login", now_ms=1)
+    assert now == replace(step, revision=2)
 
 
 def test_a_session_ends_once(connection: Connection) -> None:
@@ -80,8 +90,25 @@ def test_a_session_is_for_one_purpose_and_for_a_time(connection: Connection) -> 
     begin_session(connection, expires_at=500)
     assert connection.transact(login_sessions.find, b"s", purpose="register", now_ms=1) is None
     assert connection.transact(login_sessions.find, b"s", purpose="login", now_ms=500) is None
+    assert connection.transact(login_sessions.find_by_ticket, b"t", now_ms=500) is None
     assert connection.transact(login_sessions.delete_expired, now_ms=499) == 0
     assert connection.transact(login_sessions.delete_expired, now_ms=500) == 1
+
+
+def test_a_session_is_found_by_its_ticket_until_a_step_takes_it_away(connection: Connection) -> None:
+    seen = begin_session(connection)
+    assert connection.transact(login_sessions.find_by_ticket, b"t", now_ms=1) == seen
+    assert connection.transact(login_sessions.find_by_ticket, b"s", now_ms=1) is None
+    assert connection.transact(login_sessions.advance, seen, replace(seen, session_hash=b"other", ticket_hash=None))
+    assert connection.transact(login_sessions.find_by_ticket, b"t", now_ms=1) is None
+    assert connection.transact(login_sessions.find, b"s", purpose="login", now_ms=1) is None
+    assert connection.transact(login_sessions.find, b"other", purpose="login", now_ms=1) is not None
+
+
+def test_a_session_is_over_after_too_many_tries(connection: Connection) -> None:
+    begin_session(connection)
+    assert [connection.transact(login_sessions.take_try, b"s", most=2) for _ in range(3)] == [True, True, False]
+    assert connection.transact(login_sessions.find, b"s", purpose="login", now_ms=1) is None
 
 
 class Counter:

@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication, Requester
-from synapse_like.handlers.login import LOGIN, REGISTER, Credentials, Login
+from synapse_like.handlers.login import Begun, Credentials, Login, Outcome
+from synapse_like.handlers.login_stages import LOGIN, REGISTER
 from synapse_like.http.requests import Call
+
+#: The classes of rate limits in which beginnings are counted.
+BEGINNINGS = {LOGIN: "login", REGISTER: "registration"}
+
+
+class ChangePasswordBody(BaseModel):
+    """The password that is, and the one that is to be."""
+
+    model_config = ConfigDict(strict=True)
+
+    password: str
+    new_password: str
+
+
+class ResetBody(BaseModel):
+    """Whose password is forgotten, and an e-mail address of theirs."""
+
+    model_config = ConfigDict(strict=True)
+
+    user_id: str
+    email: str
+
+
+class AddressBody(BaseModel):
+    """An e-mail address, and the password of the account."""
+
+    model_config = ConfigDict(strict=True)
+
+    email: str
+    password: str
 
 
 class AccountEndpoints:
-    """Getting an access token, and giving it back."""
+    """Getting an access token, and giving it back; changing the account that it is for.
 
-    def __init__(self, login: Login, authentication: Authentication, server_name: str) -> None:
+    :param limit: counts a request of a class for a key, or raises LimitExceeded.
+    """
+
+    def __init__(
+        self,
+        login: Login,
+        accounts: Accounts,
+        authentication: Authentication,
+        limit: Callable[[str, str], None],
+        server_name: str,
+    ) -> None:
+        self._limit = limit
         self._login = login
+        self._accounts = accounts
         self._authentication = authentication
         self._server_name = server_name
 
@@ -42,14 +89,10 @@ class AccountEndpoints:
         return await self._submit(LOGIN, call)
 
     async def _submit(self, purpose: str, call: Call[Requester]) -> dict[str, Any]:
-        result = await self._login.submit(purpose, call.body)
-        if isinstance(result, Credentials):
-            return {
-                "user_id": result.user_id,
-                "access_token": result.access_token,
-                "home_server": self._server_name,
-            }
-        return {"session": result.session, "next": result.next}
+        # A session counts its tries itself, and who waits for a link to be opened asks often.
+        begins = call.body.get("session") is None
+        self._limit(BEGINNINGS[purpose] if begins else "login_steps", call.client_address)
+        return outcome_body(await self._login.submit(purpose, call.body), self._server_name)
 
     async def log_out(self, call: Call[Requester]) -> object:
         """End this access token."""
@@ -60,3 +103,45 @@ class AccountEndpoints:
         """End all access tokens of the user."""
         await self._authentication.log_out_everywhere(call.requester)
         return {}
+
+    async def ask_for_reset(self, call: Call[Requester]) -> object:
+        """Have a link sent by which a forgotten password can be reset; tells nothing about whether it is."""
+        body: ResetBody = call.body
+        await self._accounts.ask_for_reset(body.user_id, body.email)
+        return {}
+
+    async def change_password(self, call: Call[Requester]) -> object:
+        """Set another password."""
+        body: ChangePasswordBody = call.body
+        await self._accounts.change_password(call.requester, body.password, body.new_password)
+        return {}
+
+    async def addresses(self, call: Call[Requester]) -> object:
+        """The addresses of the account."""
+        found = await self._accounts.addresses(call.requester)
+        return {
+            "threepids": [
+                {"medium": one.medium, "address": one.address, "validated_at": one.validated_at} for one in found
+            ]
+        }
+
+    async def add_address(self, call: Call[Requester]) -> object:
+        """Have a link sent by which an address is added."""
+        body: AddressBody = call.body
+        await self._accounts.ask_to_add(call.requester, body.email, body.password)
+        return {}
+
+    async def remove_address(self, call: Call[Requester]) -> object:
+        """Take an address away."""
+        body: AddressBody = call.body
+        await self._accounts.remove(call.requester, body.email, body.password)
+        return {}
+
+
+def outcome_body(outcome: Outcome, server_name: str) -> dict[str, Any]:
+    """How a client is told what has come of a stage (LOGIN-2)."""
+    if isinstance(outcome, Credentials):
+        return {"user_id": outcome.user_id, "access_token": outcome.access_token, "home_server": server_name}
+    if isinstance(outcome, Begun):
+        return {**outcome.answer, **({} if outcome.session is None else {"session": outcome.session})}
+    return {"session": outcome.session, "next": outcome.next}

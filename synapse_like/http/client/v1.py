@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from synapse_like.handlers.authentication import Requester
-from synapse_like.http.client.accounts import AccountEndpoints
+from synapse_like.http.client.accounts import AccountEndpoints, AddressBody, ChangePasswordBody, ResetBody
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
@@ -53,12 +53,19 @@ def mount_v1(
     """The whole dialect."""
     routes: list[Route[Requester]] = [
         Route("GET", "/register", accounts.register_flows, auth=Auth.NONE, rate="read"),
-        Route("POST", "/register", accounts.register, auth=Auth.NONE, rate="registration", body=Body.OBJECT),
+        # How often one may do these depends on whether one begins: that the endpoints see to.
+        Route("POST", "/register", accounts.register, auth=Auth.NONE, body=Body.OBJECT),
         Route("GET", "/login", accounts.login_flows, auth=Auth.NONE, rate="read"),
-        Route("POST", "/login", accounts.login, auth=Auth.NONE, rate="login", body=Body.OBJECT),
+        Route("POST", "/login", accounts.login, auth=Auth.NONE, body=Body.OBJECT),
         # Without transaction IDs: they are told apart by the token that this ends.
         Route("POST", "/logout", accounts.log_out, rate="send"),
         Route("POST", "/logout/all", accounts.log_out_everywhere, rate="send"),
+        # Nor have these any: to do them a second time is refused or does no harm.
+        Route("POST", "/login/reset", accounts.ask_for_reset, auth=Auth.NONE, rate="login", body=ResetBody),
+        Route("POST", "/account/password", accounts.change_password, rate="send", body=ChangePasswordBody),
+        Route("GET", "/account/3pid", accounts.addresses, rate="read"),
+        Route("POST", "/account/3pid", accounts.add_address, rate="send", body=AddressBody),
+        Route("POST", "/account/3pid/delete", accounts.remove_address, rate="send", body=AddressBody),
         *_both("/createRoom", rooms.create, CreateRoomBody),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),

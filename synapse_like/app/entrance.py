@@ -1,0 +1,140 @@
+"""How people come in: the stages of registration and login with all that they need, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from synapse_like import __version__
+from synapse_like.app.parts import StartError, public_url
+from synapse_like.authorities import AuthoritiesUnusable
+from synapse_like.background import Repeating, every
+from synapse_like.clock import ReactorClock
+from synapse_like.config import Config
+from synapse_like.federation.identity_client import IdentityClient
+from synapse_like.federation.web_client import WebClient
+from synapse_like.handlers.accounts import Accounts
+from synapse_like.handlers.authentication import Authentication
+from synapse_like.handlers.login import Login
+from synapse_like.handlers.login_by_identity import BINDING_SECONDS, IdentityStage
+from synapse_like.handlers.login_by_mail import MailCodeStage, MailUrlStage
+from synapse_like.handlers.login_by_password import PasswordStage, RegistrationTokenStage
+from synapse_like.handlers.passwords import Passwords
+from synapse_like.handlers.postman import Postman
+from synapse_like.http.limits import Limiter
+from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
+from synapse_like.storage.database import Database
+
+#: How often what has expired is deleted, in seconds.
+EXPIRY_SECONDS = 600
+
+
+@dataclass(slots=True)
+class Entrance:
+    """What lets people in.
+
+    :ivar tasks: what is to be done every so often.
+    """
+
+    login: Login
+    accounts: Accounts
+    tasks: list[Repeating]
+
+
+def make_entrance(
+    config: Config,
+    reactor: Any,
+    clock: ReactorClock,
+    database: Database,
+    authentication: Authentication,
+    passwords: Passwords,
+    limits: Limiter,
+) -> Entrance:
+    """Put it together.
+
+    :raises StartError: a template or a certificate that the settings name cannot be used.
+    """
+    name = config.server_name
+    postman = make_postman(config, reactor, clock, limits)
+    stages = [
+        PasswordStage(name, database, passwords).row(),
+        RegistrationTokenStage(config.registration.tokens).row(),
+    ]
+    if postman is not None:
+        stages += [
+            MailCodeStage(name, database, clock, postman).row(),
+            MailUrlStage(name, database, clock, postman).row(),
+        ]
+    identity = IdentityStage(name, database, clock, make_identity_client(config, reactor))
+    stages.append(identity.row())
+    login = Login(
+        database,
+        authentication,
+        clock,
+        stages,
+        login_flows=config.login.flows,
+        register_flows=config.registration.offered_flows(),
+        session_lifetime=config.login.session_lifetime,
+        limit=limits.check,
+    )
+    accounts = Accounts(
+        name,
+        database,
+        clock,
+        authentication,
+        passwords,
+        postman,
+        limits.check,
+        link_lifetime=config.mail.link_lifetime,
+    )
+    tasks = [
+        every(clock, "expire-login-sessions", EXPIRY_SECONDS, login.forget_expired_sessions),
+        every(clock, "expire-mail-links", EXPIRY_SECONDS, accounts.forget_expired_links),
+    ]
+    if config.identity_servers.trusted:
+        tasks += [
+            every(clock, "tell-identity-servers", BINDING_SECONDS, identity.tell_bindings),
+            every(clock, "forget-identity-sessions", EXPIRY_SECONDS, identity.forget_used),
+        ]
+    return Entrance(login, accounts, tasks)
+
+
+def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limiter) -> Postman | None:
+    """What sends letters; None if the settings name no mail server.
+
+    :raises StartError: a template or a certificate cannot be used.
+    """
+    mail = config.mail
+    if mail.host is None:
+        return None
+    server = MailServer(
+        mail.host,
+        mail.usual_port,
+        mail.security,
+        mail.username,
+        mail.password,
+        mail.ca_file,
+        mail.verify_certificate,
+        mail.timeout,
+    )
+    try:
+        letters = Letters(clock, mail.templates, config.mail_sender, config.server_name)
+        mailer = Mailer(reactor, clock, server, letters.sender, config.mail_sender.rpartition("@")[2].rstrip(">"))
+    except (MailUnusable, AuthoritiesUnusable) as error:
+        raise StartError(str(error)) from error
+    return Postman(mailer, letters, clock, limits.check, public_url(config))
+
+
+def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
+    """What asks the identity servers.
+
+    :raises StartError: the certificates of the authorities cannot be used.
+    """
+    settings = config.identity_servers
+    try:
+        web = WebClient(
+            reactor, ca_file=settings.ca_file, timeout=settings.timeout, user_agent=f"synapse_like/{__version__}"
+        )
+    except AuthoritiesUnusable as error:
+        raise StartError(str(error)) from error
+    return IdentityClient(web, settings.trusted)
