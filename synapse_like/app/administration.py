@@ -17,7 +17,7 @@ from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable
 from synapse_like.storage.migrations import migrate as migrate_tables
 
 
-def _connect(config: Config) -> Connection:
+def connect(config: Config) -> Connection:
     try:
         connection = Connection(engine_of(config), outside=True)
     except DatabaseUnavailable as error:
@@ -57,7 +57,7 @@ def register_user(config: Config, user: str, password: str, admin: bool) -> str:
     check_strength(password)
     user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
     password_hash = hasher(config).hash(password)
-    connection = _connect(config)
+    connection = connect(config)
     try:
         made = connection.transact(
             accounts.create, user_id, password_hash=password_hash, is_admin=admin, now_ms=_now_ms()
@@ -78,7 +78,7 @@ def reset_password(config: Config, user: str, password: str) -> None:
     check_strength(password)
     user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
     password_hash = hasher(config).hash(password)
-    connection = _connect(config)
+    connection = connect(config)
     try:
         if not connection.transact(accounts.replace_password, user_id, password_hash):
             raise NotFound(f"There is no user {user_id}.")
@@ -93,7 +93,7 @@ def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:
     :raises StartError: the database cannot be opened.
     :raises MatrixError: there is no such room or state.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         return "\n".join(connection.transact(state_explanation.explain, room_id, slot))
     finally:
@@ -105,7 +105,7 @@ def federation_status(config: Config) -> str:
 
     :raises StartError: the database cannot be opened.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         txn = connection.begin(writable=False)
         try:
@@ -123,7 +123,7 @@ def federation_retry(config: Config, server: str | None) -> str:
     :raises StartError: the database cannot be opened.
     :raises MatrixError: nothing was ever sent to this server.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         count = connection.transact(destinations.ask_retry, server)
     finally:
@@ -142,7 +142,7 @@ def purge_room(config: Config, room_id: str, force: bool) -> str:
     :raises StartError: the database cannot be opened.
     :raises MatrixError: there is no such room, or somebody is still in it.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         deleted = connection.transact(room_handlers.purge, room_id, server_name=config.server_name, force=force)
         connection.engine.forget_deleted(connection.raw)
