@@ -17,6 +17,7 @@ import resource
 import signal
 import sys
 import warnings
+from io import BytesIO
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -58,6 +59,17 @@ def take_leave(memory: int, seconds: int) -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # It ends with the server.
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def rehearse() -> None:
+    """Have all loaded that will be needed: Pillow loads some of it when it is first used, and then it cannot any more."""
+    Image.init()
+    images = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for kind in FORMATS:
+        file = BytesIO()
+        images[0].save(file, kind, **({} if kind == "JPEG" else {"save_all": True, "append_images": images[1:]}))
+        with Image.open(file, formats=FORMATS) as picture:
+            _smaller(picture, "crop", 2, 2)
 
 
 def make(method: str, width: int, height: int, most_pixels: int) -> dict[str, Any]:
@@ -134,10 +146,10 @@ def _cropped(frame: Any, width: int, height: int) -> Any:
 def main(arguments: list[str]) -> dict[str, Any]:
     """What is said on standard error."""
     method, width, height, most_pixels, memory, seconds = arguments[0], *map(int, arguments[1:])
-    # All that will be needed must be there before nothing can be opened any more.
-    Image.init()
+    rehearse()
     # Of Pillow's own limits this one stops at the announced size, before anything is allocated.
     Image.MAX_IMAGE_PIXELS = most_pixels
+    warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     take_leave(memory, seconds)
     try:
