@@ -114,7 +114,7 @@ class HomeServerService(Service):
         await DeferredList(drained)
         for task in server.tasks:
             await task.stop()
-        await server.content.repository.note_uses()
+        await server.content.repository.stop()
         await server.files_agent.close()
         if server.federation is not None:
             await server.federation.queues.stop()

@@ -12,8 +12,8 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from twisted.internet.defer import DeferredSemaphore
@@ -43,6 +43,9 @@ MOST_WAITING = 200
 #: How often it is written down which copies were used, in seconds; and how many are remembered until then.
 NOTE_SECONDS = 60
 MOST_NOTED = 10_000
+
+#: How long a stopping server waits for what was coming in to be cleared away, in seconds.
+STOP_SECONDS = 5
 
 _CONTENT_ID = re.compile(r"[\w.=~-]{1,255}", re.ASCII)
 _MIMETYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
@@ -159,6 +162,7 @@ class ContentRepository:
         self._fetches = DeferredSemaphore(MOST_FETCHES)
         self._fetching: Shared[tuple[str, str], Content] = Shared()
         self._used: dict[tuple[str, str], int] = {}
+        self._incoming: set[ByteStream] = set()
         self.statistics = Statistics()
 
     # Uploading.
@@ -180,12 +184,8 @@ class ContentRepository:
                 return content.add(txn, uploaded, user_id=user_id)
 
             with disk_may_be_full():
-                file = await self._means.in_thread(self._folder.new_file)
-                try:
-                    await self._take(body, file)
+                async with self._coming_in(body) as file:
                     uploaded = await self._store.keep(file, record)
-                finally:
-                    await self._means.in_thread(file.discard)
         self.statistics.uploads += 1
         self.statistics.uploaded_bytes += uploaded.size
         return uploaded.content_id
@@ -207,9 +207,20 @@ class ContentRepository:
         if quota and content.used_by(txn, user_id) + size > quota:
             raise Forbidden(f"With this file your uploads would have more than the {quota} bytes that they may have.")
 
-    async def _take(self, body: ByteStream, file: Unfinished) -> None:
-        while piece := await body.read():
-            await self._means.in_thread(file.write, piece)
+    @asynccontextmanager
+    async def _coming_in(self, body: ByteStream) -> AsyncIterator[Unfinished]:
+        """Write what comes in to a file, which does not stay unless it is kept."""
+        self._incoming.add(body)
+        try:
+            file = await self._means.in_thread(self._folder.new_file)
+            try:
+                while piece := await body.read():
+                    await self._means.in_thread(file.write, piece)
+                yield file
+            finally:
+                await self._means.in_thread(file.discard)
+        finally:
+            self._incoming.discard(body)
 
     def _content(
         self, server: str, content_id: str, sha256: str, size: int, mimetype: str | None, filename: str | None
@@ -281,6 +292,15 @@ class ContentRepository:
             rows = [(server, content_id, now_ms) for (server, content_id), now_ms in used.items()]
             await self._means.write("content-used", content.note_uses, rows)
 
+    async def stop(self) -> None:
+        """Take nothing more of what is coming in, and let it be cleared away; write down what was used."""
+        for body in list(self._incoming):
+            body.fail(Unavailable("The server is stopping."))
+        deadline = self._clock.monotonic() + STOP_SECONDS
+        while self._incoming and self._clock.monotonic() < deadline:
+            await self._clock.sleep(0.02)
+        await self.note_uses()
+
     # Fetching.
 
     async def _fetch(self, server: str, content_id: str) -> Content:
@@ -314,17 +334,16 @@ class ContentRepository:
             copy = self._content(server, content_id, sha256, file.size, answer.mimetype, answer.filename)
             return content.add(txn, copy, user_id=None)
 
-        file = await self._means.in_thread(self._folder.new_file)
         try:
-            async with client.content(server, content_id, most_bytes=self._bounds.most_fetched) as answer:
-                await self._take(answer.body, file)
-            return await self._store.keep(file, record)
+            async with (
+                client.content(server, content_id, most_bytes=self._bounds.most_fetched) as answer,
+                self._coming_in(answer.body) as file,
+            ):
+                return await self._store.keep(file, record)
         except RemoteRefusal as error:
             if error.status == 404:
                 raise _no_such_content() from error
             raise
-        finally:
-            await self._means.in_thread(file.discard)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def take_leave(memory: int, seconds: int) -> None:
 
 
 def rehearse() -> None:
-    """Have all loaded that will be needed: Pillow loads some of it when it is first used, and then it cannot any more."""
+    """Have all loaded that will be needed: Pillow loads some of it when it is first used, which is then too late."""
     Image.init()
     images = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     for kind in FORMATS:
