@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -364,7 +365,10 @@ def _filename(disposition: str | None) -> str | None:
         return None
     message = Message()
     message["Content-Disposition"] = disposition
-    return message.get_filename()
+    names = [value for name, value in message.get_params([], "Content-Disposition") if name == "filename"]
+    # With what stands for older readers there may be one that says its character set; that is the better one.
+    names.sort(key=lambda name: not isinstance(name, tuple))
+    return collapse_rfc2231_value(names[0]) if names else None
 
 
 async def _beginning(body: ByteStream) -> bytes:
