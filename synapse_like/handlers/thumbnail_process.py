@@ -11,6 +11,7 @@ It knows nothing of the rest of this package.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -161,6 +162,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     except MemoryError:
         return {"fault": "too-large", "message": "The picture takes more memory than it may."}
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return {"fault": "no-room", "message": "There is no room for the smaller picture."}
         # Whatever a decoder raises, the picture is at fault; the reason is for the log.
         return {"fault": "broken", "message": "The picture is broken.", "reason": repr(error)[:200]}
 

@@ -7,6 +7,7 @@ that two uploads of the same bytes share it. A picture that could not be made sm
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -208,10 +209,13 @@ class Thumbnails:
                 _log.debug("the process ended just when its time was over")
 
         too_long = self._clock.call_later(bounds.seconds, kill)
-        status = await process.ended
+        signal = await process.ended
         if too_long.active():
             too_long.cancel()
-        return _read(process.said, status)
+        elif signal is not None:
+            # It has not used up its processor time; the machine is busy, and the picture may be a good one.
+            raise Unavailable("To make this picture smaller takes too long at the moment. Please try again later.")
+        return _read(process.said, signal)
 
     async def _keep_few(self, found: Content) -> None:
         """Delete the smaller pictures of a picture that were made first, if any size may be asked for."""
@@ -249,6 +253,7 @@ def _read(said: bytes, signal: int | None) -> _Said:
     """What the process has said.
 
     :raises TooLarge: the picture takes more than it may.
+    :raises OSError: the disk is full.
     :raises _Hopeless: there is something else wrong with it.
     """
     if signal is not None:
@@ -263,8 +268,11 @@ def _read(said: bytes, signal: int | None) -> _Said:
         raise _Hopeless("This picture cannot be made smaller.", reason) from None
     if "fault" not in told:
         return told
-    if told["fault"] == "too-large":
-        raise TooLarge(told["message"])
+    match told["fault"]:
+        case "too-large":
+            raise TooLarge(told["message"])
+        case "no-room":
+            raise OSError(errno.ENOSPC, told["message"])
     raise _Hopeless(told["message"], told.get("reason"))
 
 

@@ -48,7 +48,10 @@ class DownloadCase(FederationCase):
 
 class DownloadTests(DownloadCase):
     async def test_file_is_asked_for_by_the_path_of_2014(self) -> None:
-        headers = {"Content_Type": "image/png", "Content_Disposition": "inline; filename=e.png; filename*=UTF-8''%C3%A9t%C3%A9.png"}
+        headers = {
+            "Content_Type": "image/png",
+            "Content_Disposition": "inline; filename=e.png; filename*=UTF-8''%C3%A9t%C3%A9.png",
+        }
         other = self.listen(lambda visitor: visitor.say(answer(b"picture", **headers)))
         name = f"localhost:{other.port}"
         async with self.client().content(name, "a/b", most_bytes=MIB) as file:

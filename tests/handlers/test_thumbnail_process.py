@@ -164,6 +164,15 @@ def test_too_many_pixels_are_told() -> None:
     assert outcome.told == {"fault": "too-large", "message": "The picture has more than 999999 pixels."}
 
 
+def test_full_disk_is_not_the_pictures_fault() -> None:
+    with tempfile.TemporaryFile() as source, Path("/dev/full").open("wb") as full:
+        source.write(photo())
+        source.seek(0)
+        command = [sys.executable, "-I", PROGRAM, "scale", "320", "240", "50000000", str(768 * MIB), "2"]
+        process = subprocess.run(command, stdin=source, stdout=full, stderr=subprocess.PIPE, timeout=60, check=True)
+    assert json.loads(process.stderr)["fault"] == "no-room"
+
+
 def test_it_opens_nothing_and_starts_nothing(tmp_path: Path) -> None:
     """SEC-1: a picture that has taken it over finds nothing to do."""
     script = tmp_path / "taken_over.py"

@@ -352,6 +352,17 @@ def test_hopeless_picture_is_tried_once(fresh_server: FreshServer) -> None:
     assert time.monotonic() - begun < took / 5
 
 
+def test_thumbnail_that_takes_too_long_may_be_tried_again(fresh_server: FreshServer) -> None:
+    """MEDIA-1: that a machine is busy does not make a picture hopeless."""
+    server = fresh_server({"content.thumbnail_timeout": 0.005})
+    alice = Client(server).register("alice")
+    uri = upload(alice, photo(), "image/jpeg")
+    for _ in range(2):
+        answer = thumbnail(alice, uri)
+        assert (answer.status, answer.json["errcode"]) == (503, "M_UNAVAILABLE")
+    agree(server)
+
+
 def test_thumbnail_that_many_want_is_made_once(fresh_server: FreshServer) -> None:
     """MEDIA-1."""
     server = fresh_server()

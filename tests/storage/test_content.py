@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from synapse_like.storage import accounts, content
+from synapse_like.storage import accounts, content, migrations
 from synapse_like.storage.content import Content, Selection, Thumbnail, Usage
-from synapse_like.storage.database import Connection
+from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.engines import Engine
 
 ONE, TWO, THREE = "aa" * 32, "bb" * 32, "cc" * 32
 ALICE = "@alice:here.example"
@@ -18,6 +19,27 @@ ALICE = "@alice:here.example"
 OURS = Content("", "ours", ONE, 100, "image/png", "cat.png", 1000)
 COPY = Content("there.example", "theirs", TWO, 50, "image/jpeg", None, 2000)
 SMALL = Thumbnail(ONE, 32, 32, "crop", THREE, 7, "image/png")
+
+
+def test_uploads_of_earlier_versions_stay(engine: Engine) -> None:
+    connection = Connection(engine)
+    connection.transact(migrations._make_record)
+    for step in migrations.steps():
+        if step.number < 9:
+            connection.transact(migrations._apply, step)
+    connection.transact(accounts.create, ALICE, password_hash=None, now_ms=1)
+
+    def upload_as_before(txn: Transaction) -> None:
+        txn.execute(
+            "INSERT INTO content (content_id, sha256, size, mimetype, user_id, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            ("old", ONE, 5, "image/png", ALICE, 77),
+        )
+
+    connection.transact(upload_as_before)
+    migrations.migrate(connection)
+    assert connection.transact(content.find, "", "old") == Content("", "old", ONE, 5, "image/png", None, 77)
+    assert connection.transact(content.used_by, ALICE) == 5
+    connection.close()
 
 
 @pytest.fixture
