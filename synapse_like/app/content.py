@@ -112,7 +112,7 @@ def make_content(
 # What the commands do, whether the server runs at the moment or not.
 
 
-class _BlockingMeans:
+class BlockingMeans:
     """Does everything at once, on this thread."""
 
     def __init__(self, connection: Connection) -> None:
@@ -140,10 +140,10 @@ class _BlockingMeans:
 
 
 @contextmanager
-def _opened(config: Config) -> Iterator[tuple[_BlockingMeans, ContentFolder, Connection]]:
+def _opened(config: Config) -> Iterator[tuple[BlockingMeans, ContentFolder, Connection]]:
     connection = connect(config)
     try:
-        yield _BlockingMeans(connection), ContentFolder(config.content_directory), connection
+        yield BlockingMeans(connection), ContentFolder(config.content_directory), connection
     finally:
         connection.close()
 

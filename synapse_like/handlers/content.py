@@ -261,7 +261,9 @@ class ContentRepository:
             opened = await self._open(found.sha256, found.size)
         except FileNotFoundError as error:
             if not found.server:
-                _log.exception("the file of an upload is not there", content_id=found.content_id)
+                # It may have been purged just now. If not, somebody has to be told.
+                if await self._means.read("content", content.find, "", found.content_id) is not None:
+                    _log.error("the file of an upload is not there", sha256=found.sha256)
                 raise _no_such_content() from error
             # The copy was deleted since it was found, or its file was lost.
             await self._store.remove(found)

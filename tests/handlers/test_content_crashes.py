@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from synapse_like.app import media_reconcile, media_status
-from synapse_like.app.content import _BlockingMeans
+from synapse_like.app.content import BlockingMeans
 from synapse_like.config import Config, load
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.storage import content
@@ -114,7 +114,7 @@ def test_marks_stay_while_the_database_does_not_answer(config_file: Path, config
     """MEDIA-1: who cannot ask whether a file is needed leaves it, and its mark."""
     assert run(config_file, "keep", "never") == 0
 
-    class Broken(_BlockingMeans):
+    class Broken(BlockingMeans):
         async def read(self, name: str, function: object, *args: object, **kwargs: object) -> object:
             if name == "content-unnamed":
                 raise ConnectionError("the database is away")

@@ -16,7 +16,19 @@ import pytest
 from tests.scenarios.conftest import FreshServer
 from tests.support import pictures
 from tests.support.client import ApiError, Client, forbidden, not_found, quote, refused
-from tests.support.content import agree, disk, download, incoming, media, path_of, size_of, thumbnail, try_media, upload
+from tests.support.content import (
+    agree,
+    disk,
+    download,
+    folder_of,
+    incoming,
+    media,
+    path_of,
+    size_of,
+    thumbnail,
+    try_media,
+    upload,
+)
 from tests.support.pictures import CORPUS, MIB, photo
 from tests.support.processes import wait_until
 from tests.support.server import HomeServer
@@ -416,6 +428,24 @@ def test_status_tells_what_there_is(fresh_server: FreshServer) -> None:
     assert lines[0].split() == ["uploads", "2", f"{len(photo()):,}", "bytes"]
     assert lines[1].split()[:4] == ["thumbnails", "of", "uploads", "1"]
     assert any(line.split()[:2] == [alice.user_id, "2"] for line in lines)
+
+
+def test_upload_whose_file_is_lost_is_missed_and_listed(fresh_server: FreshServer) -> None:
+    """MEDIA-1: the operator is told; the row stays, for the file may come back."""
+    server = fresh_server()
+    alice = Client(server).register("alice")
+    uri = upload(alice, PICTURE)
+    (name,) = disk(server)
+    path = folder_of(server) / name[:2] / name[2:]
+    path.rename(folder_of(server) / "lost")
+    assert download(alice, uri).status == 404
+    assert "the file of an upload is not there" in server.recent_log()
+    for options in ((), ("--repair",)):
+        done = try_media(server, "reconcile", *options)
+        assert (done.returncode, done.stdout) == (1, f"no file, or a damaged one, for {name}\n")
+    (folder_of(server) / "lost").rename(path)
+    assert download(alice, uri).body == PICTURE
+    agree(server)
 
 
 def test_purging_beside_uploads_of_the_same_bytes_leaves_no_hole(fresh_server: FreshServer) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from synapse_like.app.content import _BlockingMeans
+from synapse_like.app.content import BlockingMeans
 from synapse_like.config import load
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.storage import content
@@ -33,7 +33,7 @@ STEPS: dict[str, tuple[type, str]] = {
     "finish": (Unfinished, "finish"),
     "hold": (ContentFolder, "hold"),
     "put": (ContentFolder, "put"),
-    "row": (_BlockingMeans, "write"),
+    "row": (BlockingMeans, "write"),
     "unlink": (ContentFolder, "remove"),
     "release": (Held, "release"),
 }
@@ -79,7 +79,7 @@ async def keep(store: ContentStore, folder: ContentFolder) -> None:
     await store.keep(file, record)
 
 
-async def remove(store: ContentStore, means: _BlockingMeans) -> None:
+async def remove(store: ContentStore, means: BlockingMeans) -> None:
     found = await means.read("find", content.find, SERVER, CONTENT_ID)
     assert found is not None, "it must be kept first"
     await store.remove(found)
@@ -89,7 +89,7 @@ def main(config_file: str, action: str, moment: str) -> None:
     config = load(Path(config_file), {})
     connection = Connection(open_engine(config.database.url, data_dir=config.data_dir, durability="full"))
     migrate(connection)
-    means, folder = _BlockingMeans(connection), ContentFolder(config.content_directory)
+    means, folder = BlockingMeans(connection), ContentFolder(config.content_directory)
     store = ContentStore(means, folder)
     if moment != "never":
         arrange(moment)

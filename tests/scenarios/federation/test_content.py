@@ -236,6 +236,20 @@ def test_kill_in_the_middle_of_a_fetch_leaves_nothing(
     agree(away)
 
 
+def test_stopping_in_the_middle_of_a_fetch_leaves_nothing(pair: Federation, alice: Client, bob: Client) -> None:
+    """MEDIA-1."""
+    home, away = pair.servers
+    uri = upload(alice, noise(50, 48 * MIB), "video/mp4")
+    pair.slow(home, 5.0)
+    pending = bob.start("GET", path_of(uri), token="")
+    wait_until("the fetch", lambda: incoming(away))
+    assert away.terminate() == 0
+    pending.abandon()
+    assert not incoming(away)
+    away.start()
+    agree(away)
+
+
 def test_server_that_sends_too_slowly_is_given_up(
     federation_of: FederationOf, new_database: NewDatabase, unique: Unique
 ) -> None:
