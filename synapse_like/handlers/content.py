@@ -268,7 +268,10 @@ class ContentRepository:
             # The copy was deleted since it was found, or its file was lost.
             await self._store.remove(found)
             again = await self._fetch(found.server, found.content_id)
-            opened = await self._open(again.sha256, again.size)
+            try:
+                opened = await self._open(again.sha256, again.size)
+            except FileNotFoundError:
+                raise Unavailable("This file was deleted just now. Please try again.") from error
         self.statistics.downloads += 1
         return opened
 
@@ -325,7 +328,7 @@ class ContentRepository:
             self._fetches.release()
         self.statistics.fetches += 1
         self.statistics.fetched_bytes += fetched.size
-        # Not this one: it was used last.
+        # So that this one, which was used last, is not the first to go.
         self._note_use(server, content_id)
         await self.note_uses()
         self.statistics.deleted_copies += await self._store.shrink_copies(self._bounds.most_copied)

@@ -198,10 +198,10 @@ class ContentStore:
         """
         try:
             unnamed = await self._means.read("content-unnamed", content.unnamed, held.hashes)
+            gone = await self._means.in_thread(self._folder.remove, unnamed)
         except Exception:
             _log.exception("nobody can tell which files are still needed; they are looked at again later")
             await self._means.in_thread(held.leave)
             return 0
-        gone = await self._means.in_thread(self._folder.remove, unnamed)
         await self._means.in_thread(held.release)
         return gone

@@ -105,7 +105,9 @@ class Thumbnails:
         self._sizes = sorted(sizes, key=lambda size: size[0] * size[1])
         self._free = DeferredSemaphore(bounds.processes)
         self._making: Shared[tuple[str, int, int, Method], Thumbnail] = Shared()
-        self._hopeless: TTLCache[str, MatrixError] = TTLCache(MOST_HOPELESS, HOPELESS_SECONDS, clock.monotonic)
+        self._hopeless: TTLCache[str, tuple[type[TooLarge | _Hopeless], str]] = TTLCache(
+            MOST_HOPELESS, HOPELESS_SECONDS, clock.monotonic
+        )
         #: How many were made since the start, and how many could not be.
         self.made = 0
         self.failed = 0
@@ -151,7 +153,8 @@ class Thumbnails:
     async def _make(self, found: Content, width: int, height: int, method: Method) -> Thumbnail:
         hopeless = self._hopeless.get(found.sha256)
         if hopeless is not None:
-            raise hopeless
+            kind, message = hopeless
+            raise kind(message)
         if len(self._free.waiting) >= MOST_WAITING:
             raise Unavailable("Too many pictures are being made smaller. Please try again later.")
         await self._free.acquire()
@@ -160,7 +163,7 @@ class Thumbnails:
                 made = await self._make_now(found, width, height, method)
         except (TooLarge, _Hopeless) as error:
             self.failed += 1
-            self._hopeless[found.sha256] = error
+            self._hopeless[found.sha256] = type(error), error.message
             raise
         finally:
             self._free.release()

@@ -227,7 +227,7 @@ class Held:
         while self._marks:
             path, (descriptor, was_there) = self._marks.popitem()
             if is_settled(was_there):
-                path.unlink()
+                path.unlink(missing_ok=True)
             os.close(descriptor)
 
 
