@@ -67,6 +67,7 @@ setup(
         "structlog>=25.1,<27",
         "cachetools>=5.5,<9",
         "argon2-cffi>=23.1,<26",
+        "Pillow>=11.3,<14",
         "PyNaCl>=1.5,<2",
         "signedjson>=1.1.4,<2",
         "unpaddedbase64>=2.1,<3",

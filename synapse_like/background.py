@@ -1,4 +1,5 @@
-"""What happens with nobody waiting for it: single tasks, and tasks done every so often; and long calculations.
+"""What happens with nobody waiting for it: single tasks, and tasks done every so often; long calculations; and work
+that several wait for.
 
 A failure in the background has no caller to reach. It is logged with the name of the task, and that is all:
 `run_in_background` gives a Deferred that never fails, and a repeated task simply has its next turn.
@@ -7,11 +8,12 @@ A failure in the background has no caller to reach. It is logged with the name o
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like.clock import Clock
@@ -20,6 +22,7 @@ from synapse_like.protocol.errors import MatrixError
 
 P = ParamSpec("P")
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 #: Things that are worked on at one go, on a thread; up to so many others are worked on at once, on none.
@@ -130,3 +133,28 @@ class Slices:
 
 def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [function(item) for item in items]
+
+
+class Shared(Generic[Key, Result]):
+    """Does once what several want at the same time."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Key, list[Deferred[Result]]] = {}
+
+    async def do(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """What `work` gives, or raises; if it is being done already under this key, what that gives.
+
+        Who is cancelled stops waiting; the work goes on.
+        """
+        mine: Deferred[Result] = Deferred()
+        if key in self._waiting:
+            self._waiting[key].append(mine)
+        else:
+            self._waiting[key] = [mine]
+            Deferred.fromCoroutine(work()).addBoth(self._done, key)
+        return await mine
+
+    def _done(self, outcome: Result | Failure, key: Key) -> None:
+        for waiting in self._waiting.pop(key):
+            if not waiting.called:
+                waiting.callback(outcome)  # a Failure is passed on as one

@@ -318,3 +318,45 @@ def federation_retry(config: Config, server: str | None, all_servers: bool) -> N
     if (server is None) != all_servers:
         raise click.UsageError("Name either a server or --all.")
     click.echo(app.federation_retry(config, server))
+
+
+@main.group()
+def media() -> None:
+    """Look after the files that users have uploaded, and the copies of other servers' files."""
+
+
+@media.command("status")
+@_needs_config
+def media_status(config: Config) -> None:
+    """Tell how many files there are, how large they are, and who has uploaded most."""
+    click.echo(app.media_status(config))
+
+
+@media.command("purge")
+@_needs_config
+@click.argument("what", nargs=-1)
+@click.option("--user", help="Everything that this user of ours has uploaded.")
+@click.option("--copies", is_flag=True, help="The copies of all other servers' files.")
+@click.option("--days", type=click.FloatRange(0), help="Only uploads older, and copies unused for longer, than that.")
+def media_purge(config: Config, what: tuple[str, ...], user: str | None, copies: bool, days: float | None) -> None:
+    """Delete files, with their thumbnails, for ever.
+
+    WHAT are single files (mxc://example.org/id) and servers, of whose files all copies are meant. Copies are fetched
+    again when somebody wants them.
+    """
+    if not (what or user or copies):
+        raise click.UsageError("Name files or servers, or give --user or --copies.")
+    click.echo(app.media_purge(config, list(what), user=user, copies=copies, days=days))
+
+
+@media.command("reconcile")
+@_needs_config
+@click.option(
+    "--repair", is_flag=True, help="Delete files without a row, and forget copies and thumbnails without a file."
+)
+def media_reconcile(config: Config, repair: bool) -> None:
+    """Compare the tables with the files on the disk, and clear away what crashes have left."""
+    report, is_wrong = app.media_reconcile(config, repair=repair)
+    click.echo(report)
+    if is_wrong:
+        sys.exit(1)

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedClock
 
 from synapse_like import logs
-from synapse_like.background import Repeating, every, run_in_background
+from synapse_like.background import Repeating, Shared, every, run_in_background
 from synapse_like.clock import ReactorClock
 
 Output = pytest.CaptureFixture[str]
@@ -179,3 +179,39 @@ def test_stopped_task_can_be_started_again() -> None:
     task.start()
     reactor.advance(10)
     assert work.begun == 1
+
+
+def test_work_that_several_want_is_done_once() -> None:
+    shared: Shared[str, int] = Shared()
+    works: list[Deferred[int]] = []
+
+    async def work() -> int:
+        works.append(Deferred())
+        return await works[-1]
+
+    first, second, other = (Deferred.fromCoroutine(shared.do(key, work)) for key in ("a", "a", "b"))
+    assert len(works) == 2
+    works[0].callback(5)
+    assert (first.result, second.result, other.called) == (5, 5, False)
+    again = Deferred.fromCoroutine(shared.do("a", work))
+    assert len(works) == 3
+    works[2].callback(6)
+    assert again.result == 6
+
+
+def test_all_who_want_it_learn_that_it_failed_and_who_is_cancelled_stops_nothing() -> None:
+    shared: Shared[str, int] = Shared()
+    work: Deferred[int] = Deferred()
+
+    async def fail() -> int:
+        return await work
+
+    failures: list[str] = []
+    waiting = [Deferred.fromCoroutine(shared.do("a", fail)) for _ in range(3)]
+    for each in waiting:
+        each.addErrback(lambda failure: failures.append(failure.type.__name__))
+    waiting[1].cancel()
+    assert failures == ["CancelledError"]
+    assert not work.called
+    work.errback(ValueError("no"))
+    assert failures == ["CancelledError", "ValueError", "ValueError"]

@@ -116,6 +116,16 @@ def test_certificate_lies_in_the_data_directory_unless_it_is_named() -> None:
     assert named.federation.ca_file == Path("/srv/ca.crt")
 
 
+def test_files_lie_in_the_data_directory_unless_another_is_named() -> None:
+    assert config().content_directory == Path("/srv/content")
+    assert config(content={"directory": "/large/files"}).content_directory == Path("/large/files")
+
+
+def test_thumbnails_have_the_sizes_that_are_named_or_any() -> None:
+    assert config(content={"thumbnail_sizes": ["32x32", "640x480"]}).content.made_sizes == [(32, 32), (640, 480)]
+    assert config(content={"dynamic_thumbnails": True}).content.made_sizes == []
+
+
 def test_names_of_servers_are_checked_and_in_lower_case() -> None:
     names = {"unverified_servers": ["Old.Example:8448"], "trusted_key_servers": ["[::1]"]}
     assert config(federation=names).federation.unverified_servers == ("old.example:8448",)
@@ -235,6 +245,11 @@ def test_fault_in_the_environment_names_the_variable_and_not_its_value() -> None
         ("voip", {"turn_uris": ["turn:turn.example.org"], "shared_secret": ""}, "voip.shared_secret"),
         ("voip", {"turn_uris": ["https://turn.example.org"], "shared_secret": "s"}, "voip.turn_uris[0]"),
         ("voip", {"lifetime": 0}, "voip.lifetime"),
+        ("content", {"max_remote_size": 100, "remote_cache_size": 99}, "content.remote_cache_size"),
+        ("content", {"thumbnail_sizes": []}, "content.thumbnail_sizes"),
+        ("content", {"thumbnail_sizes": ["32x32", "big"]}, "content.thumbnail_sizes[1]"),
+        ("content", {"thumbnail_sizes": ["0x32"]}, "content.thumbnail_sizes[0]"),
+        ("content", {"user_quota": -1}, "content.user_quota"),
         ("password_hashing", {"memory_kib": 1}, "password_hashing.memory_kib"),
     ],
 )

@@ -175,7 +175,12 @@ class Subject:
 
     def resident_bytes(self) -> int:
         """Memory that the home server holds."""
-        return resident_bytes(self._its_process())
+        return resident_bytes(self.process_id)
+
+    @property
+    def process_id(self) -> int:
+        """The ID of the home server's process."""
+        return self._its_process()
 
     def _its_process(self) -> int:
         assert self._process is not None, "the server does not run"

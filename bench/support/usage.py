@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,26 @@ def resident_bytes(process: int) -> int:
         if name == "VmRSS":
             return int(amount.split()[0]) * 1024
     raise RuntimeError(f"the process {process} has ended")
+
+
+def forget_peak(process: int) -> None:
+    """Let `peak_bytes` begin anew."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def peak_bytes(process: int) -> int:
+    """The most memory that a process has held, in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        name, _, amount = line.partition(":")
+        if name == "VmHWM":
+            return int(amount.split()[0]) * 1024
+    raise RuntimeError(f"the process {process} has ended")
+
+
+def ended_children_cpu_seconds(process: int) -> float:
+    """CPU time of those processes that a process has started and that have ended, in seconds, in steps of 10 ms."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(process: int) -> list[int]:

@@ -4,7 +4,8 @@ parts            what needs nothing but the settings: the database, the keys, TL
 entrance         how people come in: the stages of registration and login
 server           the composition root: all parts of a server, put together once
 service          a server that runs
-administration   what the operator's commands do
+content          the content repository, put together, and the commands that look after it
+administration   what the other commands of the operator do
 """
 
 from synapse_like.app.administration import (
@@ -18,6 +19,7 @@ from synapse_like.app.administration import (
     reset_password,
     set_admin,
 )
+from synapse_like.app.content import media_purge, media_reconcile, media_status
 from synapse_like.app.parts import StartError
 from synapse_like.app.server import build
 from synapse_like.app.service import HomeServerService, make_service, run
@@ -31,6 +33,9 @@ __all__ = [
     "federation_retry",
     "federation_status",
     "make_service",
+    "media_purge",
+    "media_reconcile",
+    "media_status",
     "migrate",
     "purge_room",
     "register_user",

@@ -18,7 +18,7 @@ from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable
 from synapse_like.storage.migrations import migrate as migrate_tables
 
 
-def _connect(config: Config) -> Connection:
+def connect(config: Config) -> Connection:
     try:
         connection = Connection(engine_of(config), outside=True)
     except DatabaseUnavailable as error:
@@ -58,7 +58,7 @@ def register_user(config: Config, user: str, password: str, admin: bool) -> str:
     check_strength(password)
     user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
     password_hash = hasher(config).hash(password)
-    connection = _connect(config)
+    connection = connect(config)
     try:
         made = connection.transact(
             accounts.create, user_id, password_hash=password_hash, is_admin=admin, now_ms=_now_ms()
@@ -79,7 +79,7 @@ def reset_password(config: Config, user: str, password: str) -> None:
     check_strength(password)
     user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
     password_hash = hasher(config).hash(password)
-    connection = _connect(config)
+    connection = connect(config)
     try:
         if not connection.transact(_replace_password, user_id, password_hash):
             raise _no_user(user_id)
@@ -99,7 +99,7 @@ def set_admin(config: Config, user: str, is_admin: bool) -> str:
     :raises MatrixError: there is no such user.
     """
     user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
-    connection = _connect(config)
+    connection = connect(config)
     try:
         if not connection.transact(accounts.set_admin, user_id, is_admin=is_admin):
             raise _no_user(user_id)
@@ -115,7 +115,7 @@ def deactivate_user(config: Config, user: str) -> str:
     :raises MatrixError: there is no such user, or the account is closed already.
     """
     user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
-    connection = _connect(config)
+    connection = connect(config)
     try:
         if not connection.transact(accounts.deactivate, user_id, now_ms=_now_ms()):
             raise _no_user(user_id)
@@ -135,7 +135,7 @@ def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:
     :raises StartError: the database cannot be opened.
     :raises MatrixError: there is no such room or state.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         return "\n".join(connection.transact(state_explanation.explain, room_id, slot))
     finally:
@@ -147,7 +147,7 @@ def federation_status(config: Config) -> str:
 
     :raises StartError: the database cannot be opened.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         txn = connection.begin(writable=False)
         try:
@@ -165,7 +165,7 @@ def federation_retry(config: Config, server: str | None) -> str:
     :raises StartError: the database cannot be opened.
     :raises MatrixError: nothing was ever sent to this server.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         count = connection.transact(destinations.ask_retry, server)
     finally:
@@ -184,7 +184,7 @@ def purge_room(config: Config, room_id: str, force: bool) -> str:
     :raises StartError: the database cannot be opened.
     :raises MatrixError: there is no such room, or somebody is still in it.
     """
-    connection = _connect(config)
+    connection = connect(config)
     try:
         deleted = connection.transact(room_handlers.purge, room_id, server_name=config.server_name, force=force)
         connection.engine.forget_deleted(connection.raw)

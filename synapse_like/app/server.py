@@ -6,7 +6,7 @@ Nothing else makes a handler or a site; everything is handed what it needs, here
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError
@@ -14,6 +14,7 @@ from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
+from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import make_entrance
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
@@ -29,7 +30,6 @@ from synapse_like.federation.resolver import ServerResolver, ServiceLookup
 from synapse_like.federation.tls import ClientTls, ServerTls
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.backfill import Backfill
-from synapse_like.handlers.content import ContentStore
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.disclosure import Disclosure
 from synapse_like.handlers.event_checks import EventChecks
@@ -76,6 +76,7 @@ from synapse_like.http.client.typing import TypingEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.federation.authentication import SignatureAuthenticator
+from synapse_like.http.federation.content import FederatedContentEndpoints, mount_federated_content
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.federation.rooms import FederatedRoomEndpoints
 from synapse_like.http.federation.v1 import mount_federation
@@ -92,8 +93,8 @@ from synapse_like.storage.profiles import ProfileChanged
 
 #: How long its database may take to answer a server that is well.
 HEALTH_SECONDS = 5.0
-#: Threads that read and write uploaded files.
-FILE_THREADS = 4
+#: Threads that read and write files.
+FILE_THREADS = 8
 #: Threads that check signatures.
 SIGNATURE_THREADS = 1
 #: How long DNS may take to answer each of our questions, in seconds.
@@ -108,7 +109,10 @@ CERTIFICATE_SECONDS = 60
 
 @dataclass(slots=True)
 class HomeServer:
-    """A running server's parts, as far as somebody must start and stop them."""
+    """A running server's parts, as far as somebody must start and stop them.
+
+    :ivar files_agent: fetches files; apart from the other, so that large files never stand in the way of events.
+    """
 
     database: Database
     thread_pools: list[ThreadPool]
@@ -116,6 +120,8 @@ class HomeServer:
     site: Site[Requester]
     federation: Federation | None
     tasks: list[Repeating]
+    content: ContentParts
+    files_agent: Agent
     start_presence: Callable[[], Coroutine[Any, Any, None]] | None
 
 
@@ -230,7 +236,10 @@ def build(config: Config, reactor: Any) -> HomeServer:
     retransmissions = Retransmissions(database, clock)
 
     files = ThreadPool(0, FILE_THREADS, "files")
-    content_store = ContentStore(database, clock, reactor, files, config.data_dir / "content")
+    files_agent = other_servers(config, reactor, clock, client_tls, seconds=config.content.remote_timeout)
+    content = make_content(
+        config, reactor, clock, database, files, FederationClient(files_agent, name, own_keys.signing)
+    )
 
     # Also what others have redacted must leave the files, and not only the tables.
     bus.subscribe(EventRedacted, database.deleted)
@@ -266,7 +275,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
             PresenceEndpoints((people.presence, people.lists) if people else None, retransmissions),
         ),
         mount_content(
-            ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
+            ContentEndpoints(content.repository, content.thumbnails, name, public_url(config)),
+            max_upload=config.content.max_upload_size,
+            upload_seconds=config.content.upload_timeout,
         ),
         mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
         Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
@@ -287,6 +298,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
+        mount_federated_content(FederatedContentEndpoints(content.repository, name)),
         *mount_federation(
             FederatedRoomEndpoints(
                 name,
@@ -316,6 +328,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
         *entrance.tasks,
     ]
+    tasks += content.tasks
     if people is not None:
         tasks += people.tasks
     if server_tls is not None:
@@ -336,6 +349,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
         if config.federation.enabled
         else None,
         tasks,
+        content,
+        files_agent,
         people.start if people else None,
     )
 
@@ -396,21 +411,33 @@ class Health:
         return {"status": "ok"}
 
 
-def speak(
-    config: Config, reactor: Any, clock: ReactorClock, database: Database, own_keys: OwnKeys, tls: ClientTls
-) -> Speaking:
-    """Put together what asks other servers."""
+def other_servers(
+    config: Config, reactor: Any, clock: ReactorClock, tls: ClientTls, *, seconds: float | None = None
+) -> Agent:
+    """What reaches other servers.
+
+    :param seconds: how long they may take to send an answer, where it is not what is usual.
+    """
     federation = config.federation
     lookup: ServiceLookup = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
-    agent = Agent(
+    usual = timeouts(config)
+    return Agent(
         reactor,
         ServerResolver(lookup, clock),
         tls,
         enabled=federation.enabled,
         allow_private_addresses=federation.allow_private_addresses,
-        timeouts=timeouts(config),
+        timeouts=usual if seconds is None else replace(usual, body=seconds),
         user_agent=f"synapse_like/{__version__}",
     )
+
+
+def speak(
+    config: Config, reactor: Any, clock: ReactorClock, database: Database, own_keys: OwnKeys, tls: ClientTls
+) -> Speaking:
+    """Put together what asks other servers."""
+    federation = config.federation
+    agent = other_servers(config, reactor, clock, tls)
     client = FederationClient(agent, config.server_name, own_keys.signing, slow=timeouts(config, slow=True))
     threads = ThreadPool(0, SIGNATURE_THREADS, "signatures")
     slices = Slices(reactor, threads)

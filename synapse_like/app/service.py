@@ -56,6 +56,7 @@ class HomeServerService(Service):
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+        run_in_background("content", server.content.start)
         if server.start_presence is not None:
             run_in_background("presence", server.start_presence)
         if server.federation is not None:
@@ -113,6 +114,8 @@ class HomeServerService(Service):
         await DeferredList(drained)
         for task in server.tasks:
             await task.stop()
+        await server.content.repository.stop()
+        await server.files_agent.close()
         if server.federation is not None:
             await server.federation.queues.stop()
             await server.federation.agent.close()

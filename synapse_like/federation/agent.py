@@ -3,7 +3,8 @@
 Each destination has a few connections at the most, kept open between requests. A new one goes to the places that the
 resolver names, one after another, until a TLS handshake has succeeded and the certificate fits. There is a time-out for
 the connection with its handshake, one for the head of the answer, one for the whole of it, and a limit for its size.
-Redirects are not followed. What goes wrong is a `ServerUnreachable`.
+Redirects are not followed. What goes wrong is a `ServerUnreachable`. What is too large for memory comes as a stream
+(`Agent.download`), read as fast as its reader takes it.
 
 Every request is one that may be made twice without harm. So if a connection that was kept open turns out to have been
 closed meanwhile, the request is made once more on a new one.
@@ -15,8 +16,8 @@ closed meanwhile, the request is made once more on a new one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -42,11 +43,12 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import directlyProvides, implementer, providedBy
 
+from synapse_like.byte_streams import ByteStream
 from synapse_like.federation.addresses import is_public
-from synapse_like.federation.errors import ServerUnreachable
+from synapse_like.federation.errors import AnswerTooLarge, ServerUnreachable
 from synapse_like.federation.resolver import Place, ServerResolver
 from synapse_like.federation.tls import NAME_ERRORS, ClientTls
 from synapse_like.logs import get_logger
@@ -99,6 +101,18 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What another server is answering.
+
+    :ivar body: reading it raises ServerUnreachable if it breaks off or takes too long, AnswerTooLarge if it is that.
+    """
+
+    status: int
+    headers: Headers
+    body: ByteStream
+
+
 class Agent:
     """Asks other servers.
 
@@ -147,6 +161,48 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
+        asked = self._asked(method, destination, uri, headers, body, most_bytes, timeouts)
+        try:
+            return await self._destination(destination).ask(asked)
+        except Exception as error:
+            raise self._unreachable(destination, error) from error
+
+    @asynccontextmanager
+    async def download(
+        self,
+        destination: str,
+        uri: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        most_bytes: int,
+        timeouts: Timeouts | None = None,
+    ) -> AsyncIterator[Download]:
+        """Ask a server for something large, which is read within the context.
+
+        :param most_bytes: how large the answer's body may be.
+        :raises ServerUnreachable: there was no answer.
+        """
+        asked = self._asked("GET", destination, uri, headers, None, most_bytes, timeouts)
+        asking = self._destination(destination)
+        try:
+            download, close = await asking.begin(asked)
+        except Exception as error:
+            raise self._unreachable(destination, error) from error
+        try:
+            yield download
+        finally:
+            close()
+
+    def _asked(
+        self,
+        method: str,
+        destination: str,
+        uri: str,
+        headers: Mapping[str, str] | None,
+        body: bytes | None,
+        most_bytes: int,
+        timeouts: Timeouts | None,
+    ) -> _Asked:
         if not self._enabled:
             raise ServerUnreachable(destination, "federation is switched off")
         given = Headers({name: [value] for name, value in (headers or {}).items()})
@@ -154,14 +210,20 @@ class Agent:
         given.setRawHeaders(b"User-Agent", self._user_agent)
         if body is not None:
             given.setRawHeaders(b"Content-Type", [b"application/json"])
-        asked = _Asked(method.encode("ascii"), uri.encode("ascii"), given, body, most_bytes, timeouts or self._timeouts)
-        try:
-            return await self._destination(destination).ask(asked)
-        except Exception as error:
-            reason = why(error)
-            if reason is None:
-                raise
-            raise ServerUnreachable(destination, reason) from error
+        return _Asked(
+            destination,
+            method.encode("ascii"),
+            uri.encode("ascii"),
+            given,
+            body,
+            most_bytes,
+            timeouts or self._timeouts,
+        )
+
+    def _unreachable(self, destination: str, error: Exception) -> Exception:
+        """An error as who asked is to see it: faults of our own stay what they are."""
+        reason = why(error)
+        return error if reason is None else ServerUnreachable(destination, reason)
 
     async def close(self) -> None:
         """Close the connections that are kept open."""
@@ -191,6 +253,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
+    destination: str
     method: bytes
     uri: bytes
     headers: Headers
@@ -218,19 +281,49 @@ class _Destination:
         return self._requests > 0
 
     async def ask(self, asked: _Asked) -> Answer:
+        response = await self._response_in_turn(asked)
+        try:
+            body = await self._within(asked.timeouts.body, read_body(response, asked.most_bytes))
+            return Answer(response.code, body)
+        finally:
+            self._leave()
+
+    async def begin(self, asked: _Asked) -> tuple[Download, Callable[[], None]]:
+        """Ask; what is coming, and what is to be called when nobody reads it any more."""
+        response = await self._response_in_turn(asked)
+        passer = _BodyPasser(asked, None if response.length is UNKNOWN_LENGTH else response.length)
+        response.deliverBody(passer)
+        too_long = self._reactor.callLater(asked.timeouts.body, passer.give_up, "it took too long")
+
+        def close() -> None:
+            if too_long.active():
+                too_long.cancel()
+            passer.give_up("nobody wants it any more")
+            self._leave()
+
+        return Download(response.code, response.headers, passer.body), close
+
+    async def _response_in_turn(self, asked: _Asked) -> Any:
+        """Ask when a connection is free; it counts as taken until `_leave`, unless this raises."""
         if self._requests >= MOST_CONNECTIONS + MOST_WAITING:
             raise NotAnAnswer("too many requests wait for it")
         self._requests += 1
         try:
             await self._within(asked.timeouts.answer, self._free.acquire())
-            try:
-                return await self._ask_or_ask_again(asked)
-            finally:
-                self._free.release()
-        finally:
+        except BaseException:
             self._requests -= 1
+            raise
+        try:
+            return await self._ask_or_ask_again(asked)
+        except BaseException:
+            self._leave()
+            raise
 
-    async def _ask_or_ask_again(self, asked: _Asked) -> Answer:
+    def _leave(self) -> None:
+        self._free.release()
+        self._requests -= 1
+
+    async def _ask_or_ask_again(self, asked: _Asked) -> Any:
         try:
             return await self._ask(asked)
         except (ResponseNeverReceived, RequestTransmissionFailed) as error:
@@ -239,12 +332,10 @@ class _Destination:
         self._pool.closeCachedConnections()
         return await self._ask(asked)
 
-    async def _ask(self, asked: _Asked) -> Answer:
+    async def _ask(self, asked: _Asked) -> Any:
         body = None if asked.body is None else BytesProducer(asked.body)
         answering = self._agent.request(asked.method, b"https://server" + asked.uri, asked.headers, body)
-        response: Any = await self._within(asked.timeouts.answer, answering)
-        body_bytes = await self._within(asked.timeouts.body, read_body(response, asked.most_bytes))
-        return Answer(response.code, body_bytes)
+        return await self._within(asked.timeouts.answer, answering)
 
     def _within(self, seconds: float, doing: Deferred[Any]) -> Deferred[Any]:
         return doing.addTimeout(seconds, self._reactor, timed_out)
@@ -502,6 +593,60 @@ class _BodyReader(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.loseConnection()
+
+
+class _BodyPasser(Protocol):
+    """Passes a body on as it comes, up to a number of bytes."""
+
+    def __init__(self, asked: _Asked, length: int | None) -> None:
+        self.body = ByteStream(self._pause, self._resume, length=length)
+        self._asked = asked
+        self._is_over = False
+        if length is not None and length > asked.most_bytes:
+            self._fail(AnswerTooLarge(asked.destination, asked.most_bytes))
+
+    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+        if self._is_over:
+            self._abort()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        self.body.push(data)
+        if self.body.received > self._asked.most_bytes:
+            self._fail(AnswerTooLarge(self._asked.destination, self._asked.most_bytes))
+            self._abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        if not self._is_over and reason.check(ResponseDone):
+            self._is_over = True
+            self.body.end()
+        else:
+            self._fail(ServerUnreachable(self._asked.destination, "its answer broke off"))
+
+    def give_up(self, reason: str) -> None:
+        """Receive no more."""
+        if not self._is_over:
+            self._fail(ServerUnreachable(self._asked.destination, reason))
+            self._abort()
+
+    def _fail(self, error: Exception) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.body.fail(error)
+
+    def _pause(self) -> None:
+        self._do("pauseProducing")
+
+    def _resume(self) -> None:
+        if not self._is_over:
+            self._do("resumeProducing")
+
+    def _abort(self) -> None:
+        self._do("loseConnection")
+
+    def _do(self, what: str) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            getattr(transport, what)()
 
 
 def why(error: BaseException) -> str | None:

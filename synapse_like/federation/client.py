@@ -10,14 +10,19 @@ such a path is asked again in today's form, and remembered.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from cachetools import LRUCache
 from signedjson.types import SigningKey
 
-from synapse_like.federation.agent import Agent, Answer, Timeouts
+from synapse_like.byte_streams import ByteStream
+from synapse_like.federation.agent import Agent, Answer, Download, Timeouts
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.errors import MatrixError
@@ -30,17 +35,29 @@ Change = Literal["join", "leave", "knock"]
 FEDERATION = "/_matrix/federation/v1"
 FEDERATION_V2 = "/_matrix/federation/v2"
 KEYS = "/_matrix/key/v2"
+CONTENT = "/_matrix/media/v1"
 
 #: Bytes of an answer at the most: of one about a whole room, of any other, of keys.
 MOST_ROOM_BYTES = 128 * 1024 * 1024
 MOST_BYTES = 16 * 1024 * 1024
 MOST_KEY_BYTES = 1024 * 1024
+#: Bytes of a refusal that are read.
+MOST_REFUSAL_BYTES = 16 * 1024
 #: Keys are there or they are not.
 KEY_TIMEOUTS = Timeouts(answer=20, body=20)
 #: How many servers are remembered that know only the paths of today.
 MOST_MODERN = 10_000
 
 _ERRCODE = re.compile(r"[A-Z][A-Z0-9_.]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingFile:
+    """A file that another server is sending."""
+
+    mimetype: str | None
+    filename: str | None
+    body: ByteStream
 
 
 class FederationClient:
@@ -176,6 +193,23 @@ class FederationClient:
         """Ask for something that is not a room's: a profile, an alias."""
         path = f"{FEDERATION}/query/{_segment(kind)}"
         return await self._object(destination, "GET", path, list(parameters.items()))
+
+    @asynccontextmanager
+    async def content(self, destination: str, content_id: str, *, most_bytes: int) -> AsyncIterator[IncomingFile]:
+        """Ask for a file of a server. It is read within the context.
+
+        :param most_bytes: how large it may be.
+
+        As in 2014 this is not signed: files are for everybody.
+        """
+        # Today's servers are told not to ask others, and so in the end perhaps us.
+        uri = f"{CONTENT}/download/{_segment(destination)}/{_segment(content_id)}?allow_remote=false"
+        async with self._agent.download(destination, uri, most_bytes=most_bytes) as answer:
+            if answer.status != 200:
+                raise _refusal(destination, Answer(answer.status, await _beginning(answer.body)))
+            yield IncomingFile(
+                _header(answer, "Content-Type"), _filename(_header(answer, "Content-Disposition")), answer.body
+            )
 
     async def server_keys(self, destination: str) -> Json:
         """Ask for the keys of the server itself."""
@@ -318,3 +352,28 @@ def _objects(destination: str, answer: Json, key: str) -> list[Json]:
 def _is(destination: str, value: object, kind: type, name: str) -> None:
     if not isinstance(value, kind):
         raise ServerUnreachable(destination, f"{name} in its answer is not what it must be")
+
+
+def _header(answer: Download, name: str) -> str | None:
+    values: Sequence[str] | None = answer.headers.getRawHeaders(name)
+    return values[0] if values else None
+
+
+def _filename(disposition: str | None) -> str | None:
+    """The name of a file in a Content-Disposition."""
+    if disposition is None:
+        return None
+    message = Message()
+    message["Content-Disposition"] = disposition
+    names = [value for name, value in message.get_params([], "Content-Disposition") if name == "filename"]
+    # With what stands for older readers there may be one that says its character set; that is the better one.
+    names.sort(key=lambda name: not isinstance(name, tuple))
+    return collapse_rfc2231_value(names[0]) if names else None
+
+
+async def _beginning(body: ByteStream) -> bytes:
+    """The first bytes of a body that should be short."""
+    data = b""
+    while len(data) < MOST_REFUSAL_BYTES and (piece := await body.read()):
+        data += piece
+    return data

@@ -21,6 +21,18 @@ class ServerUnreachable(MatrixError):
         self.destination = destination
 
 
+class AnswerTooLarge(MatrixError):
+    """Another server sends more than we take.
+
+    :param most_bytes: how much that is.
+    """
+
+    def __init__(self, destination: str, most_bytes: int) -> None:
+        super().__init__(
+            502, "M_TOO_LARGE", f"What the server {destination} sends has more than the {most_bytes} bytes allowed."
+        )
+
+
 class RemoteRefusal(MatrixError):
     """Another server answered with an error. Code and message are as it told them.
 

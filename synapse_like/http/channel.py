@@ -9,6 +9,9 @@ little is kept, so that a client's going away is noticed, then the socket is lef
 What may not be received to its end (`refuse`) is answered in its turn, and the connection closed. What arrives in the
 meantime is thrown away: to close a socket with unread data in it would take the answer from the client again.
 
+A body that is to be had as a stream (`Exchange.is_streamed`) is worked on while it arrives; whoever reads it sets the
+pace. An answer whose body is a `BodySource` is read and sent piece by piece, as fast as the client takes it.
+
 The site looks at every connection every few seconds (`look_at_the_clock`); that is cheaper than a timer for each
 request. Limits of time hold only for what the client has to do: to send a request, and to read its answers.
 """
@@ -21,12 +24,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from synapse_like.clock import Clock
+from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import MatrixError, TooLarge
 
 #: How long a client may be silent, in the middle of a request or between two.
@@ -40,6 +45,8 @@ LINGER_SECONDS = 1
 #: How many bytes too many are received and thrown away before a client is refused in the middle, and again how many
 #: before a client that was refused is cut off.
 SWALLOWED = 8 * 1024 * 1024
+
+_log = get_logger(__name__)
 
 #: Digits of a Content-Length. More are no honest number, and Python refuses to read very many.
 _LONGEST_LENGTH = 18
@@ -56,6 +63,16 @@ class Headers(dict[bytes, bytes]):
         self[name] = value if earlier is None else earlier + b", " + value
 
 
+class BodySource(Protocol):
+    """The body of an answer, where it is not there as bytes. Who made the answer closes it."""
+
+    length: int
+    """Bytes."""
+
+    async def read(self) -> bytes:
+        """The next piece; nothing at the end."""
+
+
 class Exchange(ABC):
     """One request, as far as it has been received, and its answer, until it is its turn.
 
@@ -69,7 +86,16 @@ class Exchange(ABC):
     is_last = False
     """Whether the connection ends with this answer."""
 
-    answer: tuple[bytes, bytes] | None = None
+    is_streamed = False
+    """Whether the body is wanted as it comes: `stream` is called when the headers are there, and `serve` at its end."""
+
+    receive_seconds: float = RECEIVE_SECONDS
+    """How long the client may take to send the request."""
+
+    is_continued = True
+    """Whether the client of a streamed request does not wait to be told that it may send its body."""
+
+    answer: tuple[bytes, bytes | BodySource] | None = None
     """Head, without its empty line, and body."""
 
     def __init__(self, channel: PipelinedChannel) -> None:
@@ -92,6 +118,13 @@ class Exchange(ABC):
         """Keep a piece of the body."""
 
     @abstractmethod
+    def stream(self, length: int | None) -> None:
+        """The headers are there, `keep` and then `serve` will be called: see that `give` is called, now or later.
+
+        :param length: bytes of the body; None if they are not announced.
+        """
+
+    @abstractmethod
     def serve(self) -> None:
         """The whole request is there: see that `give` is called, now or later."""
 
@@ -103,10 +136,12 @@ class Exchange(ABC):
     def settled(self) -> None:
         """The answer is on its way, or the client has gone; free what is held."""
 
-    def give(self, head: bytes, body: bytes) -> None:
+    def give(self, head: bytes, body: bytes | BodySource) -> None:
         """Have an answer sent as soon as it is its turn; it is thrown away if the client has gone."""
         if not self.is_lost:
             self.answer = (head, body)
+            if not self.is_received:
+                self.channel.hear_no_more()
             self.channel.answered()
 
     # What HTTPChannel calls; the names are Twisted's.
@@ -118,7 +153,7 @@ class Exchange(ABC):
         self.is_too_large = self.is_too_large or self.size > self.max_body
         if not self.is_too_large:
             self.keep(data)
-        elif self.size > self.max_body + SWALLOWED:
+        elif self.is_streamed or self.size > self.max_body + SWALLOWED:
             self.channel.refuse(too_large(self.max_body))
 
     def requestReceived(self, method: bytes, target: bytes, version: bytes) -> None:  # noqa: N802
@@ -160,9 +195,11 @@ class PipelinedChannel(HTTPChannel):
         self.site = site
         self.is_ending = False
         self._is_deaf = False
+        self._is_sending = False
+        self._writable: Deferred[None] | None = None
         self._unheard = 0
         self._linger: IDelayedCall | None = None
-        self._active_at = self._receiving_since = site.clock.monotonic()
+        self._active_at = self._receiving_since = self._sent_at = site.clock.monotonic()
 
     # HTTPChannel is content with less of a request than its annotation says.
     def requestFactory(self, *_: object) -> Exchange:  # type: ignore[override]  # noqa: N802 - Twisted's name
@@ -180,6 +217,7 @@ class PipelinedChannel(HTTPChannel):
         for exchange in lost:
             exchange.is_lost = True
             exchange.settled()
+        self._may_write()
         self.site.disconnected(self)
 
     # Receiving
@@ -225,9 +263,26 @@ class PipelinedChannel(HTTPChannel):
         length = self.length or 0
         exchange.is_too_large = length > exchange.max_body
         expects = exchange.headers.get(b"Expect", b"").lower() == b"100-continue" and self._version == b"HTTP/1.1"
-        if length > exchange.max_body + SWALLOWED or (expects and exchange.is_too_large):
+        if length > exchange.max_body + SWALLOWED or (exchange.is_too_large and (expects or exchange.is_streamed)):
             self.refuse(too_large(exchange.max_body))
+        elif exchange.is_streamed:
+            exchange.is_continued = not expects
+            exchange.stream(self.length)
         elif expects:
+            self._send100Continue()
+
+    def pause(self) -> None:
+        """Leave the body that is being received in the socket."""
+        self._networkProducer.pauseProducing()
+
+    def go_on(self) -> None:
+        """Receive more of it."""
+        self._networkProducer.resumeProducing()
+
+    def want_body(self, exchange: Exchange) -> None:
+        """Tell the client of a streamed request to send its body, if it waits for that."""
+        if not exchange.is_continued and not self._is_deaf:
+            exchange.is_continued = True
             self._send100Continue()
 
     def allContentReceived(self) -> None:  # noqa: N802
@@ -260,11 +315,15 @@ class PipelinedChannel(HTTPChannel):
             return
         if not self.requests or self.requests[-1].is_received:
             self.requests.append(self.requestFactory())
+        self.hear_no_more()
+        self.requests[-1].fail(error)
+
+    def hear_no_more(self) -> None:
+        """Throw away what still comes, the rest of the request that is being received too; its answer is the last."""
         self._is_deaf = True
         self.setRawMode()
-        exchange = self.requests[-1]
-        exchange.is_last = True
-        exchange.fail(error)
+        self.requests[-1].is_last = True
+        self.go_on()
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(MatrixError(400, "M_UNRECOGNIZED", "This is not HTTP, or its headers are too long."))
@@ -276,23 +335,67 @@ class PipelinedChannel(HTTPChannel):
 
     def answered(self) -> None:
         """Send the answers whose turn it is; there is a new one."""
-        if self.is_ending:
+        if self.is_ending or self._is_sending:
             return
         self._active_at = self.site.clock.monotonic()
         while self.requests and (answer := self.requests[0].answer) is not None:
-            exchange = self.requests.pop(0)
-            is_last = exchange.is_last or (self.site.is_draining and not self.requests)
+            exchange = self.requests[0]
+            exchange.is_last = exchange.is_last or (self.site.is_draining and len(self.requests) == 1)
             head, body = answer
-            self.transport.write(b"%b%b\r\n%b" % (head, b"Connection: close\r\n" if is_last else b"", body))
-            exchange.settled()
-            if is_last:
-                self.end()
+            head = b"%b%b\r\n" % (head, b"Connection: close\r\n" if exchange.is_last else b"")
+            if not isinstance(body, bytes):
+                self.transport.write(head)
+                self._is_sending = True
+                Deferred.fromCoroutine(self._send(body))
+                return
+            self.transport.write(head + body)
+            if self._settle_first():
                 return
         self._read_on()
+
+    def _settle_first(self) -> bool:
+        """The first answer is sent; whether it was the last."""
+        exchange = self.requests.pop(0)
+        exchange.settled()
+        is_last = exchange.is_last or (self.site.is_draining and not self.requests)
+        if is_last:
+            self.end()
+        return is_last
+
+    async def _send(self, body: BodySource) -> None:
+        """Send a body piece by piece, as the client takes it; then the answers after it."""
+        self._sent_at = self.site.clock.monotonic()
+        try:
+            while (piece := await body.read()) and not self._is_gone():
+                self.transport.write(piece)
+                self._sent_at = self.site.clock.monotonic()
+                if self._waitingForTransport:
+                    self._writable = Deferred()
+                    await self._writable
+        except Exception:
+            # The head with its length is on its way: there is no other way to say that it was not to be.
+            _log.exception("an answer broke off")
+            self.abort()
+            return
+        if not self._is_gone():
+            self._is_sending = False
+            self._settle_first()
+            self.answered()
+
+    def _is_gone(self) -> bool:
+        """Whether the client has gone in the middle of an answer."""
+        return not self.requests
+
+    def _may_write(self) -> None:
+        """The client has taken what was sent, or has gone."""
+        waiting, self._writable = self._writable, None
+        if waiting is not None:
+            waiting.callback(None)
 
     def resumeProducing(self) -> None:  # noqa: N802
         super().resumeProducing()
         self._active_at = self.site.clock.monotonic()
+        self._may_write()
         self._read_on()
 
     # Ending
@@ -318,8 +421,12 @@ class PipelinedChannel(HTTPChannel):
             if silent >= ABORT_SECONDS:
                 self.abort()
             return
+        if self._is_sending and now - self._sent_at >= IDLE_SECONDS:
+            self.abort()
+            return
         receiving = self._is_receiving() and not self._is_deaf
         if self.requests and not receiving:
             return
-        if silent >= IDLE_SECONDS or (receiving and now - self._receiving_since >= RECEIVE_SECONDS):
+        seconds = self.requests[-1].receive_seconds if self.requests else RECEIVE_SECONDS
+        if silent >= IDLE_SECONDS or (receiving and now - self._receiving_since >= seconds):
             self.end()

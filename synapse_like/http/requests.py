@@ -36,8 +36,11 @@ class Body(Enum):
     """Nothing: a body is read and thrown away."""
     OBJECT = "object"
     """Any JSON object, as a dict."""
-    RAW = "raw"
-    """Any bytes, as a binary file that stands at its beginning."""
+    FORM = "form"
+    """What a form of a web page sends: its fields, as a dict of texts."""
+    STREAM = "stream"
+    """Any bytes, as they arrive: a `ByteStream`. The endpoint is called as soon as the headers are there; if it does
+    not read to the end, the client is not heard to the end."""
 
 
 class Query:
@@ -130,8 +133,8 @@ class Call(Generic[R]):
 
     :ivar params: the path's parameters by name, percent-decoded.
     :ivar query: the query parameters.
-    :ivar body: the pydantic model, the dict or the file that the route asked for; None if it asked for nothing.
-    :ivar content_type: what the client says that the body is; None if it says nothing.
+    :ivar body: the pydantic model, the dict or the stream that the route asked for; None if it asked for nothing.
+    :ivar headers: as they came, the names spelled like Content-Type.
     :ivar client_address: the IP address of the client, seen through trusted proxies.
     :ivar retransmit_key: for an idempotent route what makes a repetition one: method, path template and parameters
         (API-4). Whose it is has to be added by who keeps the answers. None for all other routes.
@@ -142,7 +145,7 @@ class Call(Generic[R]):
         "_requester",
         "body",
         "client_address",
-        "content_type",
+        "headers",
         "params",
         "query",
         "retransmit_key",
@@ -156,7 +159,7 @@ class Call(Generic[R]):
         body: Any,
         requester: R | None,
         client_address: str,
-        content_type: str | None,
+        headers: Mapping[bytes, bytes],
         retransmit_key: str | None,
         is_closed: Callable[[], bool],
     ) -> None:
@@ -164,7 +167,7 @@ class Call(Generic[R]):
         self.query = query
         self.body = body
         self.client_address = client_address
-        self.content_type = content_type
+        self.headers = headers
         self.retransmit_key = retransmit_key
         self._requester = requester
         self._is_closed = is_closed
@@ -180,6 +183,11 @@ class Call(Generic[R]):
     def requester_if_any(self) -> R | None:
         """Who asks, or None if nobody said. For routes of Auth.OPTIONAL."""
         return self._requester
+
+    def header(self, name: str) -> str | None:
+        """What a header says; None if it is not there."""
+        value = self.headers.get(name.encode("ascii"))
+        return None if value is None else value.decode("latin-1")
 
     @property
     def closed(self) -> bool:
@@ -213,6 +221,19 @@ def decode_json(content: bytes, max_depth: int) -> object:
         return canonical_json.decode(content)
     except NotJson as error:
         raise NotJson("The body is not valid JSON in UTF-8.", reason=error.reason) from None
+
+
+def decode_form(content: bytes) -> dict[str, str]:
+    """The fields of a form; of a repeated one the first counts.
+
+    :raises BadJson: it is not UTF-8.
+    """
+    try:
+        pairs = [pair.partition(b"=") for pair in content.replace(b"+", b" ").split(b"&") if pair]
+        fields = [(unquote_to_bytes(name).decode(), unquote_to_bytes(value).decode()) for name, _, value in pairs]
+    except UnicodeDecodeError:
+        raise BadJson("The form is not valid UTF-8.") from None
+    return dict(reversed(fields))
 
 
 def as_object(value: object, kind: type[BaseModel] | None) -> Any:

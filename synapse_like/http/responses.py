@@ -1,7 +1,8 @@
 """What goes back: the forms an answer may take, and the bytes of its head.
 
 An endpoint returns something that JSON can say, or JSON that is encoded already (`Encoded`), or a whole answer with
-headers of its own (`Response`). What all answers have in common is encoded once, when the module is loaded.
+headers of its own (`Response`), whose body may be a `FileBody`, read while it is sent. What all answers have in common
+is encoded once, when the module is loaded.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import orjson
 from twisted.web.http import NO_BODY_CODES, RESPONSES
@@ -22,6 +24,19 @@ class Encoded(bytes):
     __slots__ = ()
 
 
+class FileBody(Protocol):
+    """A body that is read piece by piece while it is sent."""
+
+    length: int
+    """Bytes."""
+
+    async def read(self) -> bytes:
+        """The next piece; nothing at the end, or once it is closed."""
+
+    def close(self) -> None:
+        """It is sent, or nobody wants it any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """An answer that is not plain JSON with status 200.
@@ -32,7 +47,7 @@ class Response:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: bytes | FileBody = b""
 
 
 _USUAL = {
@@ -63,7 +78,7 @@ _USUAL_OK = {cors: _STATUS[200] + lines for cors, lines in _USUAL_LINES.items()}
 NOTHING_MORE = Response(200, {}, b"{}")
 
 
-def render(result: object, *, cors: bool) -> tuple[int, bytes, bytes]:
+def render(result: object, *, cors: bool) -> tuple[int, bytes, bytes | FileBody]:
     """Turn what an endpoint returned into status, head and body.
 
     The head ends before the empty line, so that the connection may add what concerns it alone.
@@ -72,7 +87,8 @@ def render(result: object, *, cors: bool) -> tuple[int, bytes, bytes]:
     :raises TypeError: JSON cannot say it.
     """
     if isinstance(result, Response):
-        status, body = result.status, result.body
+        status = result.status
+        body: bytes | FileBody = result.body
         if result.headers:
             own = {name.lower() for name in result.headers}
             kept = {name: value for name, value in _USUAL.items() if name.lower() not in own}
@@ -84,7 +100,8 @@ def render(result: object, *, cors: bool) -> tuple[int, bytes, bytes]:
         head = _USUAL_OK[cors]
     if status in NO_BODY_CODES:
         return status, head, b""
-    return status, b"%bContent-Length: %d\r\n" % (head, len(body)), body
+    length = len(body) if isinstance(body, bytes) else body.length
+    return status, b"%bContent-Length: %d\r\n" % (head, length), body
 
 
 def _status_line(status: int) -> bytes:

@@ -52,6 +52,7 @@ class Route(Generic[R]):
     :ivar cancellable: whether the endpoint is cancelled when its client goes away. For those that only wait, such
         as long polls; all others run to their end.
     :ivar max_body: the largest body in bytes; None for what is usual at the site.
+    :ivar receive_seconds: how long the client may take to send the request; None for what is usual.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Route(Generic[R]):
     idempotent: bool = False
     cancellable: bool = False
     max_body: int | None = None
+    receive_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """The site: what listens on a port, and what every request goes through.
 
 The headers are there: the route is found, and with it how large a body may be. The whole request is there: who asks
-(`authenticator`), how often (`limiter`), with what body (`requests`); then the endpoint is called. What it returns or
-raises becomes an answer here and nowhere else, with one line in the log, which names the route and never the path.
+(`authenticator`), how often (`limiter`), with what body (`requests`); then the endpoint is called. Where a route wants
+its body as a stream, all this happens when the headers are there, before a byte of the body is read. What an endpoint
+returns or raises becomes an answer here and nowhere else, with one line in the log, which names the route and never
+the path.
 How one tells who asks is handed in: clients show a token (`client/authentication.py`), servers sign
 (`federation/authentication.py`).
 
@@ -17,21 +19,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from email.utils import formatdate
 from itertools import count
-from tempfile import SpooledTemporaryFile
-from typing import IO, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import ServerFactory
 
+from synapse_like.byte_streams import ByteStream
 from synapse_like.clock import Clock
 from synapse_like.http.authentication import Asking, Authenticator
 from synapse_like.http.channel import Exchange, PipelinedChannel, too_large
 from synapse_like.http.limits import Limiter
 from synapse_like.http.proxies import TrustedProxies
-from synapse_like.http.requests import Body, Call, Query, as_object, decode_json
-from synapse_like.http.responses import NOTHING_MORE, Response, refusal, render
+from synapse_like.http.requests import Body, Call, Query, as_object, decode_form, decode_json
+from synapse_like.http.responses import NOTHING_MORE, FileBody, Response, refusal, render
 from synapse_like.http.routing import Auth, Match, Mount, Router, split_path
 from synapse_like.logs import bind, get_logger
 from synapse_like.protocol.errors import MatrixError, MethodNotAllowed, Unrecognized
@@ -42,8 +44,15 @@ _log = get_logger(__name__)
 
 #: Seconds between two looks at how long the clients have been taking.
 _ROUND_SECONDS = 5
-#: A raw body of more bytes is kept on disk.
-_SPOOLED = 1024 * 1024
+
+
+class ClientGone(MatrixError):
+    """Nobody is there any more to send the rest of a body, nor to read the answer."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "M_UNKNOWN", "The request broke off.")
+
+
 _INTERNAL = MatrixError(500, "M_UNKNOWN", "Internal server error")
 
 
@@ -188,11 +197,13 @@ class _Visit(Exchange, Generic[R]):
         self._found: Match[R] | Response = NOTHING_MORE
         self._query = b""
         self._chunks: list[bytes] = []
-        self._file: IO[bytes] | None = None
+        self._stream: ByteStream | None = None
+        self._file: FileBody | None = None
         self._value: object = None
         self._user: str | None = None
         self._started = 0.0
         self._running: Deferred[None] | None = None
+        self._has_begun = False
         self._is_over = False
         self._is_settled = False
 
@@ -209,8 +220,9 @@ class _Visit(Exchange, Generic[R]):
             route = self._found.route
             if route.max_body is not None:
                 self.max_body = route.max_body
-            if route.body is Body.RAW:
-                self._file = SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 - closed by `_let_go`
+            self.is_streamed = route.body is Body.STREAM
+            if route.receive_seconds is not None:
+                self.receive_seconds = route.receive_seconds
 
     def _find(self, method: str, path: bytes) -> Match[R] | Response:
         """Find the route, or what to say where there is none: to a browser that it may ask, to others that they err."""
@@ -230,14 +242,24 @@ class _Visit(Exchange, Generic[R]):
         return refusal(MethodNotAllowed(f"There is no {method} at this path."), {"Allow": ", ".join(methods)})
 
     def keep(self, data: bytes) -> None:
-        if self._file is not None:
-            self._file.write(data)
+        if self._stream is not None:
+            self._stream.push(data)
         elif isinstance(self._found, Match) and (
             self._found.route.body is not Body.NONE or self._site.authenticator.reads_body
         ):
             self._chunks.append(data)
 
+    def stream(self, length: int | None) -> None:
+        self._stream = ByteStream(
+            self.channel.pause, self.channel.go_on, length=length, begin=lambda: self.channel.want_body(self)
+        )
+        self._work()
+
     def fail(self, error: MatrixError) -> None:
+        if self._stream is not None:
+            # It is being worked on; who reads it lets the error come out.
+            self._stream.fail(error)
+            return
         self._begin_work()
         with bind(request=self._number):
             self._respond(refusal(error))
@@ -246,6 +268,12 @@ class _Visit(Exchange, Generic[R]):
     # When it is there
 
     def serve(self) -> None:
+        if self._stream is not None:
+            self._stream.end()
+        else:
+            self._work()
+
+    def _work(self) -> None:
         self._begin_work()
         self._running = Deferred.fromCoroutine(self._run())
 
@@ -282,7 +310,7 @@ class _Visit(Exchange, Generic[R]):
             body=self._body(route.body),
             requester=requester,
             client_address=address,
-            content_type=self._content_type(),
+            headers=self.headers,
             retransmit_key=self._found.key() if route.idempotent else None,
             is_closed=lambda: self.is_lost,
         )
@@ -308,9 +336,12 @@ class _Visit(Exchange, Generic[R]):
     def _body(self, kind: Body | type[BaseModel]) -> object:
         if kind is Body.NONE:
             return None
-        if self._file is not None:
-            self._file.seek(0)
-            return self._file
+        if self._stream is not None:
+            return self._stream
+        if kind is Body.FORM:
+            content = b"".join(self._chunks)
+            self._chunks.clear()
+            return decode_form(content)
         return as_object(self._json(), kind if isinstance(kind, type) else None)
 
     def _json(self) -> object:
@@ -334,6 +365,8 @@ class _Visit(Exchange, Generic[R]):
         :param causes: for the log, why it is not what was asked for.
         """
         site = self._site
+        if isinstance(result, Response) and not isinstance(result.body, bytes):
+            self._file = result.body
         cors = self._found.cors if isinstance(self._found, Match) else site.router.has_cors
         status, head, body = render(result, cors=cors)
         _log.info(
@@ -342,17 +375,14 @@ class _Visit(Exchange, Generic[R]):
             route=self._route,
             status=status,
             ms=round((site.clock.monotonic() - self._started) * 1000),
-            bytes=len(body),
+            bytes=len(body) if isinstance(body, bytes) else body.length,
             user=self._user,
             **{name: cause for name, cause in causes.items() if cause is not None},
         )
         self.give(head + site.date(), body)
 
-    def _content_type(self) -> str | None:
-        given = self.headers.get(b"Content-Type")
-        return None if given is None else given.decode("latin-1")
-
     def _begin_work(self) -> None:
+        self._has_begun = True
         self._started = self._site.clock.monotonic()
         self._site.in_flight += 1
 
@@ -361,6 +391,8 @@ class _Visit(Exchange, Generic[R]):
         self._let_go()
 
     def settled(self) -> None:
+        if self.is_lost and self._stream is not None:
+            self._stream.fail(ClientGone())
         self._is_settled = True
         self._let_go()
         running = self._running
@@ -369,7 +401,7 @@ class _Visit(Exchange, Generic[R]):
 
     def _let_go(self) -> None:
         """Free everything, once the endpoint has ended and the answer is on its way, in whatever order."""
-        if not self._is_settled or (self.is_received and not self._is_over):
+        if not self._is_settled or (self._has_begun and not self._is_over):
             return
         if self._file is not None:
             self._file.close()

@@ -30,8 +30,6 @@ async def echo(call: Call[str]) -> object:
     body = call.body
     if isinstance(body, BaseModel):
         body = body.model_dump()
-    elif hasattr(body, "read"):
-        body = {"bytes": len(body.read())}
     return {
         "params": dict(call.params),
         "q": call.query.text("q"),
@@ -260,11 +258,6 @@ class BodyTests(SiteCase):
         assert (answer.status, answer.json["body"]) == (200, None)
         assert (await self.ask("GET", "/look", b"{nonsense")).status == 200
 
-    async def test_raw_body_comes_as_a_file(self) -> None:
-        self.serve(open_route("POST", "/upload", body=Body.RAW, max_body=3_000_000))
-        for size in (0, 10, 2_500_000):
-            assert (await self.ask("POST", "/upload", b"\xff" * size)).json["body"] == {"bytes": size}
-
     async def test_route_may_have_its_own_largest_body(self) -> None:
         self.serve(
             open_route("POST", "/more", body=Body.OBJECT, max_body=100),
@@ -460,23 +453,6 @@ class GoneTests(SiteCase):
         assert (waiting.cancelled, ended, self.site.in_flight) == (0, [], 1)
         waiting.waits[0].callback(None)
         assert (ended, self.site.in_flight) == (calls, 0)
-
-    async def test_raw_body_can_be_read_after_the_client_has_left(self) -> None:
-        waiting, read = Waiting(), []
-
-        async def store(call: Call[str]) -> object:
-            await waiting(call)
-            read.append(call.body.read())
-            return {}
-
-        self.serve(open_route("POST", "/upload", store, body=Body.RAW))
-        client = await self.connect()
-        client.send(request("POST", PREFIX + "/upload", b"image"))
-        await self.until(lambda: waiting.waits)
-        client.leave()
-        await self.until(lambda: not self.site.connections)
-        waiting.waits[0].callback(None)
-        assert read == [b"image"]
 
 
 class DrainTests(SiteCase):

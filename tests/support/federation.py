@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPSConnection
 from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
 from tests.support.certificates import Authority, CertificateFiles
-from tests.support.client import Client, Json
+from tests.support.client import Answer, Client, Json
 from tests.support.network import Network
 from tests.support.processes import free_port, wait_until
 from tests.support.server import QUICK, HomeServer
@@ -73,6 +75,18 @@ class Federation:
         for server in self.servers:
             server.close()
         self.network.close()
+
+    def ask(self, server: HomeServer, path: str) -> Answer:
+        """Ask what any server may ask without a signature, at the door for servers."""
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        host, _, port = server.name.rpartition(":")
+        connection = HTTPSConnection(host, int(port), context=context, timeout=20)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
 
     # The lines.
 

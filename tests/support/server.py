@@ -165,9 +165,10 @@ class HomeServer:
     def command(self, name: str, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run one of the operator's commands on this server's settings.
 
+        :param name: one word or, for one of a group, two: `media status`.
         :param typed: what it reads from standard input.
         """
-        return self._run(name, "--config", str(self.config), *arguments, typed=typed)
+        return self._run(*name.split(), "--config", str(self.config), *arguments, typed=typed)
 
     # What it costs.
 

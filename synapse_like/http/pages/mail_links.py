@@ -8,7 +8,7 @@ from __future__ import annotations
 from synapse_like.handlers.accounts import ADDRESS, RESET, Accounts
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.login import Login
-from synapse_like.http.pages.rendering import MOST_FORM_BYTES, as_page, form_fields, page
+from synapse_like.http.pages.rendering import MOST_FORM_BYTES, as_page, page
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.responses import Response
 from synapse_like.http.routing import Auth, Mount, Route
@@ -47,7 +47,7 @@ class MailLinkPages:
         """Take it; if it will not do, ask again."""
         secret = call.params["secret"]
         link = await self._accounts.find_link(RESET, secret)
-        fields = form_fields(call.body)
+        fields = call.body
         password = fields.get("password", "")
         try:
             if password != fields.get("repeated"):
@@ -84,6 +84,6 @@ def mount_mail_links(pages: MailLinkPages) -> Mount[Requester]:
     ):
         routes += [
             Route("GET", path, as_page(look), auth=Auth.NONE, rate="read"),
-            Route("POST", path, as_page(act), auth=Auth.NONE, rate="login", body=Body.RAW, max_body=MOST_FORM_BYTES),
+            Route("POST", path, as_page(act), auth=Auth.NONE, rate="login", body=Body.FORM, max_body=MOST_FORM_BYTES),
         ]
     return Mount(PREFIX, routes)

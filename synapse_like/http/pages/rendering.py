@@ -10,14 +10,13 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from importlib.resources import files
-from typing import IO, TypeVar
-from urllib.parse import parse_qs
+from typing import TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from synapse_like.http.requests import Call
 from synapse_like.http.responses import Response
-from synapse_like.protocol.errors import BadJson, MatrixError
+from synapse_like.protocol.errors import MatrixError
 
 R = TypeVar("R")
 
@@ -62,16 +61,3 @@ def as_page(endpoint: Callable[[Call[R]], Awaitable[Response]]) -> Callable[[Cal
             return page("refusal.html", status=error.status, message=error.message)
 
     return with_refusals
-
-
-def form_fields(body: IO[bytes]) -> dict[str, str]:
-    """The fields of a submitted form; of a repeated one the last.
-
-    :param body: of a route with `Body.RAW`, and `max_body` of `MOST_FORM_BYTES`.
-    :raises BadJson: it is no form.
-    """
-    try:
-        fields = parse_qs(body.read().decode("ascii"), keep_blank_values=True, strict_parsing=False, errors="strict")
-    except ValueError as error:
-        raise BadJson("This is not what the form sends.") from error
-    return {name: values[-1] for name, values in fields.items()}
