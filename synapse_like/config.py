@@ -716,6 +716,9 @@ def _has_stage(info: ValidationInfo, stages: Sequence[str]) -> bool:
 
 # Reading.
 
+#: Where settings stand today that had another name; an older file goes on working.
+MOVED = {("limits", "max_upload_bytes"): ("content", "max_upload_size")}
+
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
     """Read the settings from a file and the environment.
@@ -744,7 +747,7 @@ def parse(settings: object, *, source: str, folder: Path, environ: Mapping[str, 
     """
     if not isinstance(settings, Mapping):
         raise ConfigError([f"{source}: must be a mapping, `key: value`"])
-    settings, overridden = _with_environment(settings, environ)
+    settings, overridden = _with_environment(_with_new_names(settings), environ)
     try:
         return Config.model_validate(settings, context={"folder": folder})
     except ValidationError as error:
@@ -769,6 +772,16 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
     return " ".join(str(error).split())
+
+
+def _with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with those that an older file has under an older name where they stand today."""
+    for (old_heading, old_key), (heading, key) in MOVED.items():
+        old, new = settings.get(old_heading), settings.get(heading) or {}
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and old_key in old and key not in new:
+            rest = {name: value for name, value in old.items() if name != old_key}
+            settings = {**settings, old_heading: rest, heading: {**new, key: old[old_key]}}
+    return settings
 
 
 def _with_environment(

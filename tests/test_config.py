@@ -148,6 +148,12 @@ def test_secrets_do_not_show_in_the_repr() -> None:
 # Faults.
 
 
+def test_older_names_of_settings_go_on_working() -> None:
+    assert config(limits={"max_upload_bytes": 5}).content.max_upload_size == 5
+    both = faults({"server_name": "a", "limits": {"max_upload_bytes": 5}, "content": {"max_upload_size": 6}})
+    assert any("limits.max_upload_bytes" in fault for fault in both), "it is not clear which one is meant"
+
+
 def test_all_faults_are_reported_at_once() -> None:
     found = faults(
         {
