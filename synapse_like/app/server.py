@@ -14,7 +14,7 @@ from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
-from synapse_like.app.entrance import make_entrance
+from synapse_like.app.entrance import Entrance, make_entrance
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
@@ -79,7 +79,11 @@ from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.federation.rooms import FederatedRoomEndpoints
 from synapse_like.http.federation.v1 import mount_federation
+from synapse_like.http.limits import Limiter
+from synapse_like.http.pages.browsers import Browsers
+from synapse_like.http.pages.login import LoginPages, mount_login_pages
 from synapse_like.http.pages.mail_links import MailLinkPages, mount_mail_links
+from synapse_like.http.pages.oauth2 import OAuth2Pages, mount_oauth2
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site
@@ -252,7 +256,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     mounts: list[Mount[Requester]] = [
         mount_v1(
-            AccountEndpoints(entrance.login, entrance.accounts, authentication, name),
+            AccountEndpoints(entrance.login, entrance.accounts, entrance.identities, authentication, name),
             RoomEndpoints(rooms, directory, retransmissions),
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),
@@ -265,7 +269,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
         ),
-        mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
+        *mount_pages(config, entrance, limits),
         Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
     ]
     token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
@@ -333,6 +337,19 @@ def build(config: Config, reactor: Any) -> HomeServer:
         tasks,
         people.start if people else None,
     )
+
+
+def mount_pages(config: Config, entrance: Entrance, limits: Limiter) -> list[Mount[Requester]]:
+    """The pages for people."""
+    name, base_url = config.server_name, public_url(config)
+    browsers = Browsers(is_secure=base_url.startswith("https:"))
+    providers = entrance.identities.providers
+    pages = LoginPages(entrance.login, entrance.identity, providers, name, base_url, browsers, limits.check)
+    return [
+        mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
+        *mount_login_pages(pages),
+        mount_oauth2(OAuth2Pages(entrance.login, pages, providers, name, browsers)),
+    ]
 
 
 def make_people(

@@ -131,7 +131,7 @@ class Call(Generic[R]):
     :ivar params: the path's parameters by name, percent-decoded.
     :ivar query: the query parameters.
     :ivar body: the pydantic model, the dict or the file that the route asked for; None if it asked for nothing.
-    :ivar content_type: what the client says that the body is; None if it says nothing.
+    :ivar headers: the client's, as `channel.Headers` has them; see `header`.
     :ivar client_address: the IP address of the client, seen through trusted proxies.
     :ivar retransmit_key: for an idempotent route what makes a repetition one: method, path template and parameters
         (API-4). Whose it is has to be added by who keeps the answers. None for all other routes.
@@ -142,7 +142,7 @@ class Call(Generic[R]):
         "_requester",
         "body",
         "client_address",
-        "content_type",
+        "headers",
         "params",
         "query",
         "retransmit_key",
@@ -156,7 +156,7 @@ class Call(Generic[R]):
         body: Any,
         requester: R | None,
         client_address: str,
-        content_type: str | None,
+        headers: Mapping[bytes, bytes],
         retransmit_key: str | None,
         is_closed: Callable[[], bool],
     ) -> None:
@@ -164,10 +164,15 @@ class Call(Generic[R]):
         self.query = query
         self.body = body
         self.client_address = client_address
-        self.content_type = content_type
+        self.headers = headers
         self.retransmit_key = retransmit_key
         self._requester = requester
         self._is_closed = is_closed
+
+    def header(self, name: str) -> str | None:
+        """A header, by its name as Twisted spells it: Content-Type, Sec-Fetch-Dest. None if it is not there."""
+        given = self.headers.get(name.encode("ascii"))
+        return None if given is None else given.decode("latin-1")
 
     @property
     def requester(self) -> R:

@@ -282,7 +282,7 @@ class _Visit(Exchange, Generic[R]):
             body=self._body(route.body),
             requester=requester,
             client_address=address,
-            content_type=self._content_type(),
+            headers=self.headers,
             retransmit_key=self._found.key() if route.idempotent else None,
             is_closed=lambda: self.is_lost,
         )
@@ -347,10 +347,6 @@ class _Visit(Exchange, Generic[R]):
             **{name: cause for name, cause in causes.items() if cause is not None},
         )
         self.give(head + site.date(), body)
-
-    def _content_type(self) -> str | None:
-        given = self.headers.get(b"Content-Type")
-        return None if given is None else given.decode("latin-1")
 
     def _begin_work(self) -> None:
         self._started = self._site.clock.monotonic()

@@ -33,12 +33,12 @@ class ContentEndpoints:
 
     async def upload(self, call: Call[Requester]) -> object:
         """Keep a file and say by which URL it is fetched."""
-        content_id = await self._store.upload(call.requester, call.body, call.content_type)
+        content_id = await self._store.upload(call.requester, call.body, call.header("Content-Type"))
         return {"content_token": f"{self._base_url}/_matrix/content/{content_id}"}
 
     async def upload_media(self, call: Call[Requester]) -> object:
         """The same, answered with the URI that later clients expect."""
-        content_id = await self._store.upload(call.requester, call.body, call.content_type)
+        content_id = await self._store.upload(call.requester, call.body, call.header("Content-Type"))
         return {"content_uri": f"mxc://{self._server_name}/{content_id}"}
 
     async def download(self, call: Call[Requester]) -> object:
