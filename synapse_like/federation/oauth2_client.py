@@ -125,7 +125,8 @@ class OAuth2Client:
         :raises ServerUnreachable: the provider cannot be asked, or makes no sense.
         """
         endpoints = await self._endpoints()
-        if issuer != endpoints.issuer and (issuer is not None or endpoints.names_issuer):
+        is_other = issuer is not None and issuer != endpoints.issuer
+        if endpoints.issuer is not None and (is_other or (issuer is None and endpoints.names_issuer)):
             raise Forbidden("This answer is not from the provider that was asked.", reason=f"it names {issuer!r}")
         tokens = await self._tokens(endpoints, code, verifier)
         access_token = tokens.get("access_token")

@@ -64,7 +64,7 @@ STAGE_FORMS = {
         {LOGIN: ("email", "idServer"), REGISTER: ("user?", "email", "idServer")},
         ("code?",),
     ),
-    OAUTH2: StageForm("Account elsewhere", {REGISTER: ("user?",)}),
+    OAUTH2: StageForm("Account at a provider", {REGISTER: ("user?",)}),
 }
 
 #: Which words in a refusal tell which field it is about.
@@ -138,6 +138,9 @@ class LoginPages:
         self._base_url = base_url
         self._browsers = browsers
         self._limit = limit
+        self._titles = {stage: form.title for stage, form in STAGE_FORMS.items()}
+        if providers:
+            self._titles[OAUTH2] = f"Account at {' or '.join(providers.values())}"
 
     # What is asked for.
 
@@ -197,8 +200,8 @@ class LoginPages:
         body: dict[str, Any] = {"type": screen.shown}
         if screen.session is not None:
             body["session"] = screen.session
-        if "again" not in fields:
-            body |= _filled_in(screen)
+        # Once more what was asked for, to the same address.
+        body |= {"email": screen.given["email"]} if "again" in fields and screen.is_begun else _filled_in(screen)
         if screen.shown == OAUTH2:
             body |= {"browser": browser.binding, "provider": fields.get("provider", "")}
         if screen.shown == IDENTITY:
@@ -300,7 +303,7 @@ class LoginPages:
             may={"connect-src": "'self'"} if is_waiting else {},
             scripts=["wait.js"] if is_waiting else [],
             screen=screen,
-            titles={stage: STAGE_FORMS[stage].title for stage in STAGE_FORMS},
+            titles=self._titles,
             action=fallback_path(screen.purpose),
             look=f"{PREFIX}/waiting",
             form_token=browser.form_token,
