@@ -65,7 +65,9 @@ def servers(
         "several": {
             "registration.flows": [[PASSWORD_STAGE], [OAUTH2], [CODE]],
             "login.flows": [[PASSWORD_STAGE], [OAUTH2]],
-            **{"mail.host": "127.0.0.1", "mail.port": smtp.port, "mail.security": "none"},
+            "mail.host": "127.0.0.1",
+            "mail.port": smtp.port,
+            "mail.security": "none",
             "oauth2.providers": [
                 oidc.settings("strict", "Strict"),
                 oidc.settings("other", "Other", number=1),
