@@ -235,6 +235,24 @@ def reset_password(config: Config, user: str, password: str | None) -> None:
     click.echo(f"The password of {user} has been changed")
 
 
+@main.command()
+@_needs_config
+@click.argument("user")
+@click.option("--off", is_flag=True, help="Take it away instead.")
+def set_admin(config: Config, user: str, off: bool) -> None:
+    """Make USER an administrator of this server."""
+    user_id = app.set_admin(config, user, not off)
+    click.echo(f"{user_id} is {'not ' if off else ''}an administrator")
+
+
+@main.command()
+@_needs_config
+@click.argument("user")
+def deactivate_user(config: Config, user: str) -> None:
+    """Close the account of USER for good: nobody can log in to it, or get its name, any more."""
+    click.echo(f"The account of {app.deactivate_user(config, user)} is closed")
+
+
 def _ask_for_password() -> str:
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)

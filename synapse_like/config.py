@@ -553,6 +553,9 @@ class RateClasses(Section):
     login: Rate = Rate(per_second=0.2, burst=10)
     """Attempts to log in, per client address."""
 
+    login_steps: Rate = Rate(per_second=1, burst=30)
+    """Further requests of a login or registration that is under way, per client address."""
+
     mail: Rate = Rate(per_second=0.005, burst=5)
     """Mails with a code or a link, per e-mail address and per user."""
 

@@ -32,7 +32,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.ssl import Certificate, CertificateOptions, optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.ssl import CertificateOptions, optionsForClientTLS
 from twisted.mail.smtp import (
     CramMD5ClientAuthenticator,
     ESMTPClient,
@@ -43,14 +43,15 @@ from twisted.mail.smtp import (
 )
 from twisted.python.failure import Failure
 
+from synapse_like.authorities import trust_root
 from synapse_like.clock import Clock
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import BadParam, LimitExceeded, Unavailable
 
 #: Conversations with the mail server at the same time.
-MOST_AT_ONCE = 8
+MOST_AT_ONCE = 32
 #: Milliseconds after which to try again if there are that many.
-FULL_RETRY_MS = 5000
+FULL_RETRY_MS = 2000
 #: The answers by which a mail server refuses for good; with other ones it may take the same mail later.
 _FOR_GOOD = range(500, 600)
 
@@ -161,7 +162,7 @@ class Mailer:
 
     :param reactor: Twisted's reactor.
     :param identity: the name by which we greet it.
-    :raises MailUnusable: the file of the authorities cannot be used.
+    :raises AuthoritiesUnusable: the file of the authorities cannot be used.
     """
 
     def __init__(self, reactor: Any, clock: Clock, server: MailServer, sender: str, identity: str) -> None:
@@ -197,8 +198,7 @@ class Mailer:
         except Exception as error:
             conversation.end()
             raise _try_again(f"{server.host} port {server.port} cannot be reached: {_why(error)}") from error
-        conversation.timer = self._clock.call_later(server.timeout, conversation.give_up)
-        await conversation.accepted
+        await conversation.next_step(self._clock, server.timeout)
         return Offer(conversation, self._clock, server.timeout)
 
     async def send(self, recipient: str, letter: bytes) -> None:
@@ -215,7 +215,7 @@ class Mailer:
 
 
 class Offer:
-    """A mail server that waits for a letter. One of the two methods must be called, once."""
+    """A mail server that waits for a letter, until the time-out of the offer. One of the two is to be called, once."""
 
     def __init__(self, conversation: _Conversation, clock: Clock, timeout: float) -> None:
         self._conversation = conversation
@@ -228,28 +228,18 @@ class Offer:
         :raises Unavailable: not now; try again later.
         :raises BadParam: the server does not want it.
         """
-        conversation = self._conversation
-        if not conversation.delivered.called:
-            conversation.timer = self._clock.call_later(self._timeout, conversation.give_up)
-            conversation.deliver(letter)
-        await conversation.delivered
+        self._conversation.deliver(letter)
+        await self._conversation.next_step(self._clock, self._timeout)
 
     def withdraw(self) -> None:
         """Send nothing after all."""
-        conversation = self._conversation
-        _swallow(conversation.delivered)
-        if not conversation.delivered.called:
-            conversation.timer = self._clock.call_later(self._timeout, conversation.give_up)
-            conversation.withdraw()
+        self._conversation.withdraw()
 
 
 class _Conversation(ESMTPClient):
     """One connection to the mail server, for one letter.
 
-    :ivar accepted: fires when the server has taken the address, or fails.
-    :ivar delivered: fires when it has taken the letter, or fails.
     :ivar gone: fires when the connection is over, whatever came of it.
-    :ivar timer: ends it if it takes too long.
     """
 
     # What is said is not kept: there are passwords in it.
@@ -272,10 +262,28 @@ class _Conversation(ESMTPClient):
         self._recipient = recipient
         self._letter = b""
         self._line: Any = None
-        self.accepted: Deferred[None] = Deferred()
-        self.delivered: Deferred[None] = Deferred()
+        self._step: Deferred[None] = Deferred()
+        self._is_awaited = False
+        self._failure: Exception | None = None
+        self._timer: IDelayedCall | None = None
         self.gone: Deferred[None] = Deferred()
-        self.timer: IDelayedCall | None = None
+
+    async def next_step(self, clock: Clock, seconds: float) -> None:
+        """Return when the server has taken the address, and the second time when it has taken the letter.
+
+        :param seconds: after which the conversation is ended, whatever happens until then.
+        :raises MatrixError: the server does not take it.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._stop_timer()
+        self._timer = clock.call_later(seconds, self.give_up)
+        self._is_awaited = True
+        try:
+            await self._step
+        finally:
+            self._is_awaited = False
+            self._step = Deferred()
 
     # What Twisted's client calls.
 
@@ -302,13 +310,14 @@ class _Conversation(ESMTPClient):
         self.sendLine(b"RCPT TO:" + quoteaddr(self._recipient))
 
     def _recipient_taken(self, code, resp) -> None:
-        self._stop_timer()
         # Nothing is expected to be said until we go on.
         self._expected = []
         self._failresponse = self._refused
-        self.accepted.callback(None)
+        self._step.callback(None)
 
     def deliver(self, letter: bytes) -> None:
+        if self._failure is not None:
+            return
         self._letter = letter
         self._expected = [354]
         self._okresponse = self.smtpState_data
@@ -316,8 +325,9 @@ class _Conversation(ESMTPClient):
         self.sendLine(b"DATA")
 
     def withdraw(self) -> None:
-        self.delivered.callback(None)
-        self._disconnectFromServer()
+        if self._failure is None:
+            self._failure = _try_again("the letter was withdrawn")
+            self._disconnectFromServer()
 
     def smtpState_data(self, code, resp):  # noqa: N802 - Twisted's name
         self._expected = [250]
@@ -327,7 +337,8 @@ class _Conversation(ESMTPClient):
         self.sendLine(b"." if self._letter.endswith(b"\r\n") else b"\r\n.")
 
     def _taken(self, code, resp) -> None:
-        self.delivered.callback(None)
+        self._step.callback(None)
+        self._failure = _try_again("the letter is delivered already")
         self._disconnectFromServer()
 
     def _refused(self, code: int, resp: bytes) -> None:
@@ -356,7 +367,6 @@ class _Conversation(ESMTPClient):
 
     def give_up(self) -> None:
         """It takes too long."""
-        self.timer = None
         self._fail(_try_again("the mail server takes too long"))
         self.end()
 
@@ -369,42 +379,23 @@ class _Conversation(ESMTPClient):
             self.gone.callback(None)
 
     def _fail(self, error: Exception) -> None:
-        """Tell whoever waits, if it is not over."""
-        if not self.accepted.called:
-            _swallow(self.delivered)
-            self.delivered.errback(Failure(error))
-            self.accepted.errback(Failure(error))
-        elif not self.delivered.called:
-            # Perhaps nobody asks for it: the letter may not have been delivered yet.
-            self.delivered.errback(Failure(error))
+        """Tell whoever waits, or will, unless something was told before."""
+        if self._failure is None:
+            self._failure = error
+            if self._is_awaited:
+                self._step.errback(Failure(error))
 
     def _stop_timer(self) -> None:
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
-        self.timer = None
-
-
-def _swallow(deferred: Deferred[None]) -> None:
-    """Nobody will ask for the outcome."""
-    deferred.addErrback(lambda _: None)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
 
 def _tls_options(server: MailServer) -> Any:
     if server.security == "none":
         return None
     if not server.verify_certificate:
-        return CertificateOptions(raiseMinimumTo=None)
-    if server.ca_file is None:
-        return optionsForClientTLS(server.host)
-    try:
-        text = server.ca_file.read_bytes()
-        end = b"-----END CERTIFICATE-----"
-        roots = [Certificate.loadPEM(part + end) for part in text.split(end)[:-1]]
-    except (OSError, ValueError, SSL.Error) as error:
-        raise MailUnusable(f"mail.ca_file: {server.ca_file}: {error}") from error
-    if not roots:
-        raise MailUnusable(f"mail.ca_file: {server.ca_file}: holds no certificate")
-    return optionsForClientTLS(server.host, trustRoot=trustRootFromCertificates(roots))
+        return CertificateOptions()
+    return optionsForClientTLS(server.host, trustRoot=trust_root(server.ca_file))
 
 
 def _why(error: BaseException) -> str:

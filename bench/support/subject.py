@@ -86,6 +86,11 @@ class Subject:
         """The name of the home server, by which others find it."""
         return self._server.name
 
+    @property
+    def server(self) -> HomeServer:
+        """The home server, for its commands and clients; `start` and `stop` are the subject's."""
+        return self._server
+
     def start(self) -> None:
         """Start the home server and wait until it says that it is healthy."""
         self._process = self._server.launch()

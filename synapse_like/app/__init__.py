@@ -1,12 +1,14 @@
 """The program: what puts a server together, runs it, and serves the operator's commands.
 
 parts            what needs nothing but the settings: the database, the keys, TLS
+entrance         how people come in: the stages of registration and login
 server           the composition root: all parts of a server, put together once
 service          a server that runs
 administration   what the operator's commands do
 """
 
 from synapse_like.app.administration import (
+    deactivate_user,
     explain_state,
     federation_retry,
     federation_status,
@@ -14,6 +16,7 @@ from synapse_like.app.administration import (
     purge_room,
     register_user,
     reset_password,
+    set_admin,
 )
 from synapse_like.app.parts import StartError
 from synapse_like.app.server import build
@@ -23,6 +26,7 @@ __all__ = [
     "HomeServerService",
     "StartError",
     "build",
+    "deactivate_user",
     "explain_state",
     "federation_retry",
     "federation_status",
@@ -32,4 +36,5 @@ __all__ = [
     "register_user",
     "reset_password",
     "run",
+    "set_admin",
 ]

@@ -7,12 +7,13 @@ from synapse_like.config import Config
 from synapse_like.federation import status as sending_status
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers import state_explanation
+from synapse_like.handlers.accounts import RESET
 from synapse_like.handlers.passwords import check_strength
 from synapse_like.protocol.errors import NotFound, UserInUse
 from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.identifiers import local_part_for_registration
-from synapse_like.storage import accounts, destinations
-from synapse_like.storage.database import Connection
+from synapse_like.storage import accounts, destinations, mail_links
+from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable
 from synapse_like.storage.migrations import migrate as migrate_tables
 
@@ -80,10 +81,51 @@ def reset_password(config: Config, user: str, password: str) -> None:
     password_hash = hasher(config).hash(password)
     connection = _connect(config)
     try:
-        if not connection.transact(accounts.replace_password, user_id, password_hash):
-            raise NotFound(f"There is no user {user_id}.")
+        if not connection.transact(_replace_password, user_id, password_hash):
+            raise _no_user(user_id)
     finally:
         connection.close()
+
+
+def _replace_password(txn: Transaction, user_id: str, password_hash: str) -> bool:
+    mail_links.delete_of_user(txn, user_id, RESET)
+    return accounts.replace_password(txn, user_id, password_hash)
+
+
+def set_admin(config: Config, user: str, is_admin: bool) -> str:
+    """Make a user an administrator, or an administrator a user; their user ID.
+
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such user.
+    """
+    user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
+    connection = _connect(config)
+    try:
+        if not connection.transact(accounts.set_admin, user_id, is_admin=is_admin):
+            raise _no_user(user_id)
+    finally:
+        connection.close()
+    return user_id
+
+
+def deactivate_user(config: Config, user: str) -> str:
+    """Close an account for good; its user ID.
+
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such user, or the account is closed already.
+    """
+    user_id = f"@{local_part_for_registration(user, config.server_name)}:{config.server_name}"
+    connection = _connect(config)
+    try:
+        if not connection.transact(accounts.deactivate, user_id, now_ms=_now_ms()):
+            raise _no_user(user_id)
+    finally:
+        connection.close()
+    return user_id
+
+
+def _no_user(user_id: str) -> NotFound:
+    return NotFound(f"There is no user {user_id} with an open account.")
 
 
 def explain_state(config: Config, room_id: str, slot: StateSlot | None) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 from synapse_like import __version__
 from synapse_like.app.parts import StartError, public_url
+from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config, OAuth2Provider
 from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.federation.oauth2_client import Endpoints, OAuth2Client, Registered
-from synapse_like.federation.tls import CertificateUnusable
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
@@ -132,9 +132,9 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
     try:
         letters = Letters(clock, mail.templates, config.mail_sender, config.server_name)
         mailer = Mailer(reactor, clock, server, letters.sender, config.mail_sender.rpartition("@")[2].rstrip(">"))
-    except MailUnusable as error:
+    except (MailUnusable, AuthoritiesUnusable) as error:
         raise StartError(str(error)) from error
-    return Postman(mailer, letters, limits.check, public_url(config))
+    return Postman(mailer, letters, clock, limits.check, public_url(config))
 
 
 def make_providers(config: Config, reactor: Any, clock: ReactorClock) -> list[Provider]:
@@ -196,5 +196,5 @@ def make_web_client(reactor: Any, ca_file: Path | None, timeout: float) -> WebCl
     """
     try:
         return WebClient(reactor, ca_file=ca_file, timeout=timeout, user_agent=f"synapse_like/{__version__}")
-    except CertificateUnusable as error:
+    except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error

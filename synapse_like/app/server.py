@@ -256,7 +256,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     mounts: list[Mount[Requester]] = [
         mount_v1(
-            AccountEndpoints(entrance.login, entrance.accounts, entrance.identities, authentication, name),
+            AccountEndpoints(
+                entrance.login, entrance.accounts, entrance.identities, authentication, limits.check, name
+            ),
             RoomEndpoints(rooms, directory, retransmissions),
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from OpenSSL import SSL
-from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from synapse_like.authorities import trust_root
 from synapse_like.federation.agent import Answer, BytesProducer, read_body, timed_out, why
 from synapse_like.federation.errors import ServerUnreachable
-from synapse_like.federation.tls import CertificateUnusable
 
 #: Bytes that an answer may have.
 MOST_BYTES = 256 * 1024
@@ -37,7 +36,7 @@ class WebClient:
     :param ca_file: the authorities to believe; None for those of the system.
     :param timeout: seconds for a whole request.
     :param user_agent: what we call ourselves.
-    :raises CertificateUnusable: the file of the authorities cannot be used.
+    :raises AuthoritiesUnusable: the file of the authorities cannot be used.
     """
 
     def __init__(self, reactor: Any, *, ca_file: Path | None, timeout: float, user_agent: str) -> None:
@@ -45,7 +44,7 @@ class WebClient:
         self._timeout = timeout
         self._user_agent = [user_agent.encode("ascii")]
         pool = HTTPConnectionPool(reactor, persistent=False)
-        self._agent: Any = Agent(reactor, _Policy(_trusted(ca_file)), connectTimeout=timeout, pool=pool)
+        self._agent: Any = Agent(reactor, _Policy(trust_root(ca_file)), connectTimeout=timeout, pool=pool)
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -78,16 +77,3 @@ class _Policy:
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> Any:  # noqa: N802 - Twisted's name
         return optionsForClientTLS(hostname.decode("ascii"), trustRoot=self._trusted)
-
-
-def _trusted(ca_file: Path | None) -> Any:
-    if ca_file is None:
-        return platformTrust()
-    end = b"-----END CERTIFICATE-----"
-    try:
-        roots = [Certificate.loadPEM(part + end) for part in ca_file.read_bytes().split(end)[:-1]]
-    except (OSError, ValueError, SSL.Error) as error:
-        raise CertificateUnusable(f"cannot read the certificates in {ca_file}: {error}") from error
-    if not roots:
-        raise CertificateUnusable(f"there is no certificate in {ca_file}")
-    return trustRootFromCertificates(roots)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 
-from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.login import TRIES
@@ -116,12 +116,10 @@ class Accounts:
         address = canonical_email(email)
         is_real = await self._database.read("whose-address", is_theirs, user_id, address)
         offer = await self._postman.offer(address, user_id)
-        if is_real:
-            run_in_background("reset-mail", self._send_link, offer, MailLink(RESET, user_id, address), "password_reset")
-        else:
-            offer.withdraw()
+        link = MailLink(RESET, user_id, address)
+        self._postman.keep_or_not(offer, partial(self._send_link, link, "password_reset") if is_real else None)
 
-    async def _send_link(self, offer: Offer, link: MailLink, letter: str) -> None:
+    async def _send_link(self, link: MailLink, letter: str, offer: Offer) -> None:
         secret = secrets.token_urlsafe(32)
         expires_at = self._clock.now_ms() + self._link_lifetime * 1000
         await self._database.write("mail-link", mail_links.create, _hash(secret), link, expires_at=expires_at)
@@ -172,7 +170,7 @@ class Accounts:
         address, postman = canonical_email(email), self._postman
         await self.check_password(requester, password)
         offer = await postman.offer(address, requester.user_id)
-        await self._send_link(offer, MailLink(ADDRESS, requester.user_id, address), "link_address")
+        await self._send_link(MailLink(ADDRESS, requester.user_id, address), "link_address", offer)
 
     async def add_by_link(self, secret: str) -> str:
         """Add the address that a link was sent to; the address.

@@ -176,7 +176,7 @@ def _credentials(submission: Submission) -> list[tuple[str, str, str]]:
 
 
 def _either(given: object, key: str, other: str) -> str:
-    value: Any = (given.get(key) or given.get(other)) if isinstance(given, Mapping) else None
+    value: Any = given.get(key, given.get(other)) if isinstance(given, Mapping) else None
     if not isinstance(value, str):
         raise BadJson(f"Each of 'threepidCreds' must have a string '{key}'.")
     return value

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hmac
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
 from synapse_like.handlers.login import user_in_use, wrong
 from synapse_like.handlers.login_stages import REGISTER, Done, Facts, Pending, Stage, Submission
 from synapse_like.handlers.postman import Postman
+from synapse_like.mail import Offer
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import Forbidden, LoginEmailUrlNotYet
 from synapse_like.storage import account_addresses, accounts
@@ -56,10 +57,7 @@ class _MailStage:
             is_real = await self.database.read("whose-address", is_theirs, user_id, address)
             text = self.postman.write(letter, address, user_id=user_id, **values)
             offer = await self.postman.offer(address, user_id)
-            if is_real:
-                run_in_background("login-mail", offer.deliver, text)
-            else:
-                offer.withdraw()
+            self.postman.keep_or_not(offer, partial(_deliver, text) if is_real else None)
         return {"user_id": user_id, "address": address, "is_real": is_real}
 
     async def _proven(self, purpose: str, state: Facts) -> Done:
@@ -127,6 +125,10 @@ class MailUrlStage(_MailStage):
         if not state.get("is_confirmed"):
             raise LoginEmailUrlNotYet("The link in the mail was not opened and confirmed yet.")
         return await self._proven(submission.purpose, state)
+
+
+async def _deliver(letter: bytes, offer: Offer) -> None:
+    await offer.deliver(letter)
 
 
 def add_address(txn: Transaction, user_id: str, address: str, *, now_ms: int) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+from synapse_like.background import run_in_background
+from synapse_like.clock import Clock
 from synapse_like.mail import Letters, Mailer, Offer
 
 #: The class of rate limits in which letters are counted, for each address and for each user.
 MAIL = "mail"
+#: How long after an answer a letter goes out about which the answer does not tell, in ms: at the least, and more.
+PAUSE_MS, MORE_MS = 100, 400
 
 
 class Postman:
@@ -17,8 +23,11 @@ class Postman:
     :param base_url: what links begin with; they lead to the pages of this server.
     """
 
-    def __init__(self, mailer: Mailer, letters: Letters, limit: Callable[[str, str], None], base_url: str) -> None:
+    def __init__(
+        self, mailer: Mailer, letters: Letters, clock: Clock, limit: Callable[[str, str], None], base_url: str
+    ) -> None:
         self._mailer = mailer
+        self._clock = clock
         self._limit = limit
         self._base_url = base_url
         self.write = letters.write
@@ -30,8 +39,7 @@ class Postman:
     async def offer(self, address: str, user_id: str) -> Offer:
         """Have the mail server agree to a letter.
 
-        For who must not show whether there is one: this is the same for an address that nobody has. The answer to the
-        client must not wait for what comes after it.
+        For who must not show whether there is one: this is the same for an address that nobody has. Then `keep_or_not`.
 
         :raises LimitExceeded: too many letters for this address or this user.
         :raises MatrixError: the mail server does not agree.
@@ -39,6 +47,22 @@ class Postman:
         self._limit(MAIL, address)
         self._limit(MAIL, user_id)
         return await self._mailer.offer(address)
+
+    def keep_or_not(self, offer: Offer, send: Callable[[Offer], Coroutine[Any, Any, None]] | None) -> None:
+        """Use an offer, or not, behind the answer to the client.
+
+        What either costs comes some moments later, so that neither this answer nor the next ones take longer for it.
+
+        :param send: delivers a letter; None if there is none.
+        """
+
+        def act() -> None:
+            if send is None:
+                offer.withdraw()
+            else:
+                run_in_background("mail", send, offer)
+
+        self._clock.call_later((PAUSE_MS + secrets.randbelow(MORE_MS)) / 1000, act)
 
     async def post(self, name: str, address: str, user_id: str, **values: object) -> None:
         """Send a letter, and return when the mail server has it.

@@ -56,8 +56,10 @@ def replace_password(txn: Transaction, user_id: str, password_hash: str) -> bool
 
 
 def set_admin(txn: Transaction, user_id: str, *, is_admin: bool) -> bool:
-    """Make a user an administrator of the server, or an administrator a user; False if there is no such user."""
-    changed = txn.execute("UPDATE users SET is_admin = ? WHERE user_id = ?", (int(is_admin), user_id))
+    """Make a user an administrator of the server, or an administrator a user; False as in `set_password`."""
+    changed = txn.execute(
+        "UPDATE users SET is_admin = ? WHERE user_id = ? AND deactivated_at IS NULL", (int(is_admin), user_id)
+    )
     return changed.rowcount == 1
 
 

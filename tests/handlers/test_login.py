@@ -150,13 +150,14 @@ class House:
         work = self.login.submit_by_ticket(attempt.stage, ticket, self._body(user_id, True))
         return self._begin(attempt, work)
 
-    def go_on(self, session: int, choice: int) -> Attempt:
+    def go_on(self, session: int, choice: int, swapped_to: str | None) -> Attempt:
         """Do in a session what an honest client would do next.
 
         :param choice: which of the flows that are left it has chosen.
+        :param swapped_to: the user for whom it does so, if that is not the one for whom it began.
         """
         line = self.sessions[session][1]
-        user_id = line.user_id or f"@{USERS[choice % len(USERS)]}:here"
+        user_id = swapped_to or line.user_id or f"@{USERS[choice % len(USERS)]}:here"
         if line.under_way in (LINK, BACK):
             tickets = [number for number, (_, _, its_line) in enumerate(self.tickets) if its_line is line]
             if line.under_way == BACK or choice % 2:
@@ -235,8 +236,8 @@ _NUMBERS = count(1)
 _ids = st.integers(0, 30)
 #: What a client may do next: go on honestly, submit anything, come with a ticket, or let go on what was overtaken.
 _actions = st.one_of(
-    st.tuples(st.just("go on"), _ids, _ids, st.booleans()),
-    st.tuples(st.just("go on"), _ids, _ids, st.just(True)),
+    st.tuples(st.just("go on"), _ids, _ids, st.none(), st.booleans()),
+    st.tuples(st.just("go on"), _ids, _ids, st.none() | st.sampled_from(USERS), st.just(True)),
     st.tuples(
         st.just("submit"),
         st.sampled_from([LOGIN, REGISTER]),
@@ -265,8 +266,8 @@ def test_no_order_of_submissions_leads_past_a_stage(
         attempt: Attempt | None = None
         passes = True
         match action:
-            case ("go on", session, choice, passes) if house.sessions:
-                attempt = house.go_on(session % len(house.sessions), choice)
+            case ("go on", session, choice, user, passes) if house.sessions:
+                attempt = house.go_on(session % len(house.sessions), choice, names.get((LOGIN, user)))
             case ("submit", purpose, stage, user, session, is_right, passes):
                 if session is not None:
                     session = session % len(house.sessions) if house.sessions else None
@@ -327,6 +328,31 @@ def test_who_comes_back_with_a_ticket_takes_the_session_along(house: House) -> N
     assert _refused(house.let_pass(house.submit_ticket(0, None, ALICE)))
     assert isinstance(house.let_pass(house.submit(LOGIN, TOKEN, ALICE, session=1)), NextStage)
     assert isinstance(house.let_pass(house.submit(LOGIN, ONE, ALICE, session=1)), Credentials)
+
+
+def test_ticket_is_good_for_its_own_stage_only(house: House) -> None:
+    """LOGIN-2."""
+    house.let_pass(house.submit(REGISTER, TOKEN, ALICE))
+    house.let_pass(house.submit(REGISTER, LINK, ALICE, session=0))
+    for stage in (BACK, ONE, TOKEN):
+        assert _refused(house.let_pass(house.submit_ticket(0, stage, ALICE)))
+    assert isinstance(house.let_pass(house.submit_ticket(0, None, ALICE)), Begun)
+
+
+def test_stage_that_has_begun_is_not_left_for_another(house: House) -> None:
+    """LOGIN-2, LOGIN-8."""
+    house.let_pass(house.submit(LOGIN, TWO, ALICE))
+    for stage in (ONE, BACK, TOKEN):
+        assert _refused(house.let_pass(house.submit(LOGIN, stage, ALICE, session=0)))
+    assert isinstance(house.let_pass(house.submit(LOGIN, TWO, ALICE, session=0)), Credentials)
+
+
+def test_session_is_for_one_user(house: House) -> None:
+    """LOGIN-2."""
+    house.let_pass(house.submit(LOGIN, ONE, ALICE))
+    assert _refused(house.let_pass(house.submit(LOGIN, TWO, BOB, session=0)))
+    house.let_pass(house.submit(LOGIN, TWO, ALICE, session=0))
+    assert isinstance(house.let_pass(house.submit(LOGIN, TWO, ALICE, session=1)), Credentials)
 
 
 def test_tries_are_counted_in_each_session_and_for_each_user(house: House) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
 from tests.scenarios.conftest import FreshServer, Unique
@@ -12,6 +14,7 @@ from tests.support.client import (
     Json,
     bad_json,
     forbidden,
+    quote,
     refused,
 )
 from tests.support.processes import wait_until
@@ -258,6 +261,51 @@ def test_operator_is_told_what_is_wrong(closed_server: HomeServer) -> None:
         assert told.stderr.startswith("Error: ")
         assert "Traceback" not in told.stderr
     Client(closed_server).login("erin", PASSWORD)  # and nothing was changed
+
+
+def test_operator_closes_an_account_for_good(fresh_server: FreshServer) -> None:
+    """LOGIN-11, LOGIN-3: which looks as if there had never been one, but its name is not given again."""
+    server = fresh_server()
+    erin = Client(server).register("erin")
+    poll = erin.poll(erin.present(), timeout=120_000)
+    assert server.command("deactivate-user", "erin").returncode == 0
+    wait_until("the login to end", lambda: not _is_live(erin), seconds=10)
+    assert poll.answer().status == 401
+    nobody = Client(server)
+    closed = nobody.request("POST", "/login", _password_stage("erin"))
+    unknown = nobody.request("POST", "/login", _password_stage("nobody"))
+    assert (closed.status, closed.body) == (unknown.status, unknown.body)
+    assert closed.status == 403
+    with refused(400, "M_USER_IN_USE"):
+        nobody.register("erin")
+    for command, more in (
+        ("deactivate-user", ()),
+        ("set-admin", ()),
+        ("reset-password", ("--password", "another password")),
+    ):
+        told = server.command(command, "erin", *more)
+        assert (told.returncode, told.stderr[:7]) == (1, "Error: ")
+    with forbidden():
+        nobody.login("erin", "another password")
+
+
+def test_operator_makes_an_administrator_of_a_user(fresh_server: FreshServer) -> None:
+    """LOGIN-11: who may then do what only administrators may, until it is taken away."""
+    server = fresh_server()
+    erin, frank = Client(server).register("erin"), Client(server).register("frank")
+    numbers = count(1)
+
+    def deletes_what_is_not_hers() -> bool:
+        name = f"room-{next(numbers)}"
+        frank.create_room(room_alias_name=name)
+        return erin.request("DELETE", f"/directory/room/{quote(f'#{name}:{server.name}')}").status == 200
+
+    assert not deletes_what_is_not_hers()
+    assert server.command("set-admin", "erin").returncode == 0
+    wait_until("her to be one", deletes_what_is_not_hers, seconds=10)
+    assert server.command("set-admin", "erin", "--off").returncode == 0
+    wait_until("her to be none", lambda: not deletes_what_is_not_hers(), seconds=10)
+    assert server.command("set-admin", "nobody").returncode == 1
 
 
 # Registration in stages.

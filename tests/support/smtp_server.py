@@ -206,7 +206,8 @@ async def _serve(settings: dict[str, Any]) -> None:
             tls_context=context if security == "starttls" else None,
             require_starttls=security == "starttls",
             auth_required=settings["wants_login"],
-            auth_require_tls=security == "starttls",
+            # Without TLS it is not even offered.
+            auth_require_tls=security != "tls" or not settings["wants_login"],
             authenticator=check_login,
             loop=asyncio.get_running_loop(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,10 @@ from synapse_like.handlers.external_identities import ExternalIdentities
 from synapse_like.handlers.login import Begun, Credentials, Linked, Login, Outcome
 from synapse_like.handlers.login_stages import LOGIN, REGISTER
 from synapse_like.http.requests import Call
+
+#: The classes of rate limits in which beginnings are counted, and what comes after.
+BEGINNINGS = {LOGIN: "login", REGISTER: "registration"}
+STEPS = "login_steps"
 
 
 class ChangePasswordBody(BaseModel):
@@ -61,7 +66,10 @@ class UnlinkBody(BaseModel):
 
 
 class AccountEndpoints:
-    """Getting an access token, and giving it back; changing the account that it is for."""
+    """Getting an access token, and giving it back; changing the account that it is for.
+
+    :param limit: counts a request of a class for a key, or raises LimitExceeded.
+    """
 
     def __init__(
         self,
@@ -69,8 +77,10 @@ class AccountEndpoints:
         accounts: Accounts,
         identities: ExternalIdentities,
         authentication: Authentication,
+        limit: Callable[[str, str], None],
         server_name: str,
     ) -> None:
+        self._limit = limit
         self._login = login
         self._accounts = accounts
         self._identities = identities
@@ -102,6 +112,9 @@ class AccountEndpoints:
         return await self._submit(LOGIN, call)
 
     async def _submit(self, purpose: str, call: Call[Requester]) -> dict[str, Any]:
+        # A session counts its tries itself, and who waits for a link to be opened asks often.
+        begins = call.body.get("session") is None
+        self._limit(BEGINNINGS[purpose] if begins else STEPS, call.client_address)
         return outcome_body(await self._login.submit(purpose, call.body), self._server_name)
 
     async def log_out(self, call: Call[Requester]) -> object:

@@ -18,7 +18,7 @@ from synapse_like.handlers.login import Begun, Credentials, Linked, Login, NextS
 from synapse_like.handlers.login_by_identity import IdentityStage
 from synapse_like.handlers.login_by_oauth2 import OAUTH2
 from synapse_like.handlers.login_stages import LOGIN, REGISTER
-from synapse_like.http.client.accounts import outcome_body
+from synapse_like.http.client.accounts import BEGINNINGS, STEPS, outcome_body
 from synapse_like.http.client.v1 import PREFIX as API_PREFIX
 from synapse_like.http.pages.browsers import Browser, Browsers
 from synapse_like.http.pages.mail_links import PREFIX
@@ -31,8 +31,6 @@ from synapse_like.protocol.errors import BadJson, Forbidden, LoginEmailUrlNotYet
 PASSWORD, TOKEN = "m.login.password", "m.login.registration_token"
 CODE, URL, IDENTITY = "m.login.email.code", "m.login.email.url", "m.login.email.identity"
 
-#: The class of rate limits in which submissions are counted, for each purpose.
-_RATES = {LOGIN: "login", REGISTER: "registration"}
 _CLOSED = "Registration is closed on this server."
 
 
@@ -188,7 +186,7 @@ class LoginPages:
             return self._show(screen, browser)
         screen = self._with_given(screen, fields)
         try:
-            self._limit(_RATES[purpose], call.client_address)
+            self._limit(BEGINNINGS[purpose] if session is None else STEPS, call.client_address)
             return await self._submit(screen, fields, browser)
         except LoginEmailUrlNotYet as error:
             return self._show(replace(screen, note=error.message), browser)

@@ -142,7 +142,7 @@ def mount_oauth2(pages: OAuth2Pages) -> Mount[Requester]:
             path,
             endpoint,  # type: ignore[arg-type]
             auth=Auth.NONE,
-            rate="login",
+            rate="login_steps",
             body=Body.RAW,
             max_body=MOST_FORM_BYTES,
         )
