@@ -64,7 +64,8 @@ class IdentityClient:
         """
         form = {"email": email, "client_secret": client_secret, "send_attempt": "1"}
         found, reason = await self._post(url, "/validate/email/requestToken", form)
-        if isinstance(found.get("sid"), str):
+        if isinstance(found.get("sid"), (str, int)) and "errcode" not in found:
+            # Some say it as a number.
             return str(found["sid"])
         raise Forbidden("The identity server does not send a mail to this address.", reason=reason)
 
