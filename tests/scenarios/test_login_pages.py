@@ -161,6 +161,7 @@ class Visitor:
         self._world = world
         self.visited: list[str] = []
         self._blocked: list[str] = []
+        self._elsewhere: list[Request] = []
         self.page.on("console", self._heard)
         self.page.on("request", self._asked)
         self.page.set_default_timeout(10_000)
@@ -171,12 +172,16 @@ class Visitor:
 
     def _asked(self, request: Request) -> None:
         self.visited.append(request.url)
-        if "/_matrix/" in str(request.headers.get("referer")) and "/_matrix/" not in request.url:
-            self._blocked.append(f"{request.url} was told of {request.headers['referer']}")
+        if request.is_navigation_request() and "/_matrix/" not in request.url:
+            self._elsewhere.append(request)
 
     def done(self) -> None:
-        """Nothing that the pages do is against their own policy, and no token stands in an address."""
+        """Nothing that the pages do is against their own policy, no token stands in an address, and no address of ours
+        is told to others.
+        """
         assert self._blocked == []
+        for request in self._elsewhere:
+            assert "/_matrix/" not in str(request.all_headers().get("referer")), request.url
         assert not any("access_token" in address for address in self.visited if not address.startswith("js:"))
 
     # Pages.

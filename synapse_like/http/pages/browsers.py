@@ -1,7 +1,7 @@
 """Which browser it is: a secret in a cookie, by which what was begun in one goes on in no other (LOGIN-7, LOGIN-9).
 
 The secret itself stays in the cookie. What is stored, and what stands in forms, are hashes of it, each for its purpose.
-See docs/decisions/0012.
+See docs/decisions/0013.
 """
 
 from __future__ import annotations
