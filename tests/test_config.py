@@ -22,7 +22,6 @@ from synapse_like.config import (
     sample,
 )
 
-
 PROVIDER = {
     "id": "example",
     "name": "Example",
