@@ -58,7 +58,7 @@ STAGE_FORMS = {
     CODE: StageForm("Code by e-mail", {LOGIN: ("user", "email"), REGISTER: ("user", "email")}, ("code",)),
     URL: StageForm("Link by e-mail", {LOGIN: ("user", "email"), REGISTER: ("user", "email")}),
     IDENTITY: StageForm(
-        "E-mail address, by an identity server",
+        "Identity server",
         {LOGIN: ("email", "idServer"), REGISTER: ("user?", "email", "idServer")},
         ("code?",),
     ),
