@@ -194,7 +194,6 @@ class Login:
         following = [flow for flow in self._flows[purpose] if tuple(flow[: len(done)]) == done]
         if not following:
             raise Forbidden(f"'{stage_type[:64]}' is not the next stage of any flow.")
-        by_ticket = session is not None and session_id is None
 
         async def count_try(user_id: str | None) -> None:
             await self._count_try(session, user_id)
@@ -205,30 +204,47 @@ class Login:
             user_id=session.user_id if session is not None else user_id,
             facts=session.facts if session is not None else {},
             state=session.state if session is not None and session.stage == stage_type else None,
-            by_ticket=by_ticket,
+            by_ticket=session is not None and session_id is None,
             count_try=count_try,
         )
         result = await self._function(purpose, stage_type)(submission)
+        return await self._take(result, submission, session, session_id, following, done)
 
+    async def _take(
+        self,
+        result: Done | Pending,
+        submission: Submission,
+        session: LoginSession | None,
+        session_id: str | None,
+        following: Flows,
+        done: tuple[str, ...],
+    ) -> Outcome:
+        """Record what a stage has said, if the session still stands where it stood before.
+
+        :param following: the flows that the session may be in.
+        :param done: the stages that are done if this one is, which is the last of them.
+        """
+        *completed, stage_type = done
         new_id = session_id or secrets.token_urlsafe(24)
         now = LoginSession(
             _hash(new_id),
-            purpose,
+            submission.purpose,
             _agreed_user(session, result),
-            completed,
+            tuple(completed),
             submission.facts,
-            None,
-            {},
-            None,
-            session.revision if session is not None else 1,
+            stage=None,
+            state={},
+            ticket_hash=None,
+            revision=session.revision if session is not None else 1,
         )
         if isinstance(result, Pending):
             ticket_hash = None if result.ticket is None else _hash(result.ticket)
             now = replace(now, stage=stage_type, state=result.state, ticket_hash=ticket_hash)
-            if by_ticket and session is not None:
+            if session is not None and submission.by_ticket:
+                # Whoever has the session goes on with it.
                 now = replace(now, session_hash=session.session_hash)
             await self._database.write("begin-stage", self._record, session, now)
-            return Begun(None if by_ticket else new_id, result.answer)
+            return Begun(None if submission.by_ticket else new_id, result.answer)
         now = replace(now, completed=done, facts={**now.facts, stage_type: result.facts})
         if any(len(flow) == len(done) for flow in following):
             return await self._database.write("log-in", self._finish, session, now)
