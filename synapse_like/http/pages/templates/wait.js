@@ -9,9 +9,9 @@
       if (found.is_confirmed) {
         form.submit();
       } else if (!found.is_over) {
-        setTimeout(look, 3000);
+        setTimeout(look, 2000);
       }
     }, function () { setTimeout(look, 10000); });
   }
-  setTimeout(look, 2000);
+  setTimeout(look, 1000);
 })();
