@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from email.utils import parseaddr
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -47,12 +47,13 @@ TOKEN_STAGE = "m.login.registration_token"
 MAIL_CODE_STAGE = "m.login.email.code"
 MAIL_URL_STAGE = "m.login.email.url"
 IDENTITY_STAGE = "m.login.email.identity"
+OAUTH2_STAGE = "m.login.oauth2"
 #: The stages for which mail is sent.
 MAIL_STAGES = (MAIL_CODE_STAGE, MAIL_URL_STAGE)
 #: The stages that a login or registration flow can be made of (LOGIN-1, LOGIN-8).
-KNOWN_STAGES = (PASSWORD_STAGE, TOKEN_STAGE, *MAIL_STAGES, IDENTITY_STAGE)
+KNOWN_STAGES = (PASSWORD_STAGE, TOKEN_STAGE, *MAIL_STAGES, IDENTITY_STAGE, OAUTH2_STAGE)
 #: Those that say whose account it is, or is to be; each flow needs one.
-REGISTRATION_NAMING_STAGES = (PASSWORD_STAGE, *MAIL_STAGES)
+REGISTRATION_NAMING_STAGES = (PASSWORD_STAGE, *MAIL_STAGES, OAUTH2_STAGE)
 LOGIN_NAMING_STAGES = (*REGISTRATION_NAMING_STAGES, IDENTITY_STAGE)
 
 #: Settings that the environment may give; it wins over the file.
@@ -119,6 +120,19 @@ def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be a URL, such as https://matrix.example.org")
+    return text
+
+
+def _provider_url(text: str) -> str:
+    parts = urlsplit(_url(text))
+    if parts.scheme != "https" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
+        raise ValueError("must be a URL with https")
+    return text
+
+
+def _provider_id(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_-]{1,64}", text):
+        raise ValueError("must be of the characters a-z, 0-9, _ and -")
     return text
 
 
@@ -190,6 +204,8 @@ ServerName = Annotated[str, AfterValidator(_server_name)]
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Url = Annotated[str, AfterValidator(_url)]
+ProviderUrl = Annotated[str, AfterValidator(_provider_url)]
+ProviderId = Annotated[str, AfterValidator(_provider_id)]
 TurnUri = Annotated[str, AfterValidator(_turn_uri)]
 PictureSize = Annotated[str, AfterValidator(_picture_size)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -356,7 +372,7 @@ class Login(Section):
 
     flows: LoginFlows = ((PASSWORD_STAGE,),)
     """The ways to log in, each a list of stages: m.login.password, m.login.email.code, m.login.email.url,
-    m.login.email.identity."""
+    m.login.email.identity, m.login.oauth2."""
 
     session_lifetime: PositiveInt = 3600
     """Seconds in which a login or registration of several stages must be finished."""
@@ -431,6 +447,93 @@ class IdentityServers(Section):
 
     timeout: PositiveFloat = 10.0
     """Seconds that one may take to answer."""
+
+
+class OAuth2Provider(Settings):
+    """A provider of OAuth 2 or OpenID Connect."""
+
+    id: ProviderId
+    """What it is called in addresses and in the database; it must not change, nor be given to another one."""
+
+    name: str
+    """What it is called on pages."""
+
+    issuer: ProviderUrl | None = None
+    """Its issuer identifier, from which everything else is found out. It has to be given, or else the endpoints."""
+
+    authorization_endpoint: ProviderUrl | None = None
+    """For a provider of which nothing can be found out."""
+
+    token_endpoint: ProviderUrl | None = None
+    """The same."""
+
+    userinfo_endpoint: ProviderUrl | None = None
+    """Where it tells who somebody is, as JSON."""
+
+    jwks_uri: ProviderUrl | None = None
+    """Where the keys are by which its ID tokens, together with `issuer`, are checked."""
+
+    client_id: str
+    """What this server is called there."""
+
+    client_secret: str = Field(repr=False)
+    """The secret that goes with it."""
+
+    client_authentication: Literal["basic", "post"] = "basic"
+    """How the secret is shown: in the header, or in the body."""
+
+    scopes: OneOrMore[str] = ("openid", "profile", "email")
+    """What this server wants to know."""
+
+    subject_claim: str = "sub"
+    """The claim by which it tells people apart: one that never changes, and is never given to another person."""
+
+    name_claim: str = "preferred_username"
+    """The claim that gives the user name."""
+
+    displayname_claim: str = "name"
+    """The claim that gives a new account its display name."""
+
+    new_accounts: Literal["never", "by_name"] = "never"
+    """Whether somebody who logs in with it, and has no account, gets one of the user name that it gives, also where
+    registration is closed."""
+
+    link_accounts: Literal["never", "by_email", "by_name"] = "never"
+    """Whether somebody who logs in with it for the first time gets into an account that is there: the one with the
+    e-mail address that it has confirmed, or the one of the user name that it gives."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> OAuth2Provider:
+        if self.authorization_endpoint is None:
+            if self.issuer is None:
+                raise ValueError("must have an issuer, or an authorization_endpoint and a token_endpoint")
+            if any((self.token_endpoint, self.userinfo_endpoint, self.jwks_uri)):
+                raise ValueError("must have an authorization_endpoint, since it has other endpoints")
+        elif self.token_endpoint is None:
+            raise ValueError("must have a token_endpoint, since it has an authorization_endpoint")
+        elif self.userinfo_endpoint is None and (self.issuer is None or self.jwks_uri is None):
+            raise ValueError("must have a userinfo_endpoint, or an issuer and a jwks_uri")
+        return self
+
+
+class OAuth2(Section):
+    """The providers with which people log in by m.login.oauth2; see docs/operating.md."""
+
+    providers: ListOf[OAuth2Provider] = ()
+    """Each with `id`, `name`, `issuer`, `client_id` and `client_secret`, at least."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
+
+    timeout: PositiveFloat = 10.0
+    """Seconds that one may take to answer."""
+
+    @field_validator("providers")
+    @classmethod
+    def _different(cls, providers: tuple[OAuth2Provider, ...]) -> tuple[OAuth2Provider, ...]:
+        if len({provider.id for provider in providers}) != len(providers):
+            raise ValueError("must not have two with the same id")
+        return providers
 
 
 class Rooms(Section):
@@ -657,6 +760,7 @@ class Config(Settings):
     login: Login = Login()
     mail: Mail = Mail()
     identity_servers: IdentityServers = IdentityServers()
+    oauth2: OAuth2 = OAuth2()
     rate_limits: RateLimits = RateLimits()
     rooms: Rooms = Rooms()
     presence: Presence = Presence()
@@ -679,6 +783,13 @@ class Config(Settings):
         if not servers.trusted and _has_stage(info, (IDENTITY_STAGE,)):
             raise ValueError(f"must have a trusted one, since there are flows with {IDENTITY_STAGE}")
         return servers
+
+    @field_validator("oauth2")
+    @classmethod
+    def _providers_for_stages(cls, oauth2: OAuth2, info: ValidationInfo) -> OAuth2:
+        if not oauth2.providers and _has_stage(info, (OAUTH2_STAGE,)):
+            raise ValueError(f"must have a provider, since there are flows with {OAUTH2_STAGE}")
+        return oauth2
 
     @property
     def mail_sender(self) -> str:
@@ -828,7 +939,8 @@ def _reason(detail: ErrorDetails) -> str:
 def _keys_under(headings: Sequence[int | str]) -> Sequence[str]:
     model: Any = Config
     for heading in headings:
-        model = model.model_fields[heading].annotation
+        # What stands in a list has its kind among the arguments of the list's.
+        model = get_args(model)[0] if isinstance(heading, int) else model.model_fields[heading].annotation
     return list(model.model_fields)
 
 
@@ -864,5 +976,7 @@ def _section_lines(section: Settings, indent: str) -> Iterator[str]:
 
 def _inline(value: object) -> str:
     """A value as YAML on one line."""
-    text = yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=10**6, sort_keys=False)
+    text = yaml.safe_dump(
+        to_jsonable_python(value, exclude_none=True), default_flow_style=True, width=10**6, sort_keys=False
+    )
     return text.removesuffix("\n").removesuffix("\n...")

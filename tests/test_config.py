@@ -22,6 +22,20 @@ from synapse_like.config import (
     sample,
 )
 
+PROVIDER = {
+    "id": "example",
+    "name": "Example",
+    "issuer": "https://id.example.org",
+    "client_id": "us",
+    "client_secret": "client password",
+}
+PLAIN = {
+    "issuer": None,
+    "authorization_endpoint": "https://id.example.org/auth",
+    "token_endpoint": "https://id.example.org/token",
+    "userinfo_endpoint": "https://id.example.org/me",
+}
+
 
 def config(**settings: Any) -> Config:
     return parse({"server_name": "example.org", **settings}, source="test", folder=Path("/srv"), environ={})
@@ -62,6 +76,16 @@ def test_absolute_paths_stay_as_they_are() -> None:
     loaded = config(data_dir="/var/lib/home", database={"url": "sqlite:/db/a.db"})
     assert loaded.data_dir == Path("/var/lib/home")
     assert loaded.database.url == "sqlite:/db/a.db"
+
+
+def test_provider_is_named_by_its_issuer_or_its_endpoints() -> None:
+    """LOGIN-7."""
+    plain = {**PROVIDER, **PLAIN, "id": "plain"}
+    local = {**PROVIDER, "id": "local", "issuer": "http://localhost:3000"}
+    flows = {"flows": [["m.login.oauth2"]]}
+    made = config(oauth2={"providers": [PROVIDER, plain, local]}, login=flows, registration=flows)
+    assert [provider.id for provider in made.oauth2.providers] == ["example", "plain", "local"]
+    assert made.oauth2.providers[0].scopes == ("openid", "profile", "email")
 
 
 def test_environment_wins_over_the_file() -> None:
@@ -140,7 +164,11 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_secrets_do_not_show_in_the_repr() -> None:
     shown = repr(
-        config(database={"url": "postgresql://u:hunter2@h/d"}, registration={"mode": "token", "tokens": ["hunter2"]})
+        config(
+            database={"url": "postgresql://u:hunter2@h/d"},
+            registration={"mode": "token", "tokens": ["hunter2"]},
+            oauth2={"providers": [{**PROVIDER, "client_secret": "hunter2"}]},
+        )
     )
     assert "hunter2" not in shown
 
@@ -189,6 +217,7 @@ def test_text_of_the_error_has_a_line_for_each_fault() -> None:
         ({"serve_name": "a.org"}, "serve_name: is not a setting; did you mean server_name?"),
         ({"client": {"prot": 1}}, "client.prot: is not a setting; did you mean port?"),
         ({"rate_limits": {"classes": {"log": {}}}}, "rate_limits.classes.log: is not a setting; did you mean login?"),
+        ({"oauth2": {"providers": [{"nam": 1}]}}, "oauth2.providers[0].nam: is not a setting; did you mean name?"),
         ({"client": {"xyzzy": 1}}, "client.xyzzy: is not a setting"),
     ],
 )
@@ -244,6 +273,16 @@ def test_fault_in_the_environment_names_the_variable_and_not_its_value() -> None
         ("mail", {"username": "matrix"}, "mail.password"),
         ("mail", {"security": "perhaps"}, "mail.security"),
         ("identity_servers", {"trusted": ["id.example.org"]}, "identity_servers.trusted[0]"),
+        ("login", {"flows": [["m.login.oauth2"]]}, "oauth2"),
+        ("registration", {"flows": [["m.login.oauth2"]]}, "oauth2"),
+        ("oauth2", {"providers": [{**PROVIDER, "id": "Example"}]}, "oauth2.providers[0].id"),
+        ("oauth2", {"providers": [{**PROVIDER, "issuer": "http://id.example.org"}]}, "oauth2.providers[0].issuer"),
+        ("oauth2", {"providers": [{**PROVIDER, "issuer": None}]}, "oauth2.providers[0]"),
+        ("oauth2", {"providers": [{**PROVIDER, "token_endpoint": "https://a.org"}]}, "oauth2.providers[0]"),
+        ("oauth2", {"providers": [{**PROVIDER, "authorization_endpoint": "https://a.org"}]}, "oauth2.providers[0]"),
+        ("oauth2", {"providers": [{**PROVIDER, **PLAIN, "userinfo_endpoint": None}]}, "oauth2.providers[0]"),
+        ("oauth2", {"providers": [{**PROVIDER, "scopes": []}]}, "oauth2.providers[0].scopes"),
+        ("oauth2", {"providers": [PROVIDER, PROVIDER]}, "oauth2.providers"),
         ("rate_limits", {"classes": {"send": {"per_second": 0, "burst": 1}}}, "rate_limits.classes.send.per_second"),
         ("rate_limits", {"classes": {"send": {"per_second": 1}}}, "rate_limits.classes.send.burst"),
         ("presence", {"auto_accept": "friends"}, "presence.auto_accept"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from synapse_like import __version__
@@ -10,18 +11,22 @@ from synapse_like.app.parts import StartError, public_url
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
-from synapse_like.config import Config
+from synapse_like.config import Config, OAuth2Provider
 from synapse_like.federation.identity_client import IdentityClient
+from synapse_like.federation.oauth2_client import Endpoints, OAuth2Client, Registered
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
+from synapse_like.handlers.external_identities import ExternalIdentities
 from synapse_like.handlers.login import Login
 from synapse_like.handlers.login_by_identity import BINDING_SECONDS, IdentityStage
 from synapse_like.handlers.login_by_mail import MailCodeStage, MailUrlStage
+from synapse_like.handlers.login_by_oauth2 import OAuth2Stage, Provider
 from synapse_like.handlers.login_by_password import PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.passwords import Passwords
 from synapse_like.handlers.postman import Postman
 from synapse_like.http.limits import Limiter
+from synapse_like.http.pages.oauth2 import CHOOSE_PATH, RETURN_PATH
 from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.database import Database
 
@@ -33,11 +38,14 @@ EXPIRY_SECONDS = 600
 class Entrance:
     """What lets people in.
 
+    :ivar identity: what asks identity servers for people who cannot do it themselves.
     :ivar tasks: what is to be done every so often.
     """
 
     login: Login
     accounts: Accounts
+    identities: ExternalIdentities
+    identity: IdentityStage
     tasks: list[Repeating]
 
 
@@ -65,8 +73,11 @@ def make_entrance(
             MailCodeStage(name, database, clock, postman).row(),
             MailUrlStage(name, database, clock, postman).row(),
         ]
-    identity = IdentityStage(name, database, clock, make_identity_client(config, reactor))
+    identity = IdentityStage(name, database, clock, make_identity_client(config, reactor), limits.check)
     stages.append(identity.row())
+    providers = make_providers(config, reactor, clock)
+    if providers:
+        stages.append(OAuth2Stage(name, database, clock, providers, f"{public_url(config)}{CHOOSE_PATH}/").row())
     login = Login(
         database,
         authentication,
@@ -96,7 +107,8 @@ def make_entrance(
             every(clock, "tell-identity-servers", BINDING_SECONDS, identity.tell_bindings),
             every(clock, "forget-identity-sessions", EXPIRY_SECONDS, identity.forget_used),
         ]
-    return Entrance(login, accounts, tasks)
+    identities = ExternalIdentities(database, login, accounts, {provider.id: provider.name for provider in providers})
+    return Entrance(login, accounts, identities, identity, tasks)
 
 
 def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limiter) -> Postman | None:
@@ -125,16 +137,64 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
     return Postman(mailer, letters, clock, limits.check, public_url(config))
 
 
+def make_providers(config: Config, reactor: Any, clock: ReactorClock) -> list[Provider]:
+    """The providers of OAuth 2, in the order of the settings.
+
+    :raises StartError: the certificates of the authorities cannot be used.
+    """
+    settings = config.oauth2
+    if not settings.providers:
+        return []
+    web = make_web_client(reactor, settings.ca_file, settings.timeout)
+    return [_provider(provider, web, clock, public_url(config)) for provider in settings.providers]
+
+
+def _provider(settings: OAuth2Provider, web: WebClient, clock: ReactorClock, base_url: str) -> Provider:
+    source: str | Endpoints
+    if settings.authorization_endpoint is not None and settings.token_endpoint is not None:
+        source = Endpoints(
+            settings.issuer,
+            settings.authorization_endpoint,
+            settings.token_endpoint,
+            settings.userinfo_endpoint,
+            settings.jwks_uri,
+        )
+    else:
+        source = settings.issuer or ""
+    registered = Registered(
+        settings.client_id,
+        settings.client_secret,
+        settings.client_authentication == "post",
+        settings.scopes,
+        f"{base_url}{RETURN_PATH}/{settings.id}",
+    )
+    return Provider(
+        settings.id,
+        settings.name,
+        OAuth2Client(web, clock, settings.name, source, registered),
+        settings.subject_claim,
+        settings.name_claim,
+        settings.displayname_claim,
+        settings.new_accounts,
+        settings.link_accounts,
+    )
+
+
 def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
     """What asks the identity servers.
 
     :raises StartError: the certificates of the authorities cannot be used.
     """
     settings = config.identity_servers
+    return IdentityClient(make_web_client(reactor, settings.ca_file, settings.timeout), settings.trusted)
+
+
+def make_web_client(reactor: Any, ca_file: Path | None, timeout: float) -> WebClient:
+    """What asks servers that the operator has named by their URLs.
+
+    :raises StartError: the certificates of the authorities cannot be used.
+    """
     try:
-        web = WebClient(
-            reactor, ca_file=settings.ca_file, timeout=settings.timeout, user_agent=f"synapse_like/{__version__}"
-        )
+        return WebClient(reactor, ca_file=ca_file, timeout=timeout, user_agent=f"synapse_like/{__version__}")
     except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error
-    return IdentityClient(web, settings.trusted)

@@ -15,7 +15,7 @@ from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
 from synapse_like.app.content import ContentParts, make_content
-from synapse_like.app.entrance import make_entrance
+from synapse_like.app.entrance import Entrance, make_entrance
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
@@ -80,7 +80,11 @@ from synapse_like.http.federation.content import FederatedContentEndpoints, moun
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.federation.rooms import FederatedRoomEndpoints
 from synapse_like.http.federation.v1 import mount_federation
+from synapse_like.http.limits import Limiter
+from synapse_like.http.pages.browsers import Browsers
+from synapse_like.http.pages.login import LoginPages, mount_login_pages
 from synapse_like.http.pages.mail_links import MailLinkPages, mount_mail_links
+from synapse_like.http.pages.oauth2 import OAuth2Pages, mount_oauth2
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
 from synapse_like.http.site import Site
@@ -264,7 +268,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     mounts: list[Mount[Requester]] = [
         mount_v1(
-            AccountEndpoints(entrance.login, entrance.accounts, authentication, limits.check, name),
+            AccountEndpoints(
+                entrance.login, entrance.accounts, entrance.identities, authentication, limits.check, name
+            ),
             RoomEndpoints(rooms, directory, retransmissions),
             MembershipEndpoints(membership, retransmissions),
             MessageEndpoints(messages, retransmissions),
@@ -279,7 +285,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
             max_upload=config.content.max_upload_size,
             upload_seconds=config.content.upload_timeout,
         ),
-        mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
+        *mount_pages(config, entrance, limits),
         Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
     ]
     token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
@@ -353,6 +359,19 @@ def build(config: Config, reactor: Any) -> HomeServer:
         files_agent,
         people.start if people else None,
     )
+
+
+def mount_pages(config: Config, entrance: Entrance, limits: Limiter) -> list[Mount[Requester]]:
+    """The pages for people."""
+    name, base_url = config.server_name, public_url(config)
+    browsers = Browsers(is_secure=base_url.startswith("https:"))
+    providers = entrance.identities.providers
+    pages = LoginPages(entrance.login, entrance.identity, providers, name, base_url, browsers, limits.check)
+    return [
+        mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
+        *mount_login_pages(pages),
+        mount_oauth2(OAuth2Pages(entrance.login, pages, providers, name, browsers)),
+    ]
 
 
 def make_people(

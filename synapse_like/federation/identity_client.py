@@ -6,7 +6,7 @@ knock anywhere, and believe anybody about whose an e-mail address is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -43,6 +43,7 @@ class IdentityClient:
 
     def __init__(self, web: WebClient, servers: Sequence[str]) -> None:
         self._web = web
+        self.servers = [url.rstrip("/") for url in servers]
         self._by_name = {name: url.rstrip("/") for url in servers for name in _names(url)}
 
     def url_of(self, id_server: str) -> str:
@@ -54,6 +55,30 @@ class IdentityClient:
         if url is None:
             raise Forbidden("This server does not trust that identity server.")
         return url
+
+    async def request_token(self, url: str, email: str, client_secret: str) -> str:
+        """Have a mail sent by whose code or link an address is confirmed; the session in which that happens.
+
+        :raises Forbidden: the server does not want to.
+        :raises ServerUnreachable: it cannot be asked.
+        """
+        form = {"email": email, "client_secret": client_secret, "send_attempt": "1"}
+        found, reason = await self._post(url, "/validate/email/requestToken", form)
+        if isinstance(found.get("sid"), (str, int)) and "errcode" not in found:
+            # Some say it as a number.
+            return str(found["sid"])
+        raise Forbidden("The identity server does not send a mail to this address.", reason=reason)
+
+    async def submit_token(self, url: str, sid: str, client_secret: str, token: str) -> None:
+        """Confirm an address by the code in the mail.
+
+        :raises Forbidden: the code is wrong.
+        :raises ServerUnreachable: the server cannot be asked.
+        """
+        form = {"sid": sid, "client_secret": client_secret, "token": token}
+        found, reason = await self._post(url, "/validate/email/submitToken", form)
+        if found.get("success") is not True:
+            raise Forbidden("The code is wrong.", reason=reason)
 
     async def validated(self, url: str, sid: str, client_secret: str) -> Validated:
         """What has been proven in a session.
@@ -81,16 +106,25 @@ class IdentityClient:
         :raises Forbidden: the server refuses for good.
         :raises ServerUnreachable: it cannot be asked.
         """
-        body = urlencode({"sid": sid, "client_secret": client_secret, "mxid": user_id}).encode()
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        answer = await self._web.request("POST", f"{url}{API}/3pid/bind", headers=headers, body=body)
-        found = _object(url, answer)
-        if answer.status == 200 and "errcode" not in found:
-            return
-        reason = f"it answered {answer.status} with {answer.body[:200]!r}"
-        if 400 <= answer.status < 500 and answer.status != 429:
+        form = {"sid": sid, "client_secret": client_secret, "mxid": user_id}
+        found, reason = await self._post(url, "/3pid/bind", form)
+        if "errcode" in found:
             raise Forbidden("The identity server does not bind this address.", reason=reason)
-        raise ServerUnreachable(urlsplit(url).netloc, reason)
+
+    async def _post(self, url: str, path: str, form: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+        """What it answers, for good, be it a refusal with an `errcode`; and the same for the log.
+
+        :raises ServerUnreachable: it gives no answer, or one that may be another one later.
+        """
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = await self._web.request("POST", f"{url}{API}{path}", headers=headers, body=urlencode(form).encode())
+        found = _object(url, answer)
+        reason = f"it answered {answer.status} with {answer.body[:200]!r}"
+        if answer.status != 200:
+            if not 400 <= answer.status < 500 or answer.status == 429:
+                raise ServerUnreachable(urlsplit(url).netloc, reason)
+            found.setdefault("errcode", "M_UNKNOWN")
+        return found, reason
 
 
 def _names(url: str) -> set[str]:

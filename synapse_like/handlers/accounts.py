@@ -76,7 +76,7 @@ class Accounts:
         :raises BadJson: the new one will not do.
         """
         check_strength(new_password)
-        account = await self._check_password(requester, password)
+        account = await self.check_password(requester, password)
         new_hash = await self._passwords.hash(new_password)
         await self._database.write("change-password", self._change_password, requester, account.password_hash, new_hash)
 
@@ -92,7 +92,7 @@ class Accounts:
         mail_links.delete_of_user(txn, user_id, RESET)
         self._authentication.end_all(txn, user_id, but)
 
-    async def _check_password(self, requester: Requester, password: str) -> Account:
+    async def check_password(self, requester: Requester, password: str) -> Account:
         """See that somebody who is logged in also knows the password: a token alone may be stolen.
 
         :raises Forbidden: they do not.
@@ -168,7 +168,7 @@ class Accounts:
         :raises MatrixError: the letter cannot be sent.
         """
         address, postman = canonical_email(email), self._postman
-        await self._check_password(requester, password)
+        await self.check_password(requester, password)
         offer = await postman.offer(address, requester.user_id)
         await self._send_link(MailLink(ADDRESS, requester.user_id, address), "link_address", offer)
 
@@ -195,7 +195,7 @@ class Accounts:
         :raises NotFound: the account does not have it.
         """
         address = canonical_email(email)
-        await self._check_password(requester, password)
+        await self.check_password(requester, password)
         await self._database.write("remove-address", self._remove, requester.user_id, address)
 
     @staticmethod

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication
 from synapse_like.handlers.login_stages import (
+    LINK,
     LOGIN,
     REGISTER,
     Done,
@@ -35,6 +36,8 @@ from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.login_sessions import LoginSession
 
 Flows = Sequence[Sequence[str]]
+#: What the pages see of a session.
+Session = LoginSession
 
 #: How often something may be tried in one session.
 MOST_TRIES = 10
@@ -69,7 +72,14 @@ class Begun:
     answer: Mapping[str, Any]
 
 
-Outcome = Credentials | NextStage | Begun
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """There is another way into somebody's account."""
+
+    user_id: str
+
+
+Outcome = Credentials | NextStage | Begun | Linked
 
 
 class Login:
@@ -97,7 +107,8 @@ class Login:
         self._authentication = authentication
         self._clock = clock
         self._stages = {stage.type: stage for stage in stages}
-        self._flows = {LOGIN: login_flows, REGISTER: register_flows}
+        linking = tuple((stage.type,) for stage in stages if stage.link is not None)
+        self._flows: dict[str, Flows] = {LOGIN: login_flows, REGISTER: register_flows, LINK: linking}
         self._session_lifetime = session_lifetime
         self._limit = limit
 
@@ -124,6 +135,20 @@ class Login:
         if session is not None and session.stage not in (None, stage_type):
             raise Forbidden(f"This session is in the middle of the stage '{session.stage}'.")
         return await self._step(session, session_id, purpose, stage_type, body)
+
+    async def begin_link(self, user_id: str, stage_type: str, body: Mapping[str, Any]) -> Outcome:
+        """Begin to add a way into somebody's account, who has shown that it is theirs.
+
+        :raises Forbidden: there is no such way.
+        """
+        return await self._step(None, None, LINK, stage_type, body, user_id=user_id)
+
+    async def find_session(self, purpose: str, session_id: str) -> Session:
+        """A session, which nothing is done to.
+
+        :raises Forbidden: there is none (any more).
+        """
+        return await self._session(purpose, session_id)
 
     async def find_ticket(self, stage_type: str, ticket: str) -> LoginSession:
         """The session that a ticket belongs to, which nothing is done to.
@@ -157,10 +182,12 @@ class Login:
         purpose: str,
         stage_type: str,
         body: Mapping[str, Any],
+        user_id: str | None = None,
     ) -> Outcome:
         """One submission to one stage.
 
         :param session_id: None if there is no session yet, or if the submission comes with a ticket.
+        :param user_id: whom a new session is for, if that is known.
         """
         completed = session.completed if session is not None else ()
         done = (*completed, stage_type)
@@ -174,7 +201,7 @@ class Login:
         submission = Submission(
             purpose,
             body,
-            user_id=session.user_id if session is not None else None,
+            user_id=session.user_id if session is not None else user_id,
             facts=session.facts if session is not None else {},
             state=session.state if session is not None and session.stage == stage_type else None,
             by_ticket=session is not None and session_id is None,
@@ -226,7 +253,7 @@ class Login:
 
     def _function(self, purpose: str, stage_type: str) -> StageFunction:
         stage = self._stages[stage_type]
-        function = stage.login if purpose == LOGIN else stage.register
+        function = {LOGIN: stage.login, REGISTER: stage.register, LINK: stage.link}[purpose]
         assert function is not None, f"a configured flow has a stage {stage_type} that is not for {purpose}"
         return function
 
@@ -253,10 +280,15 @@ class Login:
         elif not login_sessions.advance(txn, session, now):
             _too_late()
 
-    def _finish(self, txn: Transaction, session: LoginSession | None, now: LoginSession) -> Credentials:
+    def _finish(self, txn: Transaction, session: LoginSession | None, now: LoginSession) -> Credentials | Linked:
         user_id = now.user_id
         if user_id is None:
             raise Forbidden("These stages do not say who you are.")
+        stages = [(self._stages[stage_type], now.facts[stage_type]) for stage_type in now.completed]
+        if now.purpose == LOGIN:
+            for stage, facts in stages:
+                if stage.open_account is not None:
+                    stage.open_account(txn, now.purpose, user_id, facts)
         account = accounts.find(txn, user_id)
         if now.purpose == REGISTER:
             if account is not None:
@@ -267,10 +299,11 @@ class Login:
             _too_late()
         if now.purpose == REGISTER:
             accounts.create(txn, user_id, password_hash=None, now_ms=self._clock.now_ms())
-        for stage_type in now.completed:
-            finish = self._stages[stage_type].finish
-            if finish is not None:
-                finish(txn, now.purpose, user_id, now.facts[stage_type])
+        for stage, facts in stages:
+            if stage.finish is not None:
+                stage.finish(txn, now.purpose, user_id, facts)
+        if now.purpose == LINK:
+            return Linked(user_id)
         return Credentials(user_id, self._authentication.issue(txn, user_id))
 
     async def forget_expired_sessions(self) -> None:

@@ -9,7 +9,8 @@ was shown it should not be able to come in by it later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.handlers.login import wrong
 from synapse_like.handlers.login_by_mail import EMAIL, add_address
 from synapse_like.handlers.login_stages import REGISTER, Done, Facts, Stage, Submission
+from synapse_like.handlers.postman import MAIL
 from synapse_like.logs import get_logger
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import BadJson, Forbidden
@@ -40,12 +42,16 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True)
 class IdentityStage:
-    """m.login.email.identity."""
+    """m.login.email.identity.
+
+    :ivar limit: counts a request of a class for a key, or raises LimitExceeded.
+    """
 
     server_name: str
     database: Database
     clock: Clock
     client: IdentityClient
+    limit: Callable[[str, str], None]
 
     def row(self) -> Stage:
         """Its row in the table of stages."""
@@ -65,6 +71,35 @@ class IdentityStage:
             addresses = [address["address"] for address in proven]
             user_id = await self.database.read("whose-addresses", _owner, addresses)
         return Done(user_id, {"addresses": proven})
+
+    # For people whose client does not speak to identity servers: the pages do.
+
+    @property
+    def servers(self) -> Sequence[str]:
+        """The URLs of the identity servers that may be chosen."""
+        return self.client.servers
+
+    async def send_mail(self, id_server: str, email: str) -> dict[str, str]:
+        """Have an identity server send a mail; the credentials that will be good once its code is confirmed.
+
+        :raises Forbidden: it does not want to, or is not trusted.
+        :raises LimitExceeded: too many mails for this address.
+        :raises ServerUnreachable: it cannot be asked.
+        """
+        address = canonical_email(email)
+        self.limit(MAIL, address)
+        secret = secrets.token_urlsafe(32)
+        sid = await self.client.request_token(self.client.url_of(id_server), address, secret)
+        return {"idServer": id_server, "sid": sid, "clientSecret": secret}
+
+    async def confirm(self, given: Mapping[str, str], code: str) -> None:
+        """Confirm the address by the code in the mail.
+
+        :raises Forbidden: it is wrong.
+        :raises ServerUnreachable: the identity server cannot be asked.
+        """
+        url = self.client.url_of(given["idServer"])
+        await self.client.submit_token(url, given["sid"], given["clientSecret"], code)
 
     async def _proven(self, credentials: tuple[str, str, str]) -> dict[str, str]:
         id_server, sid, client_secret = credentials

@@ -23,6 +23,8 @@ from synapse_like.storage.database import Transaction
 
 LOGIN = "login"
 REGISTER = "register"
+#: To add a way into the account of somebody who is logged in.
+LINK = "link"
 
 Facts = Mapping[str, Any]
 
@@ -31,7 +33,7 @@ Facts = Mapping[str, Any]
 class Submission:
     """What is submitted for one stage.
 
-    :ivar purpose: ``login`` or ``register``.
+    :ivar purpose: ``login``, ``register`` or ``link``.
     :ivar body: the client's JSON object, or what came with the ticket.
     :ivar user_id: whom the session is for; None if no stage has said so yet.
     :ivar facts: what earlier stages of this session found out, by their types.
@@ -120,12 +122,16 @@ class Stage:
     :ivar login: what it does at login; None where it makes no sense. So `register`.
     :ivar finish: what is to be done for it in the transaction that ends the session, when all stages are done; at
         registration the account is there already. It may run more than once, so it changes nothing but the tables.
+    :ivar open_account: the same, before it is looked whether there is an account to log in to: it may make it.
+    :ivar link: what it does to become a way into an account.
     """
 
     type: str
     login: StageFunction | None
     register: StageFunction | None
     finish: FinishFunction | None = None
+    open_account: FinishFunction | None = None
+    link: StageFunction | None = None
 
 
 def another_user() -> Forbidden:

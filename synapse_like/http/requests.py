@@ -172,6 +172,11 @@ class Call(Generic[R]):
         self._requester = requester
         self._is_closed = is_closed
 
+    def header(self, name: str) -> str | None:
+        """A header, by its name as Twisted spells it: Content-Type, Sec-Fetch-Dest. None if it is not there."""
+        given = self.headers.get(name.encode("ascii"))
+        return None if given is None else given.decode("latin-1")
+
     @property
     def requester(self) -> R:
         """Who asks. For routes of Auth.USER; elsewhere it is a programmer's error to ask."""
@@ -183,11 +188,6 @@ class Call(Generic[R]):
     def requester_if_any(self) -> R | None:
         """Who asks, or None if nobody said. For routes of Auth.OPTIONAL."""
         return self._requester
-
-    def header(self, name: str) -> str | None:
-        """What a header says; None if it is not there."""
-        value = self.headers.get(name.encode("ascii"))
-        return None if value is None else value.decode("latin-1")
 
     @property
     def closed(self) -> bool:

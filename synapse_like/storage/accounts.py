@@ -71,7 +71,7 @@ def deactivate(txn: Transaction, user_id: str, *, now_ms: int) -> bool:
         (now_ms, user_id),
     )
     delete_tokens(txn, user_id)
-    for table in ("account_addresses", "mail_links", "identity_bindings"):
+    for table in ("account_addresses", "external_identities", "mail_links", "identity_bindings"):
         txn.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
     return changed.rowcount == 1
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import pictures
-from tests.support.browser import Listener, listening, visit
 from tests.support.client import Client
 from tests.support.content import path_of, upload
 from tests.support.pictures import drawing, encoded
+from tests.support.visits import Listener, listening, visit
 
 #: By their names: the type that is claimed, and what stands around the script.
 HOSTILE = {

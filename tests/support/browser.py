@@ -1,101 +1,63 @@
-"""A real browser, without a window: Chromium, run once for each page."""
+"""A real browser, Debian's Chromium, and a judge of whether all people can use a page, axe-core."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
-HOW_TO_INSTALL = "needs Chromium: apt-get install chromium"
-#: How long a page may take, in seconds.
-PATIENCE = 8
-
-
-def chromium() -> Path:
-    """The program; without it the test is skipped, or fails if the environment says that it must be there."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        if os.environ.get("SYNAPSE_LIKE_REQUIRE_CHROMIUM") == "1":
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
-    return Path(found)
-
-
-def visit(url: str) -> str:
-    """Go to an address and wait until the page has been there for a while; what it has become, as HTML.
-
-    Nothing if it is not a page, but a download: the browser would wait for ever, and is ended.
-    """
-    with TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
-        browser = subprocess.Popen(
-            [
-                chromium(),
-                *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions"),
-                *("--virtual-time-budget=2000", f"--user-data-dir={profile}", "--dump-dom", url),
-            ],
-            cwd=profile,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            return browser.communicate(timeout=PATIENCE)[0]
-        except subprocess.TimeoutExpired:
-            return ""
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(browser.pid, signal.SIGKILL)
-            browser.communicate()
+HOW_TO_INSTALL = (
+    "Chromium and axe-core are needed to try the pages (Debian: apt-get install chromium; npm ci --prefix tests/node)"
+)
+AXE = Path(__file__).parents[1] / "node" / "node_modules" / "axe-core" / "axe.min.js"
+_SWITCHES = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
-class Listener:
-    """A web server of the tests', which notes what it is asked for.
-
-    :ivar asked: the paths.
-    :ivar pages: what it shows, without any precaution: type and content, by path.
-    """
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.pages: Mapping[str, tuple[str, bytes]] = {}
-        self.url = ""
+def find_chromium() -> str | None:
+    """Its program, if that and axe-core are installed."""
+    return shutil.which("chromium") if AXE.exists() else None
 
 
 @contextmanager
-def listening() -> Iterator[Listener]:
-    """Run such a server."""
-    listener = Listener()
+def chromium(program: str) -> Iterator[Browser]:
+    """The browser, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_SWITCHES)
+        yield browser
+        browser.close()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            listener.asked.append(self.path)
-            kind, content = listener.pages.get(self.path, ("text/plain", b""))
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
+def faults(page: Page) -> list[str]:
+    """What keeps some people from using a page, as it is shown just now.
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield listener
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    It is looked at in a world apart, since the policy of the page lets no script of ours run in its own.
+    """
+    session = page.context.new_cdp_session(page)
+    frame = session.send("Page.getFrameTree")["frameTree"]["frame"]["id"]
+    world = session.send("Page.createIsolatedWorld", {"frameId": frame})["executionContextId"]
+
+    def run(script: str, *, waits: bool = False) -> Any:
+        answer = session.send(
+            "Runtime.evaluate",
+            {"expression": script, "contextId": world, "awaitPromise": waits, "returnByValue": waits},
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    run(AXE.read_text())
+    found = run("axe.run().then(r => r.violations.map(v => `${v.id}: ${v.help}: ${v.nodes[0].html}`))", waits=True)
+    session.detach()
+    return list(found)

@@ -68,6 +68,7 @@ email.from = Sydent <sydent@localhost>
 email.smtphost = 127.0.0.1
 email.smtpport = {smtp_port}
 email.tlsmode = 0
+email.ratelimit_sender.burst = 1000
 """
         )
         self._log = folder / "log"

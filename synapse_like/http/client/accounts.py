@@ -9,12 +9,14 @@ from pydantic import BaseModel, ConfigDict
 
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication, Requester
-from synapse_like.handlers.login import Begun, Credentials, Login, Outcome
+from synapse_like.handlers.external_identities import ExternalIdentities
+from synapse_like.handlers.login import Begun, Credentials, Linked, Login, Outcome
 from synapse_like.handlers.login_stages import LOGIN, REGISTER
 from synapse_like.http.requests import Call
 
-#: The classes of rate limits in which beginnings are counted.
+#: The classes of rate limits in which beginnings are counted, and what comes after.
 BEGINNINGS = {LOGIN: "login", REGISTER: "registration"}
+STEPS = "login_steps"
 
 
 class ChangePasswordBody(BaseModel):
@@ -44,6 +46,25 @@ class AddressBody(BaseModel):
     password: str
 
 
+class LinkBody(BaseModel):
+    """The provider with which one wants to log in, if there is more than one, and the password of the account."""
+
+    model_config = ConfigDict(strict=True)
+
+    password: str
+    provider: str | None = None
+
+
+class UnlinkBody(BaseModel):
+    """Whom a provider shall not let into the account any more, and the password of the account."""
+
+    model_config = ConfigDict(strict=True)
+
+    password: str
+    provider: str
+    subject: str
+
+
 class AccountEndpoints:
     """Getting an access token, and giving it back; changing the account that it is for.
 
@@ -54,6 +75,7 @@ class AccountEndpoints:
         self,
         login: Login,
         accounts: Accounts,
+        identities: ExternalIdentities,
         authentication: Authentication,
         limit: Callable[[str, str], None],
         server_name: str,
@@ -61,6 +83,7 @@ class AccountEndpoints:
         self._limit = limit
         self._login = login
         self._accounts = accounts
+        self._identities = identities
         self._authentication = authentication
         self._server_name = server_name
 
@@ -91,7 +114,7 @@ class AccountEndpoints:
     async def _submit(self, purpose: str, call: Call[Requester]) -> dict[str, Any]:
         # A session counts its tries itself, and who waits for a link to be opened asks often.
         begins = call.body.get("session") is None
-        self._limit(BEGINNINGS[purpose] if begins else "login_steps", call.client_address)
+        self._limit(BEGINNINGS[purpose] if begins else STEPS, call.client_address)
         return outcome_body(await self._login.submit(purpose, call.body), self._server_name)
 
     async def log_out(self, call: Call[Requester]) -> object:
@@ -137,11 +160,37 @@ class AccountEndpoints:
         await self._accounts.remove(call.requester, body.email, body.password)
         return {}
 
+    async def identities(self, call: Call[Requester]) -> object:
+        """Who, at which providers, gets into the account; and the providers that there are."""
+        found = await self._identities.of(call.requester)
+        return {
+            "identities": [
+                {"provider": one.provider, "subject": one.subject, "linked_at": one.linked_at} for one in found
+            ],
+            "providers": [
+                {"provider": provider, "name": name} for provider, name in self._identities.providers.items()
+            ],
+        }
+
+    async def link_identity(self, call: Call[Requester]) -> object:
+        """Give an address to visit, by which somebody at a provider gets into the account from then on."""
+        body: LinkBody = call.body
+        outcome = await self._identities.ask_to_link(call.requester, body.password, body.provider)
+        return {"uri": outcome_body(outcome, self._server_name)["uri"]}
+
+    async def unlink_identity(self, call: Call[Requester]) -> object:
+        """Take such a way into the account away."""
+        body: UnlinkBody = call.body
+        await self._identities.unlink(call.requester, body.password, body.provider, body.subject)
+        return {}
+
 
 def outcome_body(outcome: Outcome, server_name: str) -> dict[str, Any]:
     """How a client is told what has come of a stage (LOGIN-2)."""
     if isinstance(outcome, Credentials):
         return {"user_id": outcome.user_id, "access_token": outcome.access_token, "home_server": server_name}
+    if isinstance(outcome, Linked):
+        return {"user_id": outcome.user_id}
     if isinstance(outcome, Begun):
         return {**outcome.answer, **({} if outcome.session is None else {"session": outcome.session})}
     return {"session": outcome.session, "next": outcome.next}

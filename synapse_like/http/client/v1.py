@@ -12,7 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from synapse_like.handlers.authentication import Requester
-from synapse_like.http.client.accounts import AccountEndpoints, AddressBody, ChangePasswordBody, ResetBody
+from synapse_like.http.client.accounts import (
+    AccountEndpoints,
+    AddressBody,
+    ChangePasswordBody,
+    LinkBody,
+    ResetBody,
+    UnlinkBody,
+)
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
@@ -66,6 +73,9 @@ def mount_v1(
         Route("GET", "/account/3pid", accounts.addresses, rate="read"),
         Route("POST", "/account/3pid", accounts.add_address, rate="send", body=AddressBody),
         Route("POST", "/account/3pid/delete", accounts.remove_address, rate="send", body=AddressBody),
+        Route("GET", "/account/oauth2", accounts.identities, rate="read"),
+        Route("POST", "/account/oauth2", accounts.link_identity, rate="send", body=LinkBody),
+        Route("POST", "/account/oauth2/delete", accounts.unlink_identity, rate="send", body=UnlinkBody),
         *_both("/createRoom", rooms.create, CreateRoomBody),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),

@@ -1,13 +1,14 @@
 """Templates made into answers, and the forms that come back.
 
-A page may show its own style, and send its forms back to where it came from; it may do nothing else, and no other page
-may frame it. The address of a page can hold a secret, so it is told to nobody.
+A page may show its own style, run the scripts that it is given here, and send its forms back to where it came from; it
+may do nothing else, and no other page may frame it. The address of a page can hold a secret, so it is told to nobody.
+All pages do without scripts what can be done without.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import TypeVar
@@ -24,31 +25,64 @@ R = TypeVar("R")
 MOST_FORM_BYTES = 16 * 1024
 
 _FOLDER = files("synapse_like.http.pages") / "templates"
-_STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
-_STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
+
+
+def _text(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+_STYLE = _text("style.css")
+_SCRIPTS = {name: _text(name) for name in ("hand_over.js", "wait.js")}
 _HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none';"
-        " frame-ancestors 'none'"
-    ),
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
+_POLICY = {
+    "default-src": "'none'",
+    "style-src": _hash(_STYLE),
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
 
 _templates = Environment(
-    loader=FileSystemLoader(str(_FOLDER)), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    loader=FileSystemLoader(str(_FOLDER)),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 _templates.globals["style"] = _STYLE
+_templates.globals["scripts"] = _SCRIPTS
 
 
-def page(template: str, *, status: int = 200, **values: object) -> Response:
+def page(
+    template: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    may: Mapping[str, str] | None = None,
+    scripts: Sequence[str] = (),
+    **values: object,
+) -> Response:
     """A page made of a template, with a policy by which it can do no harm.
 
     :param template: a file in `templates`.
+    :param headers: more of them.
+    :param may: what more the policy allows: ``{"connect-src": "'self'"}``.
+    :param scripts: those that the template contains.
     """
     text = _templates.get_template(template).render(values)
-    return Response(status, _HEADERS, text.encode())
+    policy = {**_POLICY, **(may or {})}
+    if scripts:
+        policy["script-src"] = " ".join(_hash(_SCRIPTS[name]) for name in scripts)
+    told = {"Content-Security-Policy": "; ".join(f"{key} {value}" for key, value in policy.items())}
+    return Response(status, {**_HEADERS, **told, **(headers or {})}, text.encode())
 
 
 def as_page(endpoint: Callable[[Call[R]], Awaitable[Response]]) -> Callable[[Call[R]], Awaitable[Response]]:
@@ -58,6 +92,14 @@ def as_page(endpoint: Callable[[Call[R]], Awaitable[Response]]) -> Callable[[Cal
         try:
             return await endpoint(call)
         except MatrixError as error:
-            return page("refusal.html", status=error.status, message=error.message)
+            return refusal_page(error)
 
     return with_refusals
+
+
+def refusal_page(error: MatrixError, *, again: str | None = None) -> Response:
+    """A page that says that something did not work.
+
+    :param again: where one can start again.
+    """
+    return page("refusal.html", status=error.status, message=error.message, again=again)
