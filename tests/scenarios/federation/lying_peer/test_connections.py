@@ -25,13 +25,13 @@ from tests.support.server import HomeServer
 def test_slow_and_silent_connections_keep_nobody_else_waiting(old_scene: Scene) -> None:
     """SEC-1: hundreds that begin a handshake, or a request, and do not go on."""
     scene = old_scene
-    host, _, port = scene.server.name.partition(":")
+    host, port = scene.server.name.partition(":")[0], scene.server.federation_port
     context = ssl.create_default_context(cafile=str(scene.peer._authority.file))
     with ExitStack() as stack:
-        silent = [stack.enter_context(socket.create_connection((host, int(port)), timeout=5)) for _ in range(150)]
+        silent = [stack.enter_context(socket.create_connection((host, port), timeout=5)) for _ in range(150)]
         slow = [
             stack.enter_context(
-                context.wrap_socket(socket.create_connection((host, int(port)), timeout=5), server_hostname=host)
+                context.wrap_socket(socket.create_connection((host, port), timeout=5), server_hostname=host)
             )
             for _ in range(50)
         ]
