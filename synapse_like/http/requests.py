@@ -132,6 +132,7 @@ class Call(Generic[R]):
     :ivar query: the query parameters.
     :ivar body: the pydantic model, the dict or the file that the route asked for; None if it asked for nothing.
     :ivar content_type: what the client says that the body is; None if it says nothing.
+    :ivar accept: what the client says that it can read; None if it says nothing.
     :ivar client_address: the IP address of the client, seen through trusted proxies.
     :ivar retransmit_key: for an idempotent route what makes a repetition one: method, path template and parameters
         (API-4). Whose it is has to be added by who keeps the answers. None for all other routes.
@@ -140,6 +141,7 @@ class Call(Generic[R]):
     __slots__ = (
         "_is_closed",
         "_requester",
+        "accept",
         "body",
         "client_address",
         "content_type",
@@ -157,6 +159,7 @@ class Call(Generic[R]):
         requester: R | None,
         client_address: str,
         content_type: str | None,
+        accept: str | None = None,
         retransmit_key: str | None,
         is_closed: Callable[[], bool],
     ) -> None:
@@ -165,6 +168,7 @@ class Call(Generic[R]):
         self.body = body
         self.client_address = client_address
         self.content_type = content_type
+        self.accept = accept
         self.retransmit_key = retransmit_key
         self._requester = requester
         self._is_closed = is_closed
@@ -213,6 +217,24 @@ def decode_json(content: bytes, max_depth: int) -> object:
         return canonical_json.decode(content)
     except NotJson as error:
         raise NotJson("The body is not valid JSON in UTF-8.", reason=error.reason) from None
+
+
+def is_form(content_type: str | None) -> bool:
+    """Tell whether a body is what a form of a web page sends."""
+    return (content_type or "").partition(";")[0].strip().lower() == "application/x-www-form-urlencoded"
+
+
+def decode_form(content: bytes) -> dict[str, str]:
+    """The fields of a form; of a repeated one the first counts.
+
+    :raises BadJson: it is not UTF-8.
+    """
+    try:
+        pairs = [pair.partition(b"=") for pair in content.replace(b"+", b" ").split(b"&") if pair]
+        fields = [(unquote_to_bytes(name).decode(), unquote_to_bytes(value).decode()) for name, _, value in pairs]
+    except UnicodeDecodeError:
+        raise BadJson("The form is not valid UTF-8.") from None
+    return dict(reversed(fields))
 
 
 def as_object(value: object, kind: type[BaseModel] | None) -> Any:

@@ -52,6 +52,7 @@ class Route(Generic[R]):
     :ivar cancellable: whether the endpoint is cancelled when its client goes away. For those that only wait, such
         as long polls; all others run to their end.
     :ivar max_body: the largest body in bytes; None for what is usual at the site.
+    :ivar forms: whether the body may also be what a form of a web page sends.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Route(Generic[R]):
     idempotent: bool = False
     cancellable: bool = False
     max_body: int | None = None
+    forms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
