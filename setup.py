@@ -50,6 +50,7 @@ setup(
         "synapse_like": ["py.typed", "templates/*/*"],
         "synapse_like.http.pages": ["templates/*"],
         "synapse_like.storage": ["schema/*.sql"],
+        "synapse_like.storage.identity": ["schema/*.sql"],
     },
     # As a module and not as a package: twisted/plugins must stay without an __init__.py.
     py_modules=["twisted.plugins.synapse_like_plugin"],
@@ -71,6 +72,7 @@ setup(
         "signedjson>=1.1.4,<2",
         "unpaddedbase64>=2.1,<3",
         "Jinja2>=3.1,<4",
+        "phonenumbers>=8.13,<10",
     ],
     extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},
