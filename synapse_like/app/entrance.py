@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from synapse_like import __version__
-from synapse_like.app.parts import StartError, public_url
+from synapse_like.app.parts import StartError, mail_of, public_url
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation.identity_client import IdentityClient
+from synapse_like.federation.own_keys import OwnKeys
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
@@ -22,7 +23,6 @@ from synapse_like.handlers.login_by_password import PasswordStage, RegistrationT
 from synapse_like.handlers.passwords import Passwords
 from synapse_like.handlers.postman import Postman
 from synapse_like.http.limits import Limiter
-from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.database import Database
 
 #: How often what has expired is deleted, in seconds.
@@ -49,6 +49,7 @@ def make_entrance(
     authentication: Authentication,
     passwords: Passwords,
     limits: Limiter,
+    identity_client: IdentityClient,
 ) -> Entrance:
     """Put it together.
 
@@ -65,7 +66,7 @@ def make_entrance(
             MailCodeStage(name, database, clock, postman).row(),
             MailUrlStage(name, database, clock, postman).row(),
         ]
-    identity = IdentityStage(name, database, clock, make_identity_client(config, reactor))
+    identity = IdentityStage(name, database, clock, identity_client)
     stages.append(identity.row())
     login = Login(
         database,
@@ -104,28 +105,13 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
 
     :raises StartError: a template or a certificate cannot be used.
     """
-    mail = config.mail
-    if mail.host is None:
+    if config.mail.host is None:
         return None
-    server = MailServer(
-        mail.host,
-        mail.usual_port,
-        mail.security,
-        mail.username,
-        mail.password,
-        mail.ca_file,
-        mail.verify_certificate,
-        mail.timeout,
-    )
-    try:
-        letters = Letters(clock, mail.templates, config.mail_sender, config.server_name)
-        mailer = Mailer(reactor, clock, server, letters.sender, config.mail_sender.rpartition("@")[2].rstrip(">"))
-    except (MailUnusable, AuthoritiesUnusable) as error:
-        raise StartError(str(error)) from error
+    letters, mailer = mail_of(config.mail, config.mail_sender, config.server_name, reactor, clock)
     return Postman(mailer, letters, clock, limits.check, public_url(config))
 
 
-def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
+def make_identity_client(config: Config, reactor: Any, clock: ReactorClock, own_keys: OwnKeys) -> IdentityClient:
     """What asks the identity servers.
 
     :raises StartError: the certificates of the authorities cannot be used.
@@ -137,4 +123,4 @@ def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
         )
     except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error
-    return IdentityClient(web, settings.trusted)
+    return IdentityClient(web, settings.trusted, clock, own_keys.server_name, own_keys.signing)
