@@ -41,6 +41,7 @@ from synapse_like.identity.user_keys import UserKeys
 from synapse_like.identity.v1 import mount_identity
 from synapse_like.identity.validations import Send, Validations
 from synapse_like.protocol.third_party_ids import EMAIL, PHONE
+from synapse_like.storage import positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
@@ -149,7 +150,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     )
 
     async def health(call: Call[Peer]) -> object:
-        await database.read("health", statements.newest_own_position)
+        await database.read("health", positions.current, statements.STREAM)
         return {"status": "ok"}
 
     site = make_site(

@@ -17,7 +17,7 @@ from synapse_like.clock import Clock
 from synapse_like.identity.notices import Notices
 from synapse_like.identity.signer import Signer
 from synapse_like.identity.validations import Validations
-from synapse_like.protocol.errors import BadParam, Forbidden, MatrixError, NotFound, Unavailable
+from synapse_like.protocol.errors import BadParam, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.database import Database, Transaction
@@ -170,10 +170,12 @@ class Associations:
         ]
 
     async def _good_peppers(self) -> list[str]:
-        good = [item.pepper for item in await self._database.read("peppers", peppers.good)]
+        good = await self._database.read("peppers", peppers.good)
         if not good:
-            raise Unavailable("The addresses are just being hashed. Please try again in a moment.")
-        return good
+            # Somebody asks before the first one is there.
+            await self.change_pepper()
+            good = await self._database.read("peppers", peppers.good)
+        return [item.pepper for item in good]
 
     async def change_pepper(self) -> None:
         """See that there is a pepper, and a new one when the last was in use for long enough."""

@@ -7,9 +7,9 @@ the server starts it greets all, since they may have given it up for a while, an
 if that is less than they think, its database is another one, or an older one, and they begin there again.
 
 **Hearing.** A sibling may tell only its own statements, each signed by its key in our settings. Of those that we have
-heard nothing happens again. A log that we do not know begins anew: that is a sibling with a new database. If a sibling
-has heard more of our log than we have, then ours is an older copy of itself, brought back from a backup; what we would
-say at positions that it has passed it would not hear. So we begin a new log, once in a run of the server.
+heard nothing happens again. A log that we do not know begins anew: that is a sibling with a new database. One whose
+database was brought back from a backup has forgotten some positions that we have passed; the positions of each run of a
+server begin with the time, so that it does not use them a second time.
 """
 
 from __future__ import annotations
@@ -113,7 +113,6 @@ class Replication:
         self._ask = ask
         self._notices = notices
         self._log_name = ""
-        self._has_begun_anew = False
         self._unheard = set(self._siblings)
         self._rewinds_from: dict[str, float] = {}
         self._deliveries = {
@@ -129,6 +128,7 @@ class Replication:
 
     def _open_log(self, txn: Transaction) -> str:
         destinations.forget_all_but(txn, list(self._siblings))
+        statements.begin_run(txn, self._clock.now_ms())
         return destinations.log_name(txn, secrets.token_urlsafe(_LOG_BYTES))
 
     async def stop(self) -> None:
@@ -154,9 +154,8 @@ class Replication:
         waiting = await self._database.read("statements-for-sibling", statements.own_after, after, MOST_STATEMENTS)
         if not waiting and sibling.name not in self._unheard:
             return False
-        log = self._log_name
         content: dict[str, Any] = {
-            "log": log,
+            "log": self._log_name,
             "after": after,
             "statements": [
                 {"position": position, "kind": item.kind, "statement": self._signer.sign(item.said)}
@@ -167,14 +166,8 @@ class Replication:
             heard = await self._database.read("heard", destinations.heard_from, sibling.name)
             content["heard"] = dict(zip(("log", "position"), heard or (None, 0), strict=True))
         position = await self._send(sibling, content)
-        if log != self._log_name:
-            # A new one was begun meanwhile.
-            return True
         self._unheard.discard(sibling.name)
         expected = waiting[-1][0] if waiting else after
-        if position > expected and await self._is_ahead(position):
-            await self._begin_anew(sibling)
-            return True
         destination.sent_up_to = min(position, expected)
         if position < expected:
             # It has lost something, or says so: again from there, but not without a pause.
@@ -202,22 +195,6 @@ class Replication:
                 reason=f"it answered {answer.status} {str(told.get('error', ''))[:200]}",
             )
         return position
-
-    async def _is_ahead(self, position: int) -> bool:
-        """Whether a sibling has heard more of our log than we have."""
-        return position > await self._database.read("newest-statement", statements.newest_own_position)
-
-    async def _begin_anew(self, sibling: Sibling) -> None:
-        if self._has_begun_anew:
-            raise Unavailable("The sibling claims to know the future of our log.")
-        self._has_begun_anew = True
-        _log.warning("a sibling knows more of our log than we do: a backup was brought back", sibling=sibling.name)
-        name = secrets.token_urlsafe(_LOG_BYTES)
-        await self._database.write("begin-log", destinations.begin_log, name)
-        self._log_name = name
-        self._unheard = set(self._siblings)
-        for delivery in self._deliveries.values():
-            delivery.rewind(0)
 
     # Hearing.
 

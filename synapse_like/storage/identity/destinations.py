@@ -85,12 +85,6 @@ def log_name(txn: Transaction, new: str) -> str:
     return str(name)
 
 
-def begin_log(txn: Transaction, new: str) -> None:
-    """Begin a new log, so that all siblings hear everything again."""
-    txn.execute("UPDATE facts SET value = ? WHERE name = ?", (new, _LOG))
-    txn.execute("UPDATE destinations SET sent_up_to = 0 WHERE kind = ?", (SIBLING,))
-
-
 def heard_from(txn: Transaction, server: str) -> tuple[str, int] | None:
     """The log of a sibling that we hear, and up to where; None if we never did."""
     row = txn.one("SELECT log, position FROM heard WHERE server = ?", (server,))

@@ -46,6 +46,15 @@ class StatementMade:
     """News: there is something that our siblings are to be told."""
 
 
+def begin_run(txn: Transaction, now_ms: int) -> None:
+    """Let the positions of this run of the server lie behind those of all earlier ones, also of those that are lost.
+
+    A database that is brought back from a backup knows nothing of the positions that were given out after it was
+    copied. Time knows: no run gives out more than one in a millisecond for long.
+    """
+    txn.execute("UPDATE stream_positions SET position = ? WHERE stream = ? AND position < ?", (now_ms, STREAM, now_ms))
+
+
 def make(txn: Transaction, statement: Statement) -> None:
     """Say something in our own name."""
     _put(txn, statement, positions.take(txn, STREAM))
@@ -120,12 +129,6 @@ def count_own_after(txn: Transaction, position: int) -> int:
     """How many of our own statements lie behind a position."""
     [[count]] = txn.all("SELECT COUNT(*) FROM statements WHERE position > ?", (position,))
     return int(count)
-
-
-def newest_own_position(txn: Transaction) -> int:
-    """Where the newest of our own statements stands."""
-    row = txn.one("SELECT MAX(position) FROM statements WHERE position IS NOT NULL")
-    return row[0] if row is not None and row[0] is not None else 0
 
 
 def _statement(row: Sequence[Any]) -> Statement:
