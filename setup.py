@@ -52,6 +52,7 @@ setup(
         "synapse_like": ["py.typed", "templates/*/*"],
         "synapse_like.http.pages": ["templates/*"],
         "synapse_like.storage": ["schema/*.sql"],
+        "synapse_like.storage.identity": ["schema/*.sql"],
     },
     # As a module and not as a package: twisted/plugins must stay without an __init__.py.
     py_modules=["twisted.plugins.synapse_like_plugin"],
@@ -76,6 +77,7 @@ setup(
         "Jinja2>=3.1,<4",
         "Authlib>=1.9,<2",
         "joserfc>=1.8,<2",
+        "phonenumbers>=8.13,<10",
     ],
     extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},

@@ -25,6 +25,9 @@ from synapse_like import __version__, app, logs
 from synapse_like.config import Config, ConfigError, load, parse, sample
 from synapse_like.federation.own_keys import KeysUnusable, replace_file, rotate
 from synapse_like.federation.tls import make_key, make_self_signed
+from synapse_like.identity.settings import CONFIG_FILE as IDENTITY_CONFIG_FILE
+from synapse_like.identity.settings import TITLE as IDENTITY_TITLE
+from synapse_like.identity.settings import IdentityConfig, load_identity, parse_identity
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import parse_server_name
 
@@ -57,17 +60,31 @@ def _read_config(_: click.Context, __: click.Parameter, path: Path) -> Config:
     return config
 
 
+def _read_identity_config(_: click.Context, __: click.Parameter, path: Path) -> IdentityConfig:
+    config = load_identity(path, os.environ)
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return config
+
+
 def _needs_config(command: Command) -> Command:
     """Give a command the option `--config` and the settings that it names."""
-    option = click.option(
+    return _config_option(_read_config)(command)
+
+
+def _needs_identity_config(command: Command) -> Command:
+    """The same for the settings of an identity server."""
+    return _config_option(_read_identity_config)(command)
+
+
+def _config_option(callback: Callable[..., object]) -> Callable[[Command], Command]:
+    return click.option(
         "--config",
         type=click.Path(path_type=Path),
-        callback=_read_config,
+        callback=callback,
         required=True,
         metavar="FILE",
         help="The settings file.",
     )
-    return option(command)
 
 
 # Making and checking settings.
@@ -360,3 +377,91 @@ def media_reconcile(config: Config, repair: bool) -> None:
     click.echo(report)
     if is_wrong:
         sys.exit(1)
+
+
+@main.group()
+def identity() -> None:
+    """Run an identity server, alone or beside a home server: whose e-mail addresses and phone numbers are."""
+
+
+@identity.command("init")
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Where everything is kept.")
+@click.option("--server-name", required=True, help="Its name: id.example.org, or localhost:8090 to try it out.")
+@click.option("--port", type=int, default=8090, show_default=True, help="Port to listen on (HTTP).")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="IP address to listen on.")
+@click.option("--database", default="sqlite", show_default=True, help="sqlite, sqlite:PATH or postgresql://…")
+@click.option("--set", "more", multiple=True, metavar="KEY=VALUE", help="Any setting, such as mail.host=localhost.")
+def identity_init(data_dir: Path, server_name: str, port: int, bind: str, database: str, more: tuple[str, ...]) -> None:
+    """Make a data directory with settings and a signing key.
+
+    What is there already is kept, so that this may be repeated.
+    """
+    settings: dict[str, Any] = {
+        "server_name": server_name,
+        "database": {"url": database},
+        "http": {"bind": bind, "port": port},
+    }
+    for assignment in more:
+        _set(settings, assignment)
+    path = data_dir.absolute() / IDENTITY_CONFIG_FILE
+    try:
+        if path.exists():
+            config = load_identity(path, os.environ)
+            if config.server_name != parse_server_name(server_name):
+                raise click.ClickException(f"{path} is for another server, {config.server_name}")
+        else:
+            config = parse_identity(settings, source="init", folder=path.parent, environ={})
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _keep_or_write(path, lambda: sample(config, IDENTITY_TITLE, "identity check-config"))
+        _keep_or_write(config.signing_key_file, _new_signing_key)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    click.echo(f"Its public key: {app.identity_key(config)}")
+    click.echo(f"To start the server: synapse_like identity run --config {path}")
+
+
+@identity.command("check-config")
+@_needs_identity_config
+def identity_check_config(config: IdentityConfig) -> None:
+    """Say OK, or all that is wrong with the settings."""
+    click.echo("OK")
+
+
+@identity.command("run")
+@_needs_identity_config
+def identity_run(config: IdentityConfig) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    sys.exit(app.run(config, click.echo))
+
+
+@identity.command("migrate")
+@_needs_identity_config
+def identity_migrate(config: IdentityConfig) -> None:
+    """Bring the database up to date, as `run` does when it starts."""
+    click.echo(app.identity_migrate(config))
+
+
+@identity.command("key")
+@_needs_identity_config
+def identity_key(config: IdentityConfig) -> None:
+    """Tell the public key, for the settings of siblings."""
+    click.echo(app.identity_key(config))
+
+
+@identity.command("rotate-key")
+@_needs_identity_config
+def identity_rotate_key(config: IdentityConfig) -> None:
+    """Make a new signing key, to be used from the next start on; tell the siblings before."""
+    key = _generate_key()
+    try:
+        rotate(config.signing_key_file, key)
+    except KeysUnusable as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"The new key is {app.identity_key(config)}. Restart the server to use it.")
+
+
+@identity.command("status")
+@_needs_identity_config
+def identity_status(config: IdentityConfig) -> None:
+    """List the siblings, and home servers that wait to be told of invites: what waits for each, and why."""
+    click.echo(app.identity_status(config))

@@ -65,6 +65,7 @@ ENVIRONMENT = {
 }
 
 _WIDTH = 100
+TITLE = "The settings of a synapse_like home server."
 
 
 class ConfigError(Exception):
@@ -221,6 +222,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, validate_default=True, use_attribute_docstrings=True
     )
+
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
 class Section(Settings):
@@ -385,7 +389,7 @@ class Login(Section):
         return flows
 
 
-class Mail(Section):
+class MailHandOver(Section):
     """The mail server by which people are sent codes and links."""
 
     host: str | None = None
@@ -420,9 +424,6 @@ class Mail(Section):
     templates: FilePath | None = None
     """Folder of one's own letters, for those that are not to be the usual ones; see docs/operating.md."""
 
-    link_lifetime: PositiveInt = 3600
-    """Seconds in which a link in a mail must be used that resets a password or adds an address."""
-
     @field_validator("password")
     @classmethod
     def _password_for_user(cls, password: str | None, info: ValidationInfo) -> str | None:
@@ -436,6 +437,13 @@ class Mail(Section):
         return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
 
 
+class Mail(MailHandOver):
+    """The mail server by which people are sent codes and links."""
+
+    link_lifetime: PositiveInt = 3600
+    """Seconds in which a link in a mail must be used that resets a password or adds an address."""
+
+
 class IdentityServers(Section):
     """The identity servers whose word counts as to whose an e-mail address is."""
 
@@ -447,6 +455,14 @@ class IdentityServers(Section):
 
     timeout: PositiveFloat = 10.0
     """Seconds that one may take to answer."""
+
+    beside: FilePath | None = None
+    """The settings file of an identity server that is to run in this process, beside this server. It is trusted only
+    if it is among the trusted ones."""
+
+    accept_untrusted_invites: bool = False
+    """Whether users are invited by their addresses also where an identity server that is not trusted says that these
+    are theirs. The server of whoever invited them checks that in any case."""
 
 
 class OAuth2Provider(Settings):
@@ -568,6 +584,9 @@ class RateClasses(Section):
 
     tries: Rate = Rate(per_second=0.1, burst=20)
     """Attempts to prove that one is a certain user, from whatever address, per user."""
+
+    lookup: Rate = Rate(per_second=0.2, burst=100)
+    """Addresses that identity servers are asked about, per user."""
 
     registration: Rate = Rate(per_second=0.1, burst=10)
     """Attempts to register, per client address."""
@@ -832,37 +851,61 @@ MOVED = {("limits", "max_upload_bytes"): ("content", "max_upload_size")}
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """Read the settings from a file and the environment.
+    """Read the settings of a home server from a file and the environment.
 
     :param environ: the environment variables, as `os.environ` has them.
     :raises ConfigError: with all the faults that there are.
     """
+    return parse(read(path), source=str(path), folder=path.parent, environ=environ)
+
+
+def read(path: Path) -> object:
+    """What a YAML file holds.
+
+    :raises ConfigError: it cannot be read.
+    """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeysLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeysLoader)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: is not UTF-8 text"]) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: {_yaml_fault(error)}"]) from error
-    return parse(settings, source=str(path), folder=path.parent, environ=environ)
 
 
 def parse(settings: object, *, source: str, folder: Path, environ: Mapping[str, str]) -> Config:
-    """Make settings of what a YAML file holds.
+    """Make settings of a home server of what a YAML file holds.
 
     :param source: the name of the file, for the faults.
     :param folder: what relative paths are relative to.
     :param environ: environment variables.
     :raises ConfigError: with all the faults that there are.
     """
+    return parse_as(Config, settings, source=source, folder=folder, environ=environ, environment=ENVIRONMENT)
+
+
+def parse_as(
+    model: type[Kind],
+    settings: object,
+    *,
+    source: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    environment: Mapping[str, tuple[str, str]],
+) -> Kind:
+    """The same for settings of any kind.
+
+    :param environment: which variables give which settings.
+    :raises ConfigError: with all the faults that there are.
+    """
     if not isinstance(settings, Mapping):
         raise ConfigError([f"{source}: must be a mapping, `key: value`"])
-    settings, overridden = _with_environment(_with_new_names(settings), environ)
+    settings, overridden = _with_environment(_with_new_names(settings), environ, environment)
     try:
-        return Config.model_validate(settings, context={"folder": folder})
+        return model.model_validate(settings, context={"folder": folder})
     except ValidationError as error:
-        raise ConfigError([_fault(detail, source, overridden) for detail in error.errors()]) from error
+        raise ConfigError([_fault(model, detail, source, overridden) for detail in error.errors()]) from error
 
 
 class _UniqueKeysLoader(yaml.SafeLoader):
@@ -896,12 +939,12 @@ def _with_new_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_environment(
-    settings: Mapping[str, Any], environ: Mapping[str, str]
+    settings: Mapping[str, Any], environ: Mapping[str, str], environment: Mapping[str, tuple[str, str]]
 ) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
     """The settings with what the environment gives, and which variable gave what."""
     settings = dict(settings)
     overridden = {}
-    for variable, (heading, key) in ENVIRONMENT.items():
+    for variable, (heading, key) in environment.items():
         section = settings.get(heading) or {}
         if environ.get(variable) and isinstance(section, Mapping):
             settings[heading] = {**section, key: environ[variable]}
@@ -909,23 +952,23 @@ def _with_environment(
     return settings, overridden
 
 
-def _fault(detail: ErrorDetails, source: str, overridden: Mapping[tuple[str, str], str]) -> str:
+def _fault(model: type[Settings], detail: ErrorDetails, source: str, overridden: Mapping[tuple[str, str], str]) -> str:
     """One fault as a line: `file: key: reason`."""
     place = detail["loc"]
     variable = overridden.get((str(place[0]), str(place[1]))) if len(place) > 1 else None
     if variable is not None:
-        return f"environment: {variable}: {_reason(detail)}"
+        return f"environment: {variable}: {_reason(model, detail)}"
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    return f"{source}: {key}: {_reason(detail)}"
+    return f"{source}: {key}: {_reason(model, detail)}"
 
 
-def _reason(detail: ErrorDetails) -> str:
+def _reason(model: type[Settings], detail: ErrorDetails) -> str:
     match detail["type"]:
         case "missing":
             return "is required"
         case "extra_forbidden":
             *headings, key = detail["loc"]
-            near = get_close_matches(str(key), _keys_under(headings), n=1)
+            near = get_close_matches(str(key), _keys_under(model, headings), n=1)
             return f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
         case "model_type":
             return "must be a mapping, `key: value`"
@@ -936,10 +979,9 @@ def _reason(detail: ErrorDetails) -> str:
     return detail["msg"].replace("Input should", "must").replace("String should", "must")
 
 
-def _keys_under(headings: Sequence[int | str]) -> Sequence[str]:
-    model: Any = Config
+def _keys_under(model: Any, headings: Sequence[int | str]) -> Sequence[str]:
     for heading in headings:
-        # What stands in a list has its kind among the arguments of the list's.
+        # The annotation of a list is that of a tuple of equal things.
         model = get_args(model)[0] if isinstance(heading, int) else model.model_fields[heading].annotation
     return list(model.model_fields)
 
@@ -947,12 +989,15 @@ def _keys_under(headings: Sequence[int | str]) -> Sequence[str]:
 # Writing.
 
 
-def sample(config: Config) -> str:
-    """The settings as a YAML file with the help for each; what was not set stands there commented out."""
+def sample(config: Settings, title: str = TITLE, check: str = "check-config") -> str:
+    """The settings as a YAML file with the help for each; what was not set stands there commented out.
+
+    :param check: the command that checks such a file.
+    """
     lines = [
-        "# The settings of a synapse_like home server.",
+        f"# {title}",
         "# A line that begins with `#key:` shows a default; to change it, take the `#` away.",
-        "# After a change: synapse_like check-config, then restart the server.",
+        f"# After a change: synapse_like {check}, then restart the server.",
         *_section_lines(config, ""),
     ]
     return "\n".join(lines) + "\n"

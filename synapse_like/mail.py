@@ -71,7 +71,10 @@ def _try_again(reason: str) -> Unavailable:
 # Letters.
 
 #: All the letters there are; each has a template `NAME.txt`, whose first line is the subject, and one `NAME.html`.
-LETTERS = ("login_code", "login_link", "password_reset", "link_address")
+LETTERS = (
+    *("login_code", "login_link", "password_reset", "link_address"),
+    *("identity_validation", "identity_invite"),
+)
 
 
 class Letters:

@@ -3,7 +3,8 @@
 parts            what needs nothing but the settings: the database, the keys, TLS
 entrance         how people come in: the stages of registration and login
 server           the composition root: all parts of a server, put together once
-service          a server that runs
+identity         an identity server: its parts, and how it runs
+service          servers that run
 content          the content repository, put together, and the commands that look after it
 administration   what the other commands of the operator do
 """
@@ -13,6 +14,9 @@ from synapse_like.app.administration import (
     explain_state,
     federation_retry,
     federation_status,
+    identity_key,
+    identity_migrate,
+    identity_status,
     migrate,
     purge_room,
     register_user,
@@ -32,6 +36,9 @@ __all__ = [
     "explain_state",
     "federation_retry",
     "federation_status",
+    "identity_key",
+    "identity_migrate",
+    "identity_status",
     "make_service",
     "media_purge",
     "media_reconcile",

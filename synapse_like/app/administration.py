@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from signedjson.key import encode_verify_key_base64, get_verify_key
+
+from synapse_like.app import identity
 from synapse_like.app.parts import StartError, engine_of, hasher
 from synapse_like.config import Config
 from synapse_like.federation import status as sending_status
+from synapse_like.federation.own_keys import KeysUnusable, read_signing_file
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers import state_explanation
 from synapse_like.handlers.accounts import RESET
 from synapse_like.handlers.passwords import check_strength
+from synapse_like.identity.settings import IdentityConfig
 from synapse_like.protocol.errors import NotFound, UserInUse
 from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.storage import accounts, destinations, mail_links
 from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.identity import destinations as identity_destinations
+from synapse_like.storage.identity import invites, statements
+from synapse_like.storage.identity.destinations import HOME, SIBLING
+from synapse_like.storage.migrations import HOME_SERVER, IDENTITY_SERVER
 from synapse_like.storage.migrations import migrate as migrate_tables
 
 
@@ -36,10 +47,14 @@ def migrate(config: Config) -> str:
 
     :raises StartError: a server is running on the database, or it cannot be opened.
     """
+    return _migrate(engine_of(config), HOME_SERVER)
+
+
+def _migrate(engine: Engine, package: str) -> str:
     try:
-        connection = Connection(engine_of(config), exclusive=True)
+        connection = Connection(engine, exclusive=True)
         try:
-            steps = migrate_tables(connection)
+            steps = migrate_tables(connection, package)
         finally:
             connection.close()
     except (DatabaseInUse, DatabaseUnavailable) as error:
@@ -191,6 +206,67 @@ def purge_room(config: Config, room_id: str, force: bool) -> str:
     finally:
         connection.close()
     return f"Purged {room_id} with {deleted} events."
+
+
+# An identity server.
+
+
+def identity_migrate(config: IdentityConfig) -> str:
+    """Bring the tables of an identity server up to date; a sentence about what was done.
+
+    :raises StartError: a server is running on the database, or it cannot be opened.
+    """
+    return _migrate(identity.engine_of(config), IDENTITY_SERVER)
+
+
+def identity_key(config: IdentityConfig) -> str:
+    """The public key of an identity server, as its siblings have it in their settings.
+
+    :raises StartError: there is none.
+    """
+    try:
+        key = read_signing_file(config.signing_key_file)[0]
+    except KeysUnusable as error:
+        raise StartError(str(error)) from error
+    return f"{key.alg}:{key.version} {encode_verify_key_base64(get_verify_key(key))}"
+
+
+def identity_status(config: IdentityConfig) -> str:
+    """How it stands with the siblings of an identity server, and what home servers are to be told, in lines.
+
+    :raises StartError: the database cannot be opened.
+    """
+    try:
+        connection = Connection(identity.engine_of(config))
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+    try:
+        migrate_tables(connection, IDENTITY_SERVER)
+        return "\n".join(connection.transact(_identity_status, [sibling.name for sibling in config.siblings]))
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+    finally:
+        connection.close()
+
+
+def _identity_status(txn: Transaction, siblings: Sequence[str]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("server", "waiting", "failing since", "next try", "last error")]
+    for kind, server in [(SIBLING, name) for name in siblings] + [
+        (HOME, name) for name in invites.servers_to_tell(txn)
+    ]:
+        known = identity_destinations.find(txn, kind, server)
+        is_sibling = kind == SIBLING
+        count = statements.count_own_after(txn, known.sent_up_to) if is_sibling else invites.count_notices(txn, server)
+        rows.append(
+            (
+                f"{server} ({'sibling' if is_sibling else 'home server'})",
+                str(count),
+                sending_status.moment(known.failing_since),
+                sending_status.moment(known.retry_at),
+                " ".join((known.last_error or "-").split()),
+            )
+        )
+    return sending_status.aligned(rows)
 
 
 def _now_ms() -> int:

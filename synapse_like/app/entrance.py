@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from synapse_like import __version__
-from synapse_like.app.parts import StartError, public_url
+from synapse_like.app.parts import StartError, mail_of, public_url
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config, OAuth2Provider
 from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.federation.oauth2_client import Endpoints, OAuth2Client, Registered
+from synapse_like.federation.own_keys import OwnKeys
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
@@ -27,7 +28,6 @@ from synapse_like.handlers.passwords import Passwords
 from synapse_like.handlers.postman import Postman
 from synapse_like.http.limits import Limiter
 from synapse_like.http.pages.oauth2 import CHOOSE_PATH, RETURN_PATH
-from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.database import Database
 
 #: How often what has expired is deleted, in seconds.
@@ -57,6 +57,7 @@ def make_entrance(
     authentication: Authentication,
     passwords: Passwords,
     limits: Limiter,
+    identity_client: IdentityClient,
 ) -> Entrance:
     """Put it together.
 
@@ -73,7 +74,7 @@ def make_entrance(
             MailCodeStage(name, database, clock, postman).row(),
             MailUrlStage(name, database, clock, postman).row(),
         ]
-    identity = IdentityStage(name, database, clock, make_identity_client(config, reactor), limits.check)
+    identity = IdentityStage(name, database, clock, identity_client, limits.check)
     stages.append(identity.row())
     providers = make_providers(config, reactor, clock)
     if providers:
@@ -116,24 +117,9 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
 
     :raises StartError: a template or a certificate cannot be used.
     """
-    mail = config.mail
-    if mail.host is None:
+    if config.mail.host is None:
         return None
-    server = MailServer(
-        mail.host,
-        mail.usual_port,
-        mail.security,
-        mail.username,
-        mail.password,
-        mail.ca_file,
-        mail.verify_certificate,
-        mail.timeout,
-    )
-    try:
-        letters = Letters(clock, mail.templates, config.mail_sender, config.server_name)
-        mailer = Mailer(reactor, clock, server, letters.sender, config.mail_sender.rpartition("@")[2].rstrip(">"))
-    except (MailUnusable, AuthoritiesUnusable) as error:
-        raise StartError(str(error)) from error
+    letters, mailer = mail_of(config.mail, config.mail_sender, config.server_name, reactor, clock)
     return Postman(mailer, letters, clock, limits.check, public_url(config))
 
 
@@ -180,13 +166,14 @@ def _provider(settings: OAuth2Provider, web: WebClient, clock: ReactorClock, bas
     )
 
 
-def make_identity_client(config: Config, reactor: Any) -> IdentityClient:
+def make_identity_client(config: Config, reactor: Any, clock: ReactorClock, own_keys: OwnKeys) -> IdentityClient:
     """What asks the identity servers.
 
     :raises StartError: the certificates of the authorities cannot be used.
     """
     settings = config.identity_servers
-    return IdentityClient(make_web_client(reactor, settings.ca_file, settings.timeout), settings.trusted)
+    web = make_web_client(reactor, settings.ca_file, settings.timeout)
+    return IdentityClient(web, settings.trusted, clock, own_keys.server_name, own_keys.signing)
 
 
 def make_web_client(reactor: Any, ca_file: Path | None, timeout: float) -> WebClient:

@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+
+from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.clock import ReactorClock
-from synapse_like.config import Config
+from synapse_like.config import Config, MailHandOver
 from synapse_like.federation import own_keys as own_key_files
 from synapse_like.federation.agent import Timeouts
 from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
@@ -17,6 +21,7 @@ from synapse_like.http.authentication import Authenticator
 from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
 from synapse_like.http.site import Site, make_site
+from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
@@ -135,6 +140,42 @@ def open_database(config: Config, reactor: Any, bus: Bus) -> Database:
         database.stop()
         raise StartError(str(error)) from error
     return database
+
+
+def mail_of(
+    settings: MailHandOver, sender: str, server_name: str, reactor: Any, clock: ReactorClock
+) -> tuple[Letters, Mailer]:
+    """What writes letters, and what hands them over.
+
+    :param sender: what stands in From.
+    :raises StartError: a template or a certificate cannot be used.
+    """
+    server = MailServer(
+        settings.host or "",
+        settings.usual_port,
+        settings.security,
+        settings.username,
+        settings.password,
+        settings.ca_file,
+        settings.verify_certificate,
+        settings.timeout,
+    )
+    try:
+        letters = Letters(clock, settings.templates, sender, server_name)
+        mailer = Mailer(reactor, clock, server, letters.sender, sender.rpartition("@")[2].rstrip(">"))
+    except (MailUnusable, AuthoritiesUnusable) as error:
+        raise StartError(str(error)) from error
+    return letters, mailer
+
+
+def stop_listening(port: IListeningPort) -> Deferred[Any]:
+    """Take no new connections."""
+    stopped: Deferred[Any] = Deferred()
+    result = port.stopListening()
+    if result is None:
+        stopped.callback(None)
+        return stopped
+    return result
 
 
 def url_of(address: str, port: int, scheme: str = "http") -> str:

@@ -15,7 +15,7 @@ from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
 from synapse_like.app.content import ContentParts, make_content
-from synapse_like.app.entrance import Entrance, make_entrance
+from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
@@ -60,6 +60,8 @@ from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.rooms import Rooms
 from synapse_like.handlers.server_keys import ServerKeys
 from synapse_like.handlers.streams import SilentStream
+from synapse_like.handlers.third_party_ids import CLOSED_SECONDS, ThirdPartyIds
+from synapse_like.handlers.third_party_invites import ThirdPartyInvites
 from synapse_like.handlers.typing import EDU_TYPE as TYPING
 from synapse_like.handlers.typing import Typing
 from synapse_like.handlers.voip import Voip
@@ -72,6 +74,7 @@ from synapse_like.http.client.messages import MessageEndpoints
 from synapse_like.http.client.presence import PresenceEndpoints
 from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
+from synapse_like.http.client.third_party_ids import ThirdPartyIdEndpoints
 from synapse_like.http.client.typing import TypingEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.client.voip import VoipEndpoints
@@ -79,6 +82,7 @@ from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.federation.content import FederatedContentEndpoints, mount_federated_content
 from synapse_like.http.federation.keys import KeyEndpoints, mount_keys
 from synapse_like.http.federation.rooms import FederatedRoomEndpoints
+from synapse_like.http.federation.third_party_invites import ThirdPartyInviteEndpoints, mount_third_party_invites
 from synapse_like.http.federation.v1 import mount_federation
 from synapse_like.http.limits import Limiter
 from synapse_like.http.pages.browsers import Browsers
@@ -220,7 +224,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
-    entrance = make_entrance(config, reactor, clock, database, authentication, passwords, limits)
+    identity_client = make_identity_client(config, reactor, clock, own_keys)
+    entrance = make_entrance(config, reactor, clock, database, authentication, passwords, limits, identity_client)
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
     checks = EventChecks(speaking.keyring, speaking.slices)
@@ -266,19 +271,37 @@ def build(config: Config, reactor: Any) -> HomeServer:
         longest_poll_ms=config.limits.long_poll_max_ms,
     )
 
+    third_party_ids = ThirdPartyIds(database, identity_client, limits.check)
+    address_invites = ThirdPartyInvites(
+        database,
+        clock,
+        creation,
+        membership,
+        third_party_ids,
+        identity_client,
+        speaking.client,
+        limits.check,
+        accept_untrusted=config.identity_servers.accept_untrusted_invites,
+    )
+    account_endpoints = AccountEndpoints(
+        entrance.login, entrance.accounts, entrance.identities, authentication, limits.check, name
+    )
+    membership_endpoints = MembershipEndpoints(membership, retransmissions)
+
     mounts: list[Mount[Requester]] = [
         mount_v1(
-            AccountEndpoints(
-                entrance.login, entrance.accounts, entrance.identities, authentication, limits.check, name
-            ),
+            account_endpoints,
             RoomEndpoints(rooms, directory, retransmissions),
-            MembershipEndpoints(membership, retransmissions),
+            membership_endpoints,
             MessageEndpoints(messages, retransmissions),
             history_endpoints,
             ProfileEndpoints(profiles),
             VoipEndpoints(Voip(clock, config.voip.turn_uris, config.voip.shared_secret, config.voip.lifetime)),
             TypingEndpoints(typing),
             PresenceEndpoints((people.presence, people.lists) if people else None, retransmissions),
+            ThirdPartyIdEndpoints(
+                third_party_ids, address_invites, account_endpoints, membership_endpoints, retransmissions
+            ),
         ),
         mount_content(
             ContentEndpoints(content.repository, content.thumbnails, name, public_url(config)),
@@ -305,6 +328,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
         mount_federated_content(FederatedContentEndpoints(content.repository, name)),
+        mount_third_party_invites(ThirdPartyInviteEndpoints(address_invites)),
         *mount_federation(
             FederatedRoomEndpoints(
                 name,
@@ -332,6 +356,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-transactions", 3600, transactions.forget_old),
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
+        every(clock, "unlink-closed", CLOSED_SECONDS, third_party_ids.unlink_closed),
+        every(clock, "forget-address-invites", 3600, address_invites.forget_old),
         *entrance.tasks,
     ]
     tasks += content.tasks

@@ -1,21 +1,24 @@
-"""A home server that runs: as a command, and under `twistd`."""
+"""Servers that run: as a command, and under `twistd`."""
 
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.application.service import Service
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
 from synapse_like import logs
-from synapse_like.app.parts import StartError, url_of
+from synapse_like.app.identity import IdentityService
+from synapse_like.app.parts import StartError, stop_listening, url_of
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
 from synapse_like.config import Config
+from synapse_like.identity.settings import IdentityConfig, load_identity
 
 _log = logs.get_logger(__name__)
 
@@ -106,7 +109,7 @@ class HomeServerService(Service):
 
     async def _finish(self, server: HomeServer) -> None:
         """Take nothing new, and let what is under way come to its end."""
-        await DeferredList([_stopped(port) for port in self._ports])
+        await DeferredList([stop_listening(port) for port in self._ports])
         server.event_stream.close()
         drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
         if server.federation is not None:
@@ -121,31 +124,45 @@ class HomeServerService(Service):
             await server.federation.agent.close()
 
 
-def _stopped(port: IListeningPort) -> Deferred[Any]:
-    stopped: Deferred[Any] = Deferred()
-    result = port.stopListening()
-    if result is None:
-        stopped.callback(None)
-        return stopped
-    return result
+class Together(MultiService):
+    """Servers that run in one process, started in their order and stopped at the same time.
 
+    :param fails_loudly: whether a server that cannot start ends the program. `twistd` would go on without it.
+    """
 
-class _TwistdService(HomeServerService):
-    """The same under `twistd`, which would go on without a service that cannot start."""
+    def __init__(self, services: Sequence[Service], *, fails_loudly: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+        self._fails_loudly = fails_loudly
+        for service in services:
+            service.setServiceParent(self)  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
     def startService(self) -> None:  # noqa: N802 - Twisted's name
         try:
-            super().startService()
+            super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
         except StartError as error:
+            if not self._fails_loudly:
+                raise
             raise SystemExit(f"Error: {error}") from error
 
 
-def make_service(config: Config) -> HomeServerService:
+def services(settings: Config | IdentityConfig, reactor: Any, tell: Callable[[str], object]) -> list[Service]:
+    """What is to run by some settings: a home server, perhaps with an identity server beside it, or that alone.
+
+    :raises ConfigError: the settings of the one beside cannot be read.
+    """
+    if isinstance(settings, IdentityConfig):
+        return [IdentityService(settings, reactor, tell)]
+    home = HomeServerService(settings, reactor, tell)
+    beside = settings.identity_servers.beside
+    return [home] if beside is None else [IdentityService(load_identity(beside, os.environ), reactor, tell), home]
+
+
+def make_service(settings: Config | IdentityConfig) -> Service:
     """The service for `twistd`, whose log is Twisted's."""
     from twisted.internet import reactor
 
-    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
-    return _TwistdService(config, reactor, _log.info)
+    logs.configure(settings.log.format, settings.log.level, adopt_twisted=False)
+    return Together(services(settings, reactor, _log.info), fails_loudly=True)
 
 
 def _allow_many_connections() -> None:
@@ -155,7 +172,7 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(config: Config, tell: Callable[[str], object]) -> int:
+def run(settings: Config | IdentityConfig, tell: Callable[[str], object]) -> int:
     """Run a server until it is told to stop; the exit code.
 
     :param tell: is told, in a sentence, where the server listens.
@@ -163,14 +180,11 @@ def run(config: Config, tell: Callable[[str], object]) -> int:
     """
     from twisted.internet import reactor
 
-    logs.configure(config.log.format, config.log.level)
+    logs.configure(settings.log.format, settings.log.level)
     _allow_many_connections()
-    service = HomeServerService(config, reactor, tell)
+    service = Together(services(settings, reactor, tell))
     service.startService()
     loop: Any = reactor
     loop.addSystemEventTrigger("before", "shutdown", service.stopService)
     loop.run()
     return 0
-
-
-# What the commands do to a database, whether the server runs at the moment or not.

@@ -211,6 +211,14 @@ class FederationClient:
                 _header(answer, "Content-Type"), _filename(_header(answer, "Content-Disposition")), answer.body
             )
 
+    async def exchange_third_party_invite(self, destination: str, room_id: str, invite: Mapping[str, Any]) -> None:
+        """Have a user of ours invited, to whom a user there has sent an invite by an address.
+
+        :param invite: the m.room.member event as far as we know it, with what the identity server has signed.
+        """
+        path = f"{FEDERATION}/exchange_third_party_invite/{_segment(room_id)}"
+        await self._object(destination, "PUT", path, content=invite)
+
     async def server_keys(self, destination: str) -> Json:
         """Ask for the keys of the server itself."""
         answer = await self._agent.request(

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 
 from synapse_like.background import run_in_background
+from synapse_like.backoff import FIRST_RETRY_MS, delay, next_interval
 from synapse_like.clock import Clock
-from synapse_like.federation.backoff import FIRST_RETRY_MS, delay, next_interval
 from synapse_like.federation.errors import RemoteRefusal
 from synapse_like.federation.outbox import MOST_ITEMS, Announced, Outbox, Parcel
 from synapse_like.federation.transactions import (

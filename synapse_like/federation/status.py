@@ -18,7 +18,7 @@ def table(txn: Transaction, now_ms: int) -> list[str]:
     rows = sorted(destinations.overview(txn), key=_is_well)
     if not rows:
         return ["Nothing was ever to be sent to another server."]
-    return _aligned([_HEADINGS, *(_cells(row, now_ms) for row in rows)])
+    return aligned([_HEADINGS, *(_cells(row, now_ms) for row in rows)])
 
 
 def _is_well(row: Overview) -> bool:
@@ -32,19 +32,20 @@ def _cells(row: Overview, now_ms: int) -> tuple[str, ...]:
         destination.server,
         f"over {MOST_COUNTED}" if row.waiting > MOST_COUNTED else str(row.waiting),
         str(row.waiting_edus),
-        _moment(destination.failing_since),
-        (_moment(destination.retry_at) if (destination.retry_at or 0) > now_ms else "now") if is_failing else _NOTHING,
+        moment(destination.failing_since),
+        (moment(destination.retry_at) if (destination.retry_at or 0) > now_ms else "now") if is_failing else _NOTHING,
         " ".join((destination.last_error or _NOTHING).split()),
     )
 
 
-def _moment(at_ms: int | None) -> str:
+def moment(at_ms: int | None) -> str:
+    """A time, for the operator."""
     if at_ms is None:
         return _NOTHING
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Columns side by side; the last one is as wide as it likes."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -227,7 +227,17 @@ class Membership:
 
     async def invite_from_elsewhere(self, sender: str, room_id: str, user_id: str) -> None:
         """Invite a user whose server is not in the room; raises what `RemoteMembership.invite` does."""
-        made = await self._remote.invite(self._draft(Wish(sender, room_id, user_id, {"membership": INVITE})))
+        await self._invite_by_their_server(Wish(sender, room_id, user_id, {"membership": INVITE}))
+
+    async def invite_as_wished(self, wish: Wish) -> None:
+        """Invite a user, of here or from elsewhere, though it is not a client that asks for it now."""
+        try:
+            await self._database.write("invite", self._put, wish)
+        except Elsewhere:
+            await self._invite_by_their_server(wish)
+
+    async def _invite_by_their_server(self, wish: Wish) -> None:
+        made = await self._remote.invite(self._draft(wish))
         await self._database.write("invite", self._remote.admit_invite, made)
 
     def _membership_event(self, txn: Transaction, wish: Wish) -> Outcome:

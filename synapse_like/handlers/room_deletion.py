@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from synapse_like.storage import directory, events, gaps, membership, outside_memberships, room_servers, rooms, state
+from synapse_like.storage import (
+    directory,
+    events,
+    gaps,
+    membership,
+    outside_memberships,
+    room_servers,
+    rooms,
+    state,
+    third_party_ids,
+)
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import Room
 
@@ -15,6 +25,7 @@ def delete_room(txn: Transaction, room: Room) -> int:
     room_servers.delete_room(txn, room.room_nid)
     membership.delete_room(txn, room.room_nid)
     state.delete_room(txn, room.room_nid)
+    third_party_ids.delete_invites_of_room(txn, room.room_id)
     deleted = events.delete_room(txn, room.room_nid)
     rooms.delete(txn, room)
     return deleted

@@ -1,10 +1,10 @@
 """How often somebody may ask (RATE-1): token buckets, in memory, a bounded number of them.
 
 Each (class of requests, user or address) has a bucket that holds up to `burst` tokens and gains `per_second` of them;
-a request takes one. A bucket is kept as a single number: the moment at which it will be full again. Taking a token
-moves that moment on by `1 / per_second`; if it would then lie more than the time of `burst` tokens ahead, there is
-none left, and the distance says exactly how long to wait. A bucket whose moment has passed is full, so that it may be
-forgotten; when there are too many, the ones that were used longest ago are.
+a request takes one, or one for each thing that it asks for. A bucket is kept as a single number: the moment at which it
+will be full again. Taking a token moves that moment on by `1 / per_second`; if it would then lie more than the time of
+`burst` tokens ahead, there is none left, and the distance says exactly how long to wait. A bucket whose moment has
+passed is full, so that it may be forgotten; when there are too many, the ones that were used longest ago are.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ class Limiter:
         self._max_buckets = max_buckets
         self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def check(self, rate_class: str, key: str) -> None:
+    def check(self, rate_class: str, key: str, cost: int = 1) -> None:
         """Count a request of a user or from an address.
 
+        :param cost: as how many requests it counts. One that counts as more than a burst is let in when nothing was
+            asked for long enough, and is paid for afterwards.
         :raises LimitExceeded: it is one too many; says how many milliseconds to wait.
         :raises KeyError: nobody set up this class.
         """
@@ -53,11 +55,11 @@ class Limiter:
             return
         now = self._monotonic()
         bucket = (rate_class, key)
-        full_at = max(self._full_at.get(bucket, now), now) + 1 / per_second
-        wait = full_at - now - burst / per_second
+        begins_at = max(self._full_at.get(bucket, now), now)
+        wait = begins_at - now + (min(cost, burst) - burst) / per_second
         if wait > _ROUNDING:
             raise LimitExceeded("Too many requests. Try again later.", math.ceil(wait * 1000))
-        self._full_at[bucket] = full_at
+        self._full_at[bucket] = begins_at + cost / per_second
         self._full_at.move_to_end(bucket)
         if len(self._full_at) > self._max_buckets:
             self._full_at.popitem(last=False)

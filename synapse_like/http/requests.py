@@ -143,6 +143,7 @@ class Call(Generic[R]):
     __slots__ = (
         "_is_closed",
         "_requester",
+        "accept",
         "body",
         "client_address",
         "headers",
@@ -221,6 +222,11 @@ def decode_json(content: bytes, max_depth: int) -> object:
         return canonical_json.decode(content)
     except NotJson as error:
         raise NotJson("The body is not valid JSON in UTF-8.", reason=error.reason) from None
+
+
+def is_form(content_type: str | None) -> bool:
+    """Tell whether a body is what a form of a web page sends."""
+    return (content_type or "").partition(";")[0].strip().lower() == "application/x-www-form-urlencoded"
 
 
 def decode_form(content: bytes) -> dict[str, str]:

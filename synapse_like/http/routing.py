@@ -53,6 +53,7 @@ class Route(Generic[R]):
         as long polls; all others run to their end.
     :ivar max_body: the largest body in bytes; None for what is usual at the site.
     :ivar receive_seconds: how long the client may take to send the request; None for what is usual.
+    :ivar forms: whether the body may also be what a form of a web page sends.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Route(Generic[R]):
     cancellable: bool = False
     max_body: int | None = None
     receive_seconds: float | None = None
+    forms: bool = False
 
 
 @dataclass(frozen=True, slots=True)

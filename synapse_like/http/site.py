@@ -32,7 +32,7 @@ from synapse_like.http.authentication import Asking, Authenticator
 from synapse_like.http.channel import Exchange, PipelinedChannel, too_large
 from synapse_like.http.limits import Limiter
 from synapse_like.http.proxies import TrustedProxies
-from synapse_like.http.requests import Body, Call, Query, as_object, decode_form, decode_json
+from synapse_like.http.requests import Body, Call, Query, as_object, decode_form, decode_json, is_form
 from synapse_like.http.responses import NOTHING_MORE, FileBody, Response, refusal, render
 from synapse_like.http.routing import Auth, Match, Mount, Router, split_path
 from synapse_like.logs import bind, get_logger
@@ -349,8 +349,16 @@ class _Visit(Exchange, Generic[R]):
         if self._chunks:
             content = b"".join(self._chunks)
             self._chunks.clear()
-            self._value = decode_json(content, self._site.max_json_depth)
+            if self._is_form() and not content.lstrip().startswith(b"{"):
+                self._value = decode_form(content)
+            else:
+                self._value = decode_json(content, self._site.max_json_depth)
         return self._value
+
+    def _is_form(self) -> bool:
+        """Whether the body may be a form, and says that it is. (There are programs that say so of JSON, too.)"""
+        may_be = isinstance(self._found, Match) and self._found.route.forms
+        return may_be and is_form(self._header(b"Content-Type"))
 
     # When it is answered
 
@@ -380,6 +388,10 @@ class _Visit(Exchange, Generic[R]):
             **{name: cause for name, cause in causes.items() if cause is not None},
         )
         self.give(head + site.date(), body)
+
+    def _header(self, name: bytes) -> str | None:
+        given = self.headers.get(name)
+        return None if given is None else given.decode("latin-1")
 
     def _begin_work(self) -> None:
         self._has_begun = True

@@ -12,6 +12,7 @@ What it needs of these is given to it as an argument. Every refusal is a `Matrix
     hashes, redaction, signing, building    from a draft to a finished event, and what may be taken from it
     shapes, contents                        what known kinds of events must look like
     power_levels, membership, join_rules, third_party_invites, authorisation    who may do what
+    third_party_ids  e-mail addresses and phone numbers, and whose they are
     visibility       who may see what was said
     room_creation    what a room begins with
     state_resolution, state_conflicts, resolution_by_depth, resolution_by_power    one state out of several

@@ -296,6 +296,19 @@ def _redaction(rules: RoomRules) -> Check:
 
 
 _STRINGS = list_of(string)
+_ADDRESS_INVITE = object_with(
+    Key("display_name", string),
+    Key("key_validity_url", string),
+    Key("public_key", string),
+    optional("public_keys", list_of(object_with(Key("public_key", string)))),
+)
+
+
+def _address_invite(name: str, value: object) -> None:
+    """An invite to an address, or, if there is nothing in it, the taking back of one."""
+    if value != {}:
+        _ADDRESS_INVITE(name, value)
+
 
 _STATE_OF_TODAY: Mapping[str, _Shape] = MappingProxyType(
     {
@@ -304,14 +317,7 @@ _STATE_OF_TODAY: Mapping[str, _Shape] = MappingProxyType(
         "m.room.power_levels": _power_levels,
         "m.room.history_visibility": _always(object_with(Key("history_visibility", one_of(*HISTORY_VISIBILITIES)))),
         "m.room.guest_access": _always(object_with(Key("guest_access", one_of("can_join", "forbidden")))),
-        "m.room.third_party_invite": _always(
-            object_with(
-                Key("display_name", string),
-                Key("key_validity_url", string),
-                Key("public_key", string),
-                optional("public_keys", list_of(object_with(Key("public_key", string)))),
-            )
-        ),
+        "m.room.third_party_invite": _always(_address_invite),
         "m.room.avatar": _always(object_with(optional("url", string), optional("info", _IMAGE_INFO))),
         "m.room.canonical_alias": _always(
             object_with(optional("alias", string_or_null), optional("alt_aliases", _STRINGS))

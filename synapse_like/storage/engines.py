@@ -255,16 +255,17 @@ class PostgresEngine:
         """The claim ends with the connection."""
 
 
-def open_engine(url: str, *, data_dir: Path, durability: str = "full") -> Engine:
+def open_engine(url: str, *, data_dir: Path, durability: str = "full", file: str = "homeserver.db") -> Engine:
     """The engine for a database setting.
 
-    :param url: ``sqlite`` (a file `homeserver.db` in the data directory), ``sqlite:PATH``, or ``postgresql://…``.
+    :param url: ``sqlite`` (a file in the data directory), ``sqlite:PATH``, or ``postgresql://…``.
     :param data_dir: what a relative SQLite path is relative to.
     :param durability: ``full`` or ``normal``, for SQLite.
+    :param file: the name of the file that is plainly ``sqlite``.
     :raises DatabaseUnavailable: the driver for it is not installed.
     """
     if url == "sqlite":
-        return SqliteEngine(data_dir / "homeserver.db", durability)
+        return SqliteEngine(data_dir / file, durability)
     if url.startswith("sqlite:"):
         return SqliteEngine(data_dir / url.removeprefix("sqlite:"), durability)
     return PostgresEngine(url)

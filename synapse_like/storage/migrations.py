@@ -1,7 +1,8 @@
 """The tables, made and changed step by step.
 
 `schema/NNNN_name.sql` are applied in the order of their numbers, each once and in a transaction of its own. A step that
-has been released is never edited; the next change is another file.
+has been released is never edited; the next change is another file. The home server has one such folder, the identity
+server, whose database is its own, another.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from importlib.resources import files
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.engines import DatabaseUnavailable
 
+#: The packages in which the folders of steps are.
+HOME_SERVER = "synapse_like.storage"
+IDENTITY_SERVER = "synapse_like.storage.identity"
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -23,10 +28,13 @@ class Step:
     statements: tuple[str, ...]
 
 
-def steps() -> list[Step]:
-    """Every migration this code knows, in order."""
+def steps(package: str = HOME_SERVER) -> list[Step]:
+    """Every migration this code knows, in order.
+
+    :param package: whose.
+    """
     found = []
-    for file in files("synapse_like.storage").joinpath("schema").iterdir():
+    for file in files(package).joinpath("schema").iterdir():
         match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
         if match:
             text = re.sub(r"--[^\n]*", "", file.read_text(encoding="utf-8"))
@@ -35,16 +43,19 @@ def steps() -> list[Step]:
     return sorted(found, key=lambda step: step.number)
 
 
-def migrate(connection: Connection) -> list[Step]:
+def migrate(connection: Connection, package: str = HOME_SERVER) -> list[Step]:
     """Bring the tables up to date.
 
+    :param package: whose.
     :returns: the steps that were applied; none if there was nothing to do.
-    :raises DatabaseUnavailable: the database was made by a newer version of this program.
+    :raises DatabaseUnavailable: the database was made by a newer version of this program, or is not for it.
     """
     connection.transact(_make_record)
     applied = connection.transact(_applied)
-    known = steps()
+    known = steps(package)
     newest = known[-1].number
+    if any(applied.get(step.number, step.name) != step.name for step in known):
+        raise DatabaseUnavailable("the database is of another kind of server: each needs one of its own")
     if applied and max(applied) > newest:
         raise DatabaseUnavailable(
             f"the database is at schema {max(applied)}, made by a newer version of this program,"
@@ -61,8 +72,9 @@ def _make_record(txn: Transaction) -> None:
     txn.execute("CREATE TABLE IF NOT EXISTS stream_positions (stream TEXT PRIMARY KEY, position BIGINT NOT NULL)")
 
 
-def _applied(txn: Transaction) -> set[int]:
-    return {row[0] for row in txn.all("SELECT number FROM schema_migrations")}
+def _applied(txn: Transaction) -> dict[int, str]:
+    """The names of the steps that were applied, by number."""
+    return dict(txn.all("SELECT number, name FROM schema_migrations"))
 
 
 def _apply(txn: Transaction, step: Step) -> None:

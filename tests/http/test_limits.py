@@ -83,3 +83,23 @@ def test_of_too_many_buckets_the_longest_unused_is_forgotten() -> None:
     assert refused_for(limiter, "@bob") > 0
     assert refused_for(limiter, "@carol") > 0
     assert refused_for(limiter, "@alice") == 0
+
+
+def test_request_for_many_things_counts_as_many() -> None:
+    limiter = Limiter({"lookup": (2, 10)}, Clock().seconds)
+    limiter.check("lookup", "@alice", 9)
+    with pytest.raises(LimitExceeded) as refusal:
+        limiter.check("lookup", "@alice", 3)
+    assert refusal.value.extra["retry_after_ms"] == 1000
+    limiter.check("lookup", "@alice", 1)
+
+
+def test_request_for_more_than_a_burst_is_paid_for_afterwards() -> None:
+    """Otherwise whoever asks for more at once would get it cheaper."""
+    time = Clock()
+    limiter = Limiter({"lookup": (2, 10)}, time.seconds)
+    limiter.check("lookup", "@alice", 100)
+    time.advance(45)
+    assert refused_for(limiter, rate_class="lookup") == 500
+    time.advance(0.5)
+    assert refused_for(limiter, rate_class="lookup") == 0

@@ -241,6 +241,20 @@ class BodyTests(SiteCase):
         answer = await self.ask("POST", "/send", b"{}")
         assert (answer.status, answer.json) == (400, {"errcode": "M_BAD_JSON", "error": "text: field required"})
 
+    async def test_form_is_taken_where_the_route_says_so(self) -> None:
+        self.serve(
+            open_route("POST", "/form", body=Body.OBJECT, forms=True), open_route("POST", "/json", body=Body.OBJECT)
+        )
+        form = "application/x-www-form-urlencoded; charset=UTF-8"
+        answer = await self.ask("POST", "/form", b"a=1&b=%C3%BC+x&a=2&c", Content_Type=form)
+        assert answer.json["body"] == {"a": "1", "b": "ü x", "c": ""}
+        # Programs that send JSON do not always say so.
+        assert (await self.ask("POST", "/form", b' {"a":1}', Content_Type=form)).json["body"] == {"a": 1}
+        assert (await self.ask("POST", "/form", b'{"a":1}')).json["body"] == {"a": 1}
+        answer = await self.ask("POST", "/form", b"a=%FF", Content_Type=form)
+        assert (answer.status, answer.json["errcode"]) == (400, "M_BAD_JSON")
+        assert (await self.ask("POST", "/json", b"a=1", Content_Type=form)).json["errcode"] == "M_NOT_JSON"
+
     async def test_bad_json_is_refused(self) -> None:
         self.serve(open_route("POST", "/send", body=Body.OBJECT), max_json_depth=3)
         for body, errcode in (

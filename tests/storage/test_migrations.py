@@ -6,7 +6,7 @@ import pytest
 
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.engines import DatabaseUnavailable, Engine
-from synapse_like.storage.migrations import migrate, steps
+from synapse_like.storage.migrations import IDENTITY_SERVER, migrate, steps
 
 
 def test_each_step_is_applied_once(engine: Engine) -> None:
@@ -29,11 +29,17 @@ def test_a_database_of_a_newer_program_is_refused_and_untouched(connection: Conn
         migrate(connection)
 
 
+def test_a_database_of_another_kind_of_server_is_refused_and_untouched(connection: Connection) -> None:
+    with pytest.raises(DatabaseUnavailable, match="another kind of server"):
+        migrate(connection, IDENTITY_SERVER)
+    assert migrate(connection) == []
+
+
 def test_a_step_that_fails_leaves_nothing_of_itself(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     from synapse_like.storage import migrations
 
     broken = migrations.Step(9999, "broken", ("CREATE TABLE half (x BIGINT)", "CREATE TABLE rooms (x BIGINT)"))
-    monkeypatch.setattr(migrations, "steps", lambda: [*steps(), broken])
+    monkeypatch.setattr(migrations, "steps", lambda package: [*steps(package), broken])
     with pytest.raises(connection.engine.database_errors):
         migrate(connection)
     with pytest.raises(connection.engine.database_errors):

@@ -53,16 +53,19 @@ class Sydent:
         brand.mkdir(parents=True)
         (brand / "verification_template.eml").write_text(_LETTER)
         (brand / "verify_response_template.html").write_text("%(message)s")
+        (brand / "invite_template.eml").write_text(_LETTER)
         (folder / "sydent.conf").write_text(
             f"""\
 [general]
 server.name = localhost
 templates.path = {folder / "templates"}
+ip.whitelist = 127.0.0.1
 [db]
 db.file = {folder / "sydent.db"}
 [http]
 clientapi.http.bind_address = 127.0.0.1
 clientapi.http.port = {self.port}
+federation.verifycerts = false
 [email]
 email.from = Sydent <sydent@localhost>
 email.smtphost = 127.0.0.1

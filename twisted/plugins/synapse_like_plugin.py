@@ -19,6 +19,7 @@ class HomeServerOptions(Options):
     """The command line after `twistd synapse_like`."""
 
     optParameters = [["config", "c", "homeserver.yaml", "The settings file."]]  # noqa: N815, RUF012 - Twisted's
+    optFlags = [["identity", "i", "Run an identity server, whose settings those are."]]  # noqa: N815, RUF012 - Twisted's
 
     def postOptions(self) -> None:  # noqa: N802 - Twisted's name
         """Read the settings, while `twistd` still answers a UsageError with a sentence.
@@ -26,9 +27,11 @@ class HomeServerOptions(Options):
         :raises UsageError: with all the faults of the settings.
         """
         from synapse_like.config import ConfigError, load
+        from synapse_like.identity.settings import load_identity
 
+        read = load_identity if self["identity"] else load
         try:
-            self["settings"] = load(Path(self["config"]), os.environ)
+            self["settings"] = read(Path(self["config"]), os.environ)
         except ConfigError as error:
             raise UsageError(str(error)) from error
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from synapse_like.handlers.authentication import Requester
 from synapse_like.http.client.accounts import (
     AccountEndpoints,
-    AddressBody,
     ChangePasswordBody,
     LinkBody,
     ResetBody,
@@ -26,6 +25,7 @@ from synapse_like.http.client.messages import MessageEndpoints
 from synapse_like.http.client.presence import ListBody, PresenceEndpoints, StatusBody
 from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
+from synapse_like.http.client.third_party_ids import InviteBody, ThirdPartyIdEndpoints
 from synapse_like.http.client.typing import TypingBody, TypingEndpoints
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.requests import Body, Call
@@ -56,6 +56,7 @@ def mount_v1(
     voip: VoipEndpoints,
     typing: TypingEndpoints,
     presence: PresenceEndpoints,
+    third_party_ids: ThirdPartyIdEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -70,9 +71,10 @@ def mount_v1(
         # Nor have these any: to do them a second time is refused or does no harm.
         Route("POST", "/login/reset", accounts.ask_for_reset, auth=Auth.NONE, rate="login", body=ResetBody),
         Route("POST", "/account/password", accounts.change_password, rate="send", body=ChangePasswordBody),
-        Route("GET", "/account/3pid", accounts.addresses, rate="read"),
-        Route("POST", "/account/3pid", accounts.add_address, rate="send", body=AddressBody),
-        Route("POST", "/account/3pid/delete", accounts.remove_address, rate="send", body=AddressBody),
+        Route("GET", "/account/3pid", third_party_ids.addresses, rate="read"),
+        Route("POST", "/account/3pid", third_party_ids.add, rate="send", body=Body.OBJECT),
+        Route("POST", "/account/3pid/delete", third_party_ids.delete, rate="send", body=Body.OBJECT),
+        Route("GET", "/account/3pid/lookup", third_party_ids.lookup, rate="read"),
         Route("GET", "/account/oauth2", accounts.identities, rate="read"),
         Route("POST", "/account/oauth2", accounts.link_identity, rate="send", body=LinkBody),
         Route("POST", "/account/oauth2/delete", accounts.unlink_identity, rate="send", body=UnlinkBody),
@@ -84,7 +86,7 @@ def mount_v1(
         *_both("/join/{room}", membership.join),
         *_both("/rooms/{room}/join", membership.join),
         *_both("/rooms/{room}/leave", membership.leave),
-        *_both("/rooms/{room}/invite", membership.invite, TargetBody),
+        *_both("/rooms/{room}/invite", third_party_ids.invite, InviteBody),
         *_both("/rooms/{room}/kick", membership.kick, TargetBody),
         *_both("/rooms/{room}/ban", membership.ban, TargetBody),
         *_both("/rooms/{room}/unban", membership.unban, TargetBody),

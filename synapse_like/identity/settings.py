@@ -1,0 +1,273 @@
+"""The settings of an identity server: a YAML file of its own, read as that of a home server is (`config.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from signedjson.types import VerifyKey
+
+from synapse_like.config import (
+    Address,
+    FilePath,
+    ListOf,
+    Log,
+    MailHandOver,
+    Network,
+    OneOrMore,
+    Port,
+    Rate,
+    Section,
+    ServerName,
+    Settings,
+    Url,
+    parse_as,
+    read,
+)
+from synapse_like.protocol.errors import MatrixError
+from synapse_like.protocol.third_party_ids import public_key
+
+TITLE = "The settings of a synapse_like identity server."
+CONFIG_FILE = "identity.yaml"
+DATABASE_FILE = "identity.db"
+
+#: Settings that the environment may give; it wins over the file.
+ENVIRONMENT = {
+    "SYNAPSE_LIKE_IDENTITY_DATABASE_URL": ("database", "url"),
+    "SYNAPSE_LIKE_MAIL_PASSWORD": ("mail", "password"),
+    "SYNAPSE_LIKE_IDENTITY_SMS_TOKEN": ("sms", "token"),
+}
+
+
+def _public_key(text: str) -> str:
+    """A key as `ed25519:0 base64`."""
+    key_id, _, encoded = text.partition(" ")
+    try:
+        public_key(key_id, encoded.strip())
+    except MatrixError as error:
+        raise ValueError("must be a public key, such as ed25519:a_1 and its base64 behind a space") from error
+    return text
+
+
+class Database(Section):
+    """Where everything is kept; never the database of a home server."""
+
+    url: str = Field("sqlite", repr=False)
+    """`sqlite` (the file identity.db in the data directory), `sqlite:PATH`, or for a large server
+    `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_IDENTITY_DATABASE_URL."""
+
+    durability: Literal["full", "normal"] = "full"
+    """SQLite only. `full`: what was acknowledged survives a power cut. `normal`: it survives a killed process."""
+
+    readers: int = Field(2, ge=1, le=64)
+    """Connections that read at the same time, beside the one that writes."""
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: str, info: ValidationInfo) -> str:
+        if url == "sqlite" or url.startswith(("postgresql://", "postgres://")):
+            return url
+        path = url.removeprefix("sqlite:")
+        if path in {"", url}:
+            raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
+        folder: Path = (info.context or {}).get("folder", Path())
+        return f"sqlite:{folder.absolute() / path}"
+
+
+class Listen(Section):
+    """Where requests come in, by HTTP."""
+
+    bind: OneOrMore[Address] = ("127.0.0.1",)
+    """IP addresses to listen on. Others than this machine should come in by a proxy that adds HTTPS."""
+
+    port: Port = 8090
+    """Port to listen on."""
+
+    public_url: Url | None = None
+    """How browsers, home servers and siblings reach this server where that is not its address and port:
+    https://id.example.org"""
+
+    trusted_proxies: ListOf[Network] = ()
+    """Addresses or networks of the proxies whose X-Forwarded-For is believed: [127.0.0.1]"""
+
+
+class TextMessages(Section):
+    """The gateway that sends text messages to phones."""
+
+    url: Url | None = None
+    """Where it takes them, by POST with `to`, `from` and `text`. Left out: phone numbers cannot be validated."""
+
+    token: str | None = Field(None, repr=False)
+    """Sent to it as a bearer token. Environment: SYNAPSE_LIKE_IDENTITY_SMS_TOKEN."""
+
+    sender: str | None = None
+    """Who is shown as the sender. Left out: the gateway's choice."""
+
+    encoding: Literal["json", "form"] = "json"
+    """Whether it takes JSON or forms."""
+
+
+class SiblingServer(Settings):
+    """An identity server with which this one shares all it knows."""
+
+    name: ServerName
+    """Its server name."""
+
+    url: Url
+    """Where it is."""
+
+    public_keys: OneOrMore[Annotated[str, AfterValidator(_public_key)]]
+    """The keys by which it signs, as `synapse_like identity key` shows them there: ["ed25519:a_1 base64"]"""
+
+    def verify_keys(self) -> dict[str, VerifyKey]:
+        """Its keys by their IDs."""
+        pairs = [text.split(maxsplit=1) for text in self.public_keys]
+        return {key_id: public_key(key_id, encoded.strip()) for key_id, encoded in pairs}
+
+
+class HomeServers(Section):
+    """How home servers are reached that must be told of invites, and asked for their keys."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
+
+    verify_certificates: bool = True
+    """Whether their certificates are checked. `false` is for trying things out."""
+
+    unverified_servers: ListOf[ServerName] = ()
+    """Home servers whose certificates are not checked: [old.example.org]"""
+
+    allow_private_addresses: bool = False
+    """Whether they may be reached at addresses that are not on the internet. Strangers choose their names."""
+
+    connect_timeout: PositiveFloat = 10.0
+    """Seconds in which one must have accepted a connection, TLS included."""
+
+    answer_timeout: PositiveFloat = 30.0
+    """Seconds in which it must then have answered."""
+
+
+class Validation(Section):
+    """How addresses are proven."""
+
+    lifetime: PositiveInt = 86400
+    """Seconds from asking for a message until what it proves is of no more use."""
+
+
+class Lookup(Section):
+    """How addresses are looked up."""
+
+    pepper_lifetime: PositiveInt = 7 * 86400
+    """Seconds after which clients must hash addresses anew."""
+
+
+class RateClasses(Section):
+    """The limits, each `{per_second: in the long run, burst: at once, after a pause}`. All people of a home server
+    that asks for them share its address."""
+
+    validation: Rate = Rate(per_second=0.2, burst=20)
+    """Requests for a message, per client address."""
+
+    messages: Rate = Rate(per_second=0.002, burst=5)
+    """Messages to one e-mail address or phone."""
+
+    tokens: Rate = Rate(per_second=0.5, burst=30)
+    """Tokens that are submitted, per client address."""
+
+    lookup: Rate = Rate(per_second=2, burst=1000)
+    """Addresses that are looked up, per client address."""
+
+    invites: Rate = Rate(per_second=0.2, burst=50)
+    """Invites that are left here, per client address."""
+
+    read: Rate = Rate(per_second=20, burst=100)
+    """Everything else, per client address."""
+
+    strangers: Rate = Rate(per_second=1, burst=20)
+    """Requests for which a home server must be asked for its keys, per address."""
+
+    siblings: Rate = Rate(per_second=20, burst=200)
+    """What siblings tell, per sibling."""
+
+
+class RateLimits(Section):
+    """How much one address may ask for."""
+
+    enabled: bool = True
+    """Whether there are limits at all."""
+
+    classes: RateClasses = RateClasses()
+
+
+class Outgoing(Section):
+    """How siblings and the gateway for text messages are reached."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
+
+    timeout: PositiveFloat = 15.0
+    """Seconds that one may take to answer."""
+
+
+class IdentityConfig(Settings):
+    """All the settings of an identity server."""
+
+    server_name: ServerName
+    """The name by which this server signs: id.example.org. Siblings and home servers know it by this name, so that it
+    should not change."""
+
+    data_dir: FilePath = Path()
+    """The data directory; the SQLite database lies in it."""
+
+    signing_key_file: FilePath = Path("signing.key")
+    """The key by which this server signs. Keep it secret, and keep a copy of it."""
+
+    database: Database = Database()
+    http: Listen = Listen()
+    mail: MailHandOver = MailHandOver()
+    sms: TextMessages = TextMessages()
+
+    siblings: ListOf[SiblingServer] = ()
+    """The identity servers with which this one shares all it knows: [{name: id.example.net, url:
+    https://id.example.net, public_keys: ["ed25519:a_1 base64"]}]. Each must have this one among its own."""
+
+    home_servers: HomeServers = HomeServers()
+    outgoing: Outgoing = Outgoing()
+    validation: Validation = Validation()
+    lookup: Lookup = Lookup()
+    rate_limits: RateLimits = RateLimits()
+    log: Log = Log()
+
+    @field_validator("siblings")
+    @classmethod
+    def _others(cls, siblings: tuple[SiblingServer, ...], info: ValidationInfo) -> tuple[SiblingServer, ...]:
+        names = [sibling.name for sibling in siblings]
+        if len(set(names)) != len(names) or info.data.get("server_name") in names:
+            raise ValueError("must name each sibling once, and not this server itself")
+        return siblings
+
+    @property
+    def mail_sender(self) -> str:
+        """What stands in From."""
+        host = self.server_name.partition(":")[0] if not self.server_name.startswith("[") else "localhost"
+        return self.mail.sender or f"no-reply@{host}"
+
+
+def load_identity(path: Path, environ: Mapping[str, str]) -> IdentityConfig:
+    """Read the settings from a file and the environment.
+
+    :raises ConfigError: with all the faults that there are.
+    """
+    return parse_identity(read(path), source=str(path), folder=path.parent, environ=environ)
+
+
+def parse_identity(settings: object, *, source: str, folder: Path, environ: Mapping[str, str]) -> IdentityConfig:
+    """Make settings of what a YAML file holds.
+
+    :param source: the name of the file, for the faults.
+    :param folder: what relative paths are relative to.
+    :raises ConfigError: with all the faults that there are.
+    """
+    return parse_as(IdentityConfig, settings, source=source, folder=folder, environ=environ, environment=ENVIRONMENT)

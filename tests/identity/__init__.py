@@ -1,0 +1,1 @@
+"""The identity server within this process."""

@@ -1,0 +1,1 @@
+"""Identity servers in processes of their own, with a real mail server."""
