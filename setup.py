@@ -33,6 +33,7 @@ TEST = [
     "ruff>=0.17,<0.18",
     "types-PyYAML>=6.0,<7",
     "types-cachetools>=6.0",
+    "types-vobject>=0.9.9",
 ]
 
 setup(

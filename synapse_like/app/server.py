@@ -64,6 +64,7 @@ from synapse_like.handlers.third_party_ids import CLOSED_SECONDS, ThirdPartyIds
 from synapse_like.handlers.third_party_invites import ThirdPartyInvites
 from synapse_like.handlers.typing import EDU_TYPE as TYPING
 from synapse_like.handlers.typing import Typing
+from synapse_like.handlers.unwanted import Unwanted
 from synapse_like.handlers.voip import Voip
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
@@ -76,6 +77,7 @@ from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
 from synapse_like.http.client.third_party_ids import ThirdPartyIdEndpoints
 from synapse_like.http.client.typing import TypingEndpoints
+from synapse_like.http.client.unwanted import UnwantedEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.federation.authentication import SignatureAuthenticator
@@ -284,6 +286,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
             ThirdPartyIdEndpoints(
                 third_party_ids, address_invites, account_endpoints, membership_endpoints, retransmissions
             ),
+            UnwantedEndpoints(Unwanted(database)),
         ),
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes

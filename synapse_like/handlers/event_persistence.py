@@ -16,14 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from synapse_like.handlers import room_state
+from synapse_like.handlers.unwanted import is_dropped
 from synapse_like.protocol.authorisation import redaction_applies
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
-from synapse_like.protocol.membership import BAN, JOIN, LEAVE
+from synapse_like.protocol.membership import BAN, INVITE, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
-from synapse_like.storage import destinations, events, gaps, membership, room_servers, rooms, state
+from synapse_like.storage import destinations, events, gaps, membership, room_servers, rooms, state, unwanted
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
@@ -221,7 +222,9 @@ class EventPersistence:
         """Log that one of our own users came or went."""
         held = change.after or change.before
         assert held is not None
-        now = change.memberships[1] or LEAVE
+        was, now = change.memberships[0], change.memberships[1] or LEAVE
+        if now == INVITE and change.after is not None and is_dropped(txn, change.after.event, present=was):
+            unwanted.hide(txn, change.after.event_nid)
         membership.record_change(txn, user_id, MembershipChange(position, room.room_nid, held.event_nid, now))
 
 

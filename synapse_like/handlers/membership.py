@@ -21,6 +21,7 @@ from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
 from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.handlers.unwanted import check_invite
 from synapse_like.protocol.contents import check_content
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
@@ -257,7 +258,14 @@ class Membership:
             if present not in wish.only_from:
                 raise Forbidden(f"{wish.target} is {_STANDING[present]}.")
         check_content(room.rules, MEMBER, wish.content, state_key=wish.target)
+        if wish.membership == INVITE and self._present(txn, room, wish.sender) == JOIN:
+            self._check_wanted(txn, room, wish)
         return self._creation.say(txn, room, self._draft(wish)).event.event_id
+
+    def _check_wanted(self, txn: Transaction, room: RoomHead, wish: Wish) -> None:
+        """See that a user of ours takes the invites of who invites; a user of another server is for that to ask."""
+        if domain_of(wish.target) == self._server_name:
+            check_invite(txn, wish.sender, wish.target, present=self._present(txn, room, wish.target))
 
     def _draft(self, wish: Wish) -> EventDraft:
         return EventDraft(

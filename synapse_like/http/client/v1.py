@@ -21,6 +21,7 @@ from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
 from synapse_like.http.client.third_party_ids import InviteBody, ThirdPartyIdEndpoints
 from synapse_like.http.client.typing import TypingBody, TypingEndpoints
+from synapse_like.http.client.unwanted import IgnoredBody, PolicyBody, UnwantedEndpoints
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
@@ -51,6 +52,7 @@ def mount_v1(
     typing: TypingEndpoints,
     presence: PresenceEndpoints,
     third_party_ids: ThirdPartyIdEndpoints,
+    unwanted: UnwantedEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -69,6 +71,10 @@ def mount_v1(
         Route("POST", "/account/3pid", third_party_ids.add, rate="send", body=Body.OBJECT),
         Route("POST", "/account/3pid/delete", third_party_ids.delete, rate="send", body=Body.OBJECT),
         Route("GET", "/account/3pid/lookup", third_party_ids.lookup, rate="read"),
+        Route("GET", "/account/ignored_users", unwanted.ignored, rate="read"),
+        Route("PUT", "/account/ignored_users", unwanted.ignore, rate="send", body=IgnoredBody),
+        Route("GET", "/account/invite_policy", unwanted.policy, rate="read"),
+        Route("PUT", "/account/invite_policy", unwanted.set_policy, rate="send", body=PolicyBody),
         *_both("/createRoom", rooms.create, CreateRoomBody),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),
