@@ -13,6 +13,7 @@ from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.federation.own_keys import OwnKeys
+from synapse_like.federation.policy_client import PolicyClient
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
@@ -21,6 +22,7 @@ from synapse_like.handlers.login_by_identity import BINDING_SECONDS, IdentitySta
 from synapse_like.handlers.login_by_mail import MailCodeStage, MailUrlStage
 from synapse_like.handlers.login_by_password import PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.passwords import Passwords
+from synapse_like.handlers.policy import Policy
 from synapse_like.handlers.postman import Postman
 from synapse_like.http.limits import Limiter
 from synapse_like.storage.database import Database
@@ -50,6 +52,7 @@ def make_entrance(
     passwords: Passwords,
     limits: Limiter,
     identity_client: IdentityClient,
+    policy: Policy | None,
 ) -> Entrance:
     """Put it together.
 
@@ -77,6 +80,7 @@ def make_entrance(
         register_flows=config.registration.offered_flows(),
         session_lifetime=config.login.session_lifetime,
         limit=limits.check,
+        policy=policy,
     )
     accounts = Accounts(
         name,
@@ -124,3 +128,32 @@ def make_identity_client(config: Config, reactor: Any, clock: ReactorClock, own_
     except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error
     return IdentityClient(web, settings.trusted, clock, own_keys.server_name, own_keys.signing)
+
+
+def make_policy(
+    config: Config, reactor: Any, clock: ReactorClock, database: Database, own_keys: OwnKeys
+) -> Policy | None:
+    """What asks the policy servers; None if there are none.
+
+    :raises StartError: the certificates of the authorities cannot be used.
+    """
+    settings = config.policy
+    if not settings.servers:
+        return None
+    try:
+        clients = [
+            PolicyClient(
+                reactor,
+                WebClient(
+                    reactor, ca_file=settings.ca_file, timeout=server.timeout, user_agent=f"synapse_like/{__version__}"
+                ),
+                server,
+                clock,
+                own_keys.server_name,
+                own_keys.signing,
+            )
+            for server in settings.servers
+        ]
+    except AuthoritiesUnusable as error:
+        raise StartError(str(error)) from error
+    return Policy(database, clients)

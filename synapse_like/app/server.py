@@ -14,7 +14,7 @@ from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
-from synapse_like.app.entrance import make_entrance, make_identity_client
+from synapse_like.app.entrance import make_entrance, make_identity_client, make_policy
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
@@ -215,10 +215,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
     identity_client = make_identity_client(config, reactor, clock, own_keys)
-    entrance = make_entrance(config, reactor, clock, database, authentication, passwords, limits, identity_client)
+    policy = make_policy(config, reactor, clock, database, own_keys)
+    entrance = make_entrance(
+        config, reactor, clock, database, authentication, passwords, limits, identity_client, policy
+    )
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    checks = EventChecks(speaking.keyring, speaking.slices)
+    checks = EventChecks(speaking.keyring, speaking.slices, policy)
     locks = RoomLocks()
     persistence = EventPersistence(name)
     creation = EventCreation(name, own_keys.signing, clock, persistence)
@@ -226,12 +229,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     directory = Directory(database, creation, speaking.client, name)
     membership = Membership(
-        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
+        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks), policy
     )
     profile_changes = ProfileChanges(database, bus, creation)
     profiles = Profiles(database, speaking.client, profile_changes, name, may_observe=presence_lists.may_observe)
-    messages = Messages(database, creation, membership)
-    rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
+    messages = Messages(database, creation, membership, policy)
+    version = config.rooms.default_version
+    rooms = Rooms(database, creation, directory, membership, name, usual_version=version, policy=policy)
     retransmissions = Retransmissions(database, clock)
 
     files = ThreadPool(0, FILE_THREADS, "files")
@@ -315,7 +319,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
                 name,
                 clock,
                 transactions,
-                MembershipRequests(database, checks, creation),
+                MembershipRequests(database, checks, creation, policy),
                 Disclosure(database, directory, profiles, name),
             )
         ),

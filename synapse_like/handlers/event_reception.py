@@ -14,6 +14,7 @@ The steps, of which 1 to 3 are in `event_checks`:
    (server-server API, "Soft failure"). Who was banned cannot go on by pretending not to have heard of it. But state
    that holds its own when the forks are resolved is accepted: it holds on all servers that heard of it in time, and so
    it must here (FED-8).
+   What the policy servers of this server do not want is soft-failed, too (POL-1).
 9. It enters the room by the one door, `event_persistence`.
 
 Steps 4 to 9 are one function of a transaction; nothing can come between them.
@@ -98,6 +99,8 @@ def admit(
     before = _state_before(txn, room, [known[prev] for prev in event.prev_events if prev in known], bridge)
     # 6 to 8.
     standing, refusal = _judge(txn, room, event, known, before)
+    if standing is Standing.ACCEPTED and not checked.is_welcome:
+        standing, refusal = Standing.SOFT_FAILED, "A policy server does not want it."
     if refusal is not None:
         _log.warning("an event was refused", event_id=event.event_id, standing=standing.name, reason=refusal)
     # 9.

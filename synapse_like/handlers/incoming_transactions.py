@@ -250,6 +250,7 @@ class IncomingTransactions:
             except MatrixError as error:
                 _log.warning("an event was refused", event_id=event_id, origin=lot.origin, reason=error.message)
                 lot.settle(event_id, error.message)
+        checked = await self._checks.ask_policy(checked)
         results, lot.answer = await self._database.write("receive", self._admit_all, lot, checked)
         for result in results:
             if isinstance(result, Verdict):

@@ -17,6 +17,7 @@ from synapse_like.handlers import event_pdus, outside_memberships
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_reception import admit
+from synapse_like.handlers.policy import INVITES, Policy
 from synapse_like.handlers.remote_membership import shown_by_others, stripped
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited
@@ -55,9 +56,15 @@ class _Taken:
 
 
 class MembershipRequests:
-    """Answers servers that are not in a room, for the sake of their users, and takes invites for ours."""
+    """Answers servers that are not in a room, for the sake of their users, and takes invites for ours.
 
-    def __init__(self, database: Database, checks: EventChecks, creation: EventCreation) -> None:
+    :param policy: None if nobody is asked about invites.
+    """
+
+    def __init__(
+        self, database: Database, checks: EventChecks, creation: EventCreation, policy: Policy | None = None
+    ) -> None:
+        self._policy = policy
         self._database = database
         self._checks = checks
         self._creation = creation
@@ -186,6 +193,14 @@ class MembershipRequests:
         if checked.event is not event:
             raise Forbidden("The content of the event does not have the hash that it claims.")
         _check_covered(rules, event)
+        if self._policy is not None:
+            about: dict[str, Any] = {
+                "user_id": event.sender,
+                "room_id": room_id,
+                "target": invited,
+                "content": event.content,
+            }
+            await self._policy.check(INVITES, **about)
         signed = sign_pdu(rules, kept, self._server_name, self._creation.signing_key)
         event, _ = read_foreign(rules, signed)
         item = CheckedEvent(rules, event, encode_pdu(signed))

@@ -182,7 +182,7 @@ class MissingEvents:
                 )
                 read = await self._checks.read_many(rules, room_id, pdus[:EVENTS_A_ROUND])
                 new = [pair for event_id, pair in read.items() if event_id not in found]
-                return await self._checks.check_many(rules, new)
+                return await self._checks.ask_policy(await self._checks.check_many(rules, new))
 
             try:
                 more = await self._ask(servers, ask)
