@@ -74,6 +74,7 @@ setup(
         "unpaddedbase64>=2.1,<3",
         "Jinja2>=3.1,<4",
         "phonenumbers>=8.13,<10",
+        "vobject>=0.9.9,<1",
     ],
     extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},

@@ -441,6 +441,14 @@ class IdentityServers(Section):
     are theirs. The server of whoever invited them checks that in any case."""
 
 
+class Contacts(Section):
+    """The address books of users."""
+
+    look_up: bool = True
+    """Whether the first of the trusted identity servers is asked which Matrix users the contacts are: by hashes of
+    their addresses where it can be."""
+
+
 PolicyHook = Literal["registration", "invites", "room_creation", "local_sends", "remote_sends"]
 
 
@@ -629,6 +637,7 @@ class Config(Settings):
     mail: Mail = Mail()
     identity_servers: IdentityServers = IdentityServers()
     policy: Policy = Policy()
+    contacts: Contacts = Contacts()
     rate_limits: RateLimits = RateLimits()
     rooms: Rooms = Rooms()
     presence: Presence = Presence()

@@ -29,6 +29,7 @@ from synapse_like.federation.resolver import ServerResolver, ServiceLookup
 from synapse_like.federation.tls import ClientTls, ServerTls
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.backfill import Backfill
+from synapse_like.handlers.contacts import FORGET_SECONDS, Contacts
 from synapse_like.handlers.content import ContentStore
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.disclosure import Disclosure
@@ -68,6 +69,7 @@ from synapse_like.handlers.unwanted import Unwanted
 from synapse_like.handlers.voip import Voip
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
+from synapse_like.http.client.contacts import ContactEndpoints
 from synapse_like.http.client.content import ContentEndpoints, mount_content
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints
@@ -100,6 +102,8 @@ from synapse_like.storage.profiles import ProfileChanged
 HEALTH_SECONDS = 5.0
 #: Threads that read and write uploaded files.
 FILE_THREADS = 4
+#: Threads that read and write vCards.
+VCARD_THREADS = 1
 #: Threads that check signatures.
 SIGNATURE_THREADS = 1
 #: How long DNS may take to answer each of our questions, in seconds.
@@ -261,6 +265,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
         longest_poll_ms=config.limits.long_poll_max_ms,
     )
 
+    vcards = ThreadPool(0, VCARD_THREADS, "vcards")
+    looks_up = config.contacts.look_up and bool(config.identity_servers.trusted)
+    address_books = Contacts(database, clock, reactor, vcards, identity_client, limits.check, looks_up=looks_up)
     third_party_ids = ThirdPartyIds(database, identity_client, limits.check)
     address_invites = ThirdPartyInvites(
         database,
@@ -291,6 +298,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
                 third_party_ids, address_invites, account_endpoints, membership_endpoints, retransmissions
             ),
             UnwantedEndpoints(Unwanted(database)),
+            ContactEndpoints(address_books, retransmissions),
         ),
         mount_content(
             ContentEndpoints(content_store, name, public_url(config)), max_upload=config.limits.max_upload_bytes
@@ -340,6 +348,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-retransmissions", 3600, retransmissions.forget_old),
         every(clock, "forget-transactions", 3600, transactions.forget_old),
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
+        every(clock, "forget-addresses", FORGET_SECONDS, address_books.forget_old),
         every(clock, "unlink-closed", CLOSED_SECONDS, third_party_ids.unlink_closed),
         every(clock, "forget-address-invites", 3600, address_invites.forget_old),
         *entrance.tasks,
@@ -350,7 +359,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, server_tls.look))
     return HomeServer(
         database,
-        [passwords.threads, files, speaking.threads],
+        [passwords.threads, files, vcards, speaking.threads],
         event_stream,
         client_site,
         Federation(

@@ -31,10 +31,10 @@ class StoredContact:
     keys: frozenset[str] = frozenset()
 
 
-def count(txn: Transaction, user_id: str) -> int:
-    """How many contacts a user has."""
-    [[number]] = txn.all("SELECT COUNT(*) FROM contacts WHERE user_id = ?", (user_id,))
-    return int(number)
+def size(txn: Transaction, user_id: str) -> tuple[int, int]:
+    """How many contacts a user has, and how long they are together."""
+    [[number, length]] = txn.all("SELECT COUNT(*), SUM(LENGTH(body)) FROM contacts WHERE user_id = ?", (user_id,))
+    return int(number), int(length or 0)
 
 
 def all_of(txn: Transaction, user_id: str) -> list[StoredContact]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.http.client.accounts import AccountEndpoints, ChangePasswordBody, ResetBody
+from synapse_like.http.client.contacts import MOST_SENT, ContactEndpoints
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
@@ -53,6 +54,7 @@ def mount_v1(
     presence: PresenceEndpoints,
     third_party_ids: ThirdPartyIdEndpoints,
     unwanted: UnwantedEndpoints,
+    contacts: ContactEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -75,6 +77,12 @@ def mount_v1(
         Route("PUT", "/account/ignored_users", unwanted.ignore, rate="send", body=IgnoredBody),
         Route("GET", "/account/invite_policy", unwanted.policy, rate="read"),
         Route("PUT", "/account/invite_policy", unwanted.set_policy, rate="send", body=PolicyBody),
+        Route("GET", "/contacts", contacts.all, rate="read"),
+        *_both("/contacts", contacts.add, Body.RAW, max_body=MOST_SENT),
+        Route("DELETE", "/contacts", contacts.delete_all, rate="send"),
+        Route("GET", "/contacts/{contact_id}", contacts.one, rate="read"),
+        *_both("/contacts/{contact_id}", contacts.change, Body.RAW),
+        Route("DELETE", "/contacts/{contact_id}", contacts.delete, rate="send"),
         *_both("/createRoom", rooms.create, CreateRoomBody),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),
