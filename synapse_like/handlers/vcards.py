@@ -35,6 +35,7 @@ _READ = frozenset(
     "FN N NICKNAME EMAIL TEL IMPP X-MATRIX X-MATRIX-ID ORG TITLE BDAY URL ADR NOTE".split()  # noqa: SIM905 - shorter so
 )
 _CHARSETS = frozenset(["utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252"])
+_ESCAPED_OR_COMMA = re.compile(r"(\\.)|,", re.DOTALL)
 _NAME = re.compile(r"(?:[A-Za-z0-9-]{1,60}\.)?([A-Za-z0-9-]{1,60})")
 _MATRIX_URI = re.compile(r"matrix:(?:u/|@)?([^?#]+)", re.IGNORECASE)
 _MATRIX_LINK = re.compile(r"https?://matrix\.to/#/(@[^?/#]+|%40[^?/#]+)", re.IGNORECASE)
@@ -85,9 +86,19 @@ def _cards(text: str) -> Iterator[list[str] | None]:
                 raise TooLarge(f"At most {MOST_PROPERTIES} lines of vCards can be imported at once.")
             plain = _decoded(parameters, value)
             if plain is not None:
-                lines.append(f"{name}:{plain}")
+                lines += [f"{name}:{one}" for one in _values(name, plain)]
     if depth:
         yield None
+
+
+def _values(name: str, value: str) -> list[str]:
+    """What a property says, as the library reads it: it takes a bare comma for the end of the value."""
+    if name == "N":
+        return [value]
+    if name == "NICKNAME":
+        # A list, whose commas are bare, while those of its texts are not.
+        return [part for part in re.split(r"((?:\\.|[^,\\])*),?", value)[1::2] if part][:MOST_LINES]
+    return [_ESCAPED_OR_COMMA.sub(lambda match: match[1] or "\\,", value)]
 
 
 def _properties(text: str) -> Iterator[tuple[str, str, str]]:
@@ -187,7 +198,7 @@ def _fields(card: Any) -> dict[str, Any]:
     organizations = [", ".join(filter(None, value)) for value in values("org") if isinstance(value, list)]
     return {
         "name": text("fn") or next((_joined(value) for value in values("n")), ""),
-        "nicknames": [part for value in texts("nickname") for part in value.split(",")],
+        "nicknames": texts("nickname"),
         "emails": [re.sub(r"^mailto:", "", value, flags=re.IGNORECASE) for value in texts("email")],
         "phones": [re.sub(r"^tel:", "", value, flags=re.IGNORECASE).partition(";")[0] for value in texts("tel")],
         "user_ids": users,

@@ -89,9 +89,7 @@ def test_what_others_have_written_is_cut_off_and_left_out() -> None:
         ({"name": "Bob"}, {"name": "BOB", "note": "met in Rome"}, "both have nothing but the same name"),
     ],
 )
-def test_same_person_is_one_contact_and_it_is_told_why(
-    one: dict[str, Any], other: dict[str, Any], reason: str
-) -> None:
+def test_same_person_is_one_contact_and_it_is_told_why(one: dict[str, Any], other: dict[str, Any], reason: str) -> None:
     for first, second in permutations([read_contact(one), read_contact(other)]):
         book: dict[str, Contact] = {}
         assert add(book, first).added == 1
