@@ -1,7 +1,7 @@
 """Policy servers, which the operator has asked before things happen (POL-1).
 
 What they refuse to our own users is refused with their reason. What other servers send cannot be refused in that way:
-their messages are soft-failed, which the other servers do not notice; see docs/decisions/0017-policy-servers.md.
+their messages are soft-failed, which the other servers do not notice; see docs/decisions/0021-policy-servers.md.
 
 Nothing here runs on the thread that writes, and no room waits for another. All policy servers of a hook are asked at
 the same time; what is asked about is allowed if all of them allow it. One that does not answer in time allows all or
