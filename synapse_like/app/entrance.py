@@ -156,4 +156,4 @@ def make_policy(
         ]
     except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error
-    return Policy(database, clients)
+    return Policy(database, clients, own_keys.server_name)

@@ -38,7 +38,12 @@ from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
-from synapse_like.handlers.incoming_transactions import EduHandler, IncomingTransactions
+from synapse_like.handlers.incoming_transactions import (
+    ANSWER_SECONDS,
+    ANSWER_SECONDS_WITH_POLICY,
+    EduHandler,
+    IncomingTransactions,
+)
 from synapse_like.handlers.initial_sync import InitialSync
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.membership_requests import MembershipRequests
@@ -318,6 +323,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         missing,
         locks,
         edus={TYPING: typing.receive} | (people.edus if people else {}),
+        answer_seconds=ANSWER_SECONDS if policy is None else ANSWER_SECONDS_WITH_POLICY,
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cachetools import TTLCache
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -39,6 +40,8 @@ MOST_CONTACTS, MOST_BYTES = 5000, 4 * 1024 * 1024
 REMEMBERED_SECONDS, FORGET_SECONDS = 12 * 3600, 3600
 #: Addresses that are asked about in one request.
 LOOKED_UP_AT_ONCE = 500
+#: For how many seconds a book that has not changed is not looked through again, and of how many users that is known.
+PAUSE_SECONDS, MOST_USERS = 60, 10_000
 
 _log = get_logger(__name__)
 
@@ -90,13 +93,15 @@ class Contacts:
         self._limit = limit
         self._looks_up = looks_up
         self._looking: set[str] = set()
+        self._looked: TTLCache[str, None] = TTLCache(MOST_USERS, PAUSE_SECONDS, timer=clock.monotonic)
 
     # Reading.
 
     async def all(self, requester: Requester) -> list[ShownContact]:
         """All contacts of the requester, with what is known of them now; what is not is asked for."""
         shown = await self._database.read("contacts", self._all, requester.user_id)
-        self._look_up_soon(requester.user_id)
+        if requester.user_id not in self._looked:
+            self._look_up_soon(requester.user_id)
         return shown
 
     async def one(self, requester: Requester, contact_id: str) -> ShownContact:
@@ -169,6 +174,7 @@ class Contacts:
         """Ask whose the addresses of a user's contacts are, where that is not known."""
         if self._looks_up and user_id not in self._looking:
             self._looking.add(user_id)
+            self._looked[user_id] = None
             run_in_background("look-up-contacts", self._look_up, user_id)
 
     async def _look_up(self, user_id: str) -> None:

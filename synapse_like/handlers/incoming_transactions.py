@@ -44,6 +44,8 @@ MOST_PDUS = 50
 MOST_EDUS = 100
 #: After how many seconds a transaction is answered, whether all of it is settled or not.
 ANSWER_SECONDS = 10.0
+#: The same where policy servers are asked: the queue of the other server must not go by their pace.
+ANSWER_SECONDS_WITH_POLICY = 0.5
 #: How many lots of events may wait for one room.
 MOST_WAITING = 100
 #: Servers of whom it is remembered which transaction was the last.
@@ -85,6 +87,7 @@ class IncomingTransactions:
     """Receives transactions.
 
     :param edus: what takes EDUs, by their type; others are ignored.
+    :param answer_seconds: after which a transaction is answered in any case.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class IncomingTransactions:
         locks: RoomLocks,
         *,
         edus: Mapping[str, EduHandler],
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
+        self._answer_seconds = answer_seconds
         self._database = database
         self._clock = clock
         self._client = client
@@ -216,7 +221,7 @@ class IncomingTransactions:
             if not left and not done.called:
                 done.callback(None)
 
-        timer = self._clock.call_later(ANSWER_SECONDS, lambda: None if done.called else done.callback(None))
+        timer = self._clock.call_later(self._answer_seconds, lambda: None if done.called else done.callback(None))
         for work in works:
             work.addCallback(one_done)
         await done

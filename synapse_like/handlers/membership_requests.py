@@ -17,7 +17,7 @@ from synapse_like.handlers import event_pdus, outside_memberships
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_reception import admit
-from synapse_like.handlers.policy import INVITES, Policy
+from synapse_like.handlers.policy import INVITES, Policy, about
 from synapse_like.handlers.remote_membership import shown_by_others, stripped
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited
@@ -194,13 +194,7 @@ class MembershipRequests:
             raise Forbidden("The content of the event does not have the hash that it claims.")
         _check_covered(rules, event)
         if self._policy is not None:
-            about: dict[str, Any] = {
-                "user_id": event.sender,
-                "room_id": room_id,
-                "target": invited,
-                "content": event.content,
-            }
-            await self._policy.check(INVITES, **about)
+            await self._policy.check(INVITES, **about(INVITES, event))
         signed = sign_pdu(rules, kept, self._server_name, self._creation.signing_key)
         event, _ = read_foreign(rules, signed)
         item = CheckedEvent(rules, event, encode_pdu(signed))

@@ -21,9 +21,11 @@ from synapse_like.federation.policy_client import PolicyClient, PolicyVerdict
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import Event
+from synapse_like.protocol.membership import INVITE
 from synapse_like.storage import retransmissions
 from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once
+from synapse_like.storage.state import MEMBER
 
 REGISTRATION: PolicyHook = "registration"
 INVITES: PolicyHook = "invites"
@@ -41,9 +43,11 @@ class Policy:
     """Asks them.
 
     :param clients: one for each, in the order of the settings.
+    :param server_name: whose users' invites are asked about.
     """
 
-    def __init__(self, database: Database, clients: Sequence[PolicyClient]) -> None:
+    def __init__(self, database: Database, clients: Sequence[PolicyClient], server_name: str) -> None:
+        self._server_name = server_name
         self._database = database
         self._clients = clients
 
@@ -72,15 +76,17 @@ class Policy:
             raise Forbidden(verdict.reason or "The policy of this server does not allow this.")
 
     async def welcomes(self, found: Sequence[Event]) -> list[bool]:
-        """Whether events of other servers are to be shown here: messages are asked about, nothing else is."""
+        """Whether events of other servers are to be shown here: messages, and invites of our users, are asked about."""
         welcome = [True] * len(found)
-        if not self.asks(REMOTE_SENDS):
-            return welcome
-        asked = [number for number, event in enumerate(found) if not event.is_state and event.type != REDACTION]
+        hooks = {number: hook for number, event in enumerate(found) if (hook := self._hook_of(event)) is not None}
+        asked = list(hooks)
         for start in range(0, len(asked), AT_ONCE):
             part = asked[start : start + AT_ONCE]
             verdicts = await gatherResults(
-                [Deferred.fromCoroutine(self._ask(REMOTE_SENDS, about(found[number]))) for number in part]
+                [
+                    Deferred.fromCoroutine(self._ask(hooks[number], about(hooks[number], found[number])))
+                    for number in part
+                ]
             )
             for number, verdict in zip(part, verdicts, strict=True):
                 welcome[number] = verdict.is_allowed
@@ -88,6 +94,18 @@ class Policy:
                     event_id = found[number].event_id
                     _log.info("a policy server refuses an event", event_id=event_id, reason=verdict.reason)
         return welcome
+
+    def _hook_of(self, event: Event) -> PolicyHook | None:
+        """Where an event of another server is asked about; None if it is not."""
+        hook = None
+        if not event.is_state and event.type != REDACTION:
+            hook = REMOTE_SENDS
+        elif event.type == MEMBER and event.content.get("membership") == INVITE and self._is_ours(event):
+            hook = INVITES
+        return hook if hook is not None and self.asks(hook) else None
+
+    def _is_ours(self, invite: Event) -> bool:
+        return (invite.state_key or "").endswith(f":{self._server_name}")
 
     async def _ask(self, hook: PolicyHook, question: Mapping[str, Any]) -> PolicyVerdict:
         clients = [client for client in self._clients if hook in client.settings.hooks]
@@ -105,8 +123,15 @@ async def _ask_one(client: PolicyClient, question: dict[str, Any]) -> PolicyVerd
         return PolicyVerdict(on_failure == "open", "The policy of this server cannot be asked at the moment.")
 
 
-def about(event: Event) -> dict[str, Any]:
-    """What a policy server is told of an event of another server."""
+def about(hook: PolicyHook, event: Event) -> dict[str, Any]:
+    """What a policy server is told at a hook of an event of another server."""
+    if hook == INVITES:
+        return {
+            "user_id": event.sender,
+            "room_id": event.room_id,
+            "target": event.state_key,
+            "content": event.content,
+        }
     return {
         "user_id": event.sender,
         "room_id": event.room_id,

@@ -140,6 +140,25 @@ def test_invite_of_another_server_is_refused_with_the_reason(policy: PolicyServe
     assert invited_to(bob) == [room]
 
 
+def test_invite_that_comes_with_the_room_is_not_told(
+    policy: PolicyServer, alice: Client, bob: Client, meet: Meet, unique: Unique
+) -> None:
+    """POL-1: it stands in the room, which has one state everywhere; the invited user hears nothing of it."""
+    room = meet(alice, bob)
+    dave = Client(bob.server).register(unique("dave"))
+    refuse_on(policy, bob, dave.user_id)
+    since = dave.present()
+    alice.invite(room, dave)
+    wait_until("the invite", lambda: bob.members(room).get(dave.user_id) == "invite" or None)
+    assert dave.events(since, timeout=300)["chunk"] == []
+    assert invited_to(dave) == []
+    wait_until_agree(room, alice, bob)
+    policy.reset()
+    alice.kick(room, dave)
+    alice.invite(room, dave)
+    wait_until("the other invite", lambda: invited_to(dave) or None)
+
+
 def test_slow_policy_server_holds_up_neither_other_rooms_nor_the_queue(
     policy: PolicyServer, alice: Client, bob: Client, meet: Meet, unique: Unique
 ) -> None:
