@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from synapse_like.handlers import room_state
-from synapse_like.handlers.unwanted import is_dropped
+from synapse_like.handlers.unwanted import is_kept_from
 from synapse_like.protocol.authorisation import redaction_applies
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
-from synapse_like.protocol.membership import BAN, INVITE, JOIN, LEAVE
+from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
@@ -223,8 +223,10 @@ class EventPersistence:
         held = change.after or change.before
         assert held is not None
         was, now = change.memberships[0], change.memberships[1] or LEAVE
-        if now == INVITE and change.after is not None and is_dropped(txn, change.after.event, present=was):
-            unwanted.hide(txn, change.after.event_nid)
+        if change.after is not None and change.after.event.sender != user_id:
+            before = change.before.event_nid if change.before is not None else None
+            if is_kept_from(txn, change.after.event, was=was, before=before):
+                unwanted.hide(txn, change.after.event_nid)
         membership.record_change(txn, user_id, MembershipChange(position, room.room_nid, held.event_nid, now))
 
 

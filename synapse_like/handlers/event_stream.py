@@ -14,7 +14,6 @@ from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.handlers.streams import NO_ARRIVALS, Json, PresenceStream, Stream, arrivals
 from synapse_like.handlers.unwanted import has_ignored, without_ignored
 from synapse_like.protocol.errors import UnknownToken
-from synapse_like.protocol.membership import INVITE
 from synapse_like.storage import accounts, events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
@@ -227,8 +226,8 @@ def visible_since(
     """What a user is to see of the events with after < position <= up_to: how far it goes, and the events.
 
     In a room whose membership has not changed since, a joined user sees everything. In the others an event is seen if
-    the user was joined just before it, or if it is about their own membership; but not an invite that they are not told
-    of.
+    the user was joined just before it, or if it is about their own membership; but not if it is one that
+    they are not told of.
     """
     joined = {room.room_nid for room in membership.of_user(txn, user_id)}
     # Also the changes after `up_to`: a room joined later is joined now, but was not then.
@@ -236,8 +235,8 @@ def visible_since(
     for change in membership.changes(txn, user_id, after=after, up_to=2**62):
         changed.setdefault(change.room_nid, []).append(change)
     rows = events.since(txn, joined | changed.keys(), after=after, up_to=up_to, limit=limit)
-    invites = [change.event_nid for held in changed.values() for change in held if change.membership == INVITE]
-    hidden = unwanted.hidden_among(txn, invites) if invites else set()
+    own = [change.event_nid for held in changed.values() for change in held]
+    hidden = unwanted.hidden_among(txn, own)
     histories = {room_nid: membership.changes_in_room(txn, user_id, room_nid) for room_nid in changed}
     seen = [
         event_nid

@@ -223,7 +223,7 @@ class Login:
             return Begun(None if submission.by_ticket else new_id, result.answer)
         now = replace(now, completed=done, facts={**now.facts, stage_type: result.facts})
         if any(len(flow) == len(done) for flow in following):
-            if purpose == REGISTER and self._policy is not None and now.user_id is not None:
+            if now.purpose == REGISTER and self._policy is not None and now.user_id is not None:
                 await self._policy.check(REGISTRATION, **_about(now.user_id, now))
             return await self._database.write("log-in", self._finish, session, now)
         await self._database.write("end-stage", self._record, session, now)

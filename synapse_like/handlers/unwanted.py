@@ -8,7 +8,7 @@ invited does not learn that.
 **Invites.** A user takes those of everyone, of who is in a room with them, of their contacts, or nobody's. Others are
 refused with 403 where there is somebody to refuse to: our own users, and servers that ask. Where an invite stands in
 its room already, as when it comes with the other events of a room that this server is in, it is left there and the user
-is not told of it. An answer to a user's own knock is always wanted.
+is not told of it, nor that it was taken back. An answer to a user's own knock is always wanted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.protocol.errors import BadJson, Forbidden
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.identifiers import canonical_user_id
-from synapse_like.protocol.membership import KNOCK
+from synapse_like.protocol.membership import INVITE, JOIN, KNOCK
 from synapse_like.storage import contacts, events, membership, unwanted
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
@@ -76,13 +76,20 @@ def check_invite(txn: Transaction, inviter: str, user_id: str, *, present: str |
         raise Forbidden(f"{user_id} does not take invites from you.")
 
 
-def is_dropped(txn: Transaction, invite: Event, *, present: str | None) -> bool:
-    """Whether the invited user, who is one of ours, is not to be told of an invite.
+def is_kept_from(txn: Transaction, event: Event, *, was: str | None, before: int | None) -> bool:
+    """Whether a user of ours is not to be told that somebody else has changed their membership.
 
-    :param present: the user's membership before it.
+    Not only of an invite: who may put somebody out of a room may give a reason, and could so say anything to everybody.
+
+    :param was: the user's membership before.
+    :param before: the number of the event that made it that.
     """
-    inviter, user_id = invite.sender, invite.state_slot[1]
-    return unwanted.ignores(txn, user_id, inviter) or not _takes(txn, inviter, user_id, present)
+    sender, user_id = event.sender, event.state_slot[1]
+    if event.content.get("membership") == INVITE:
+        return unwanted.ignores(txn, user_id, sender) or not _takes(txn, sender, user_id, was)
+    if was == INVITE and before is not None:
+        return before in unwanted.hidden_among(txn, [before])
+    return was not in (JOIN, KNOCK) and unwanted.ignores(txn, user_id, sender)
 
 
 def _takes(txn: Transaction, inviter: str, user_id: str, present: str | None) -> bool:

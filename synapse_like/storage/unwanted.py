@@ -1,4 +1,4 @@
-"""What users do not want: whom they ignore, whose invites they take, and the invites they are not told of (SEC-9)."""
+"""What users do not want: whom they ignore, whose invites they take, and what they are not told of (SEC-9)."""
 
 from __future__ import annotations
 
@@ -53,21 +53,22 @@ def set_policy(txn: Transaction, user_id: str, policy: str) -> None:
 
 
 def hide(txn: Transaction, event_nid: int) -> None:
-    """Do not tell the invited user of an invite."""
-    txn.execute("INSERT INTO hidden_invites (event_nid) VALUES (?) ON CONFLICT DO NOTHING", (event_nid,))
+    """Do not tell a user of a change of their membership."""
+    txn.execute("INSERT INTO hidden_memberships (event_nid) VALUES (?) ON CONFLICT DO NOTHING", (event_nid,))
 
 
 def hidden_among(txn: Transaction, event_nids: Collection[int]) -> set[int]:
-    """Those of some invites that the invited user is not told of."""
+    """Those of some changes of membership that the user is not told of."""
     found: set[int] = set()
     for part in batched(event_nids):
-        rows = txn.all(f"SELECT event_nid FROM hidden_invites WHERE event_nid IN ({placeholders(part)})", part)
+        rows = txn.all(f"SELECT event_nid FROM hidden_memberships WHERE event_nid IN ({placeholders(part)})", part)
         found.update(row[0] for row in rows)
     return found
 
 
 def delete_room(txn: Transaction, room_nid: int) -> None:
-    """Forget the hidden invites to a room; before its events go."""
+    """Forget what is hidden of a room; before its events go."""
     txn.execute(
-        "DELETE FROM hidden_invites WHERE event_nid IN (SELECT event_nid FROM events WHERE room_nid = ?)", (room_nid,)
+        "DELETE FROM hidden_memberships WHERE event_nid IN (SELECT event_nid FROM events WHERE room_nid = ?)",
+        (room_nid,),
     )

@@ -179,6 +179,31 @@ def test_invites_by_ignored_users_are_dropped(alice: Client, bob: Client) -> Non
     assert invited_to(alice) == []
 
 
+def test_ignored_users_say_nothing_by_kicks_and_bans(alice: Client, bob: Client, carol: Client) -> None:
+    """SEC-9: the reason for which an invite is taken back, or somebody banned, would be a message."""
+    ignore(alice, bob)
+    since = alice.present()
+    room = bob.create_room()
+    bob.invite(room, alice)
+    bob.kick(room, alice, "spam")
+    bob.ban(room, alice, "spam")
+    bob.unban(room, alice)
+    assert alice.events(since, timeout=300)["chunk"] == []
+    # Of a room that she is in, or was really invited to, she must know how it stands.
+    shared = carol.create_room()
+    carol.invite(shared, bob)
+    bob.join(shared)
+    carol.give_power(shared, {bob.user_id: 60})
+    for is_joined in (False, True):
+        carol.invite(shared, alice)
+        if is_joined:
+            alice.join(shared)
+        bob.kick(shared, alice)
+        memberships = [event["content"]["membership"] for event in invites_in(alice.events(since)["chunk"], alice)]
+        assert memberships[-1] == "leave"
+    assert memberships == ["invite", "leave", "invite", "join", "leave"]
+
+
 @pytest.mark.parametrize("way", ["invite", "state", "create", "idempotent"])
 def test_invites_are_taken_of_whom_one_says(alice: Client, bob: Client, carol: Client, way: str) -> None:
     """SEC-9: refused with a sentence, whatever way the invite is made."""

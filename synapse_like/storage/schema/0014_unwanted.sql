@@ -11,7 +11,7 @@ CREATE TABLE invite_policies (
     policy TEXT NOT NULL
 );
 
--- Invites that stand in their rooms, and that those who were invited are not told of.
-CREATE TABLE hidden_invites (
+-- Changes of membership that stand in their rooms, and that those whose membership they change are not told of: invites, and what ends them.
+CREATE TABLE hidden_memberships (
     event_nid BIGINT PRIMARY KEY
 );
