@@ -35,6 +35,7 @@ TEST = [
     "types-Authlib>=1.6",
     "types-PyYAML>=6.0,<7",
     "types-cachetools>=6.0",
+    "types-vobject>=0.9.9",
 ]
 
 setup(
@@ -78,6 +79,7 @@ setup(
         "Authlib>=1.9,<2",
         "joserfc>=1.8,<2",
         "phonenumbers>=8.13,<10",
+        "vobject>=0.9.9,<1",
     ],
     extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},

@@ -552,6 +552,43 @@ class OAuth2(Section):
         return providers
 
 
+class Contacts(Section):
+    """The address books of users."""
+
+    look_up: bool = True
+    """Whether the first of the trusted identity servers is asked which Matrix users the contacts are: by hashes of
+    their addresses where it can be."""
+
+
+PolicyHook = Literal["registration", "invites", "room_creation", "local_sends", "remote_sends"]
+
+
+class PolicyServer(Settings):
+    """A server that is asked whether something may be done."""
+
+    url: Url
+    """Where it is asked, by POST."""
+
+    hooks: OneOrMore[PolicyHook]
+    """What it is asked about: registration, invites, room_creation, local_sends, remote_sends."""
+
+    timeout: PositiveFloat = 5.0
+    """Seconds that it may take to answer."""
+
+    on_failure: Literal["open", "closed"] = "open"
+    """What counts if it does not answer in time: `open` allows, `closed` refuses."""
+
+
+class Policy(Section):
+    """The policy servers, which are asked before things happen; docs/operating.md says how they answer."""
+
+    servers: ListOf[PolicyServer] = ()
+    """Each with its `url`, its `hooks`, and if need be `timeout` (5) and `on_failure` (open, or closed)."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
+
+
 class Rooms(Section):
     """What rooms are like."""
 
@@ -780,6 +817,8 @@ class Config(Settings):
     mail: Mail = Mail()
     identity_servers: IdentityServers = IdentityServers()
     oauth2: OAuth2 = OAuth2()
+    policy: Policy = Policy()
+    contacts: Contacts = Contacts()
     rate_limits: RateLimits = RateLimits()
     rooms: Rooms = Rooms()
     presence: Presence = Presence()

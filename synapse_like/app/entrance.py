@@ -15,6 +15,7 @@ from synapse_like.config import Config, OAuth2Provider
 from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.federation.oauth2_client import Endpoints, OAuth2Client, Registered
 from synapse_like.federation.own_keys import OwnKeys
+from synapse_like.federation.policy_client import PolicyClient
 from synapse_like.federation.web_client import WebClient
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication
@@ -25,6 +26,7 @@ from synapse_like.handlers.login_by_mail import MailCodeStage, MailUrlStage
 from synapse_like.handlers.login_by_oauth2 import OAuth2Stage, Provider
 from synapse_like.handlers.login_by_password import PasswordStage, RegistrationTokenStage
 from synapse_like.handlers.passwords import Passwords
+from synapse_like.handlers.policy import Policy
 from synapse_like.handlers.postman import Postman
 from synapse_like.http.limits import Limiter
 from synapse_like.http.pages.oauth2 import CHOOSE_PATH, RETURN_PATH
@@ -58,6 +60,7 @@ def make_entrance(
     passwords: Passwords,
     limits: Limiter,
     identity_client: IdentityClient,
+    policy: Policy | None,
 ) -> Entrance:
     """Put it together.
 
@@ -88,6 +91,7 @@ def make_entrance(
         register_flows=config.registration.offered_flows(),
         session_lifetime=config.login.session_lifetime,
         limit=limits.check,
+        policy=policy,
     )
     accounts = Accounts(
         name,
@@ -185,3 +189,27 @@ def make_web_client(reactor: Any, ca_file: Path | None, timeout: float) -> WebCl
         return WebClient(reactor, ca_file=ca_file, timeout=timeout, user_agent=f"synapse_like/{__version__}")
     except AuthoritiesUnusable as error:
         raise StartError(str(error)) from error
+
+
+def make_policy(
+    config: Config, reactor: Any, clock: ReactorClock, database: Database, own_keys: OwnKeys
+) -> Policy | None:
+    """What asks the policy servers; None if there are none.
+
+    :raises StartError: the certificates of the authorities cannot be used.
+    """
+    settings = config.policy
+    if not settings.servers:
+        return None
+    clients = [
+        PolicyClient(
+            reactor,
+            make_web_client(reactor, settings.ca_file, server.timeout),
+            server,
+            clock,
+            own_keys.server_name,
+            own_keys.signing,
+        )
+        for server in settings.servers
+    ]
+    return Policy(database, clients, own_keys.server_name)

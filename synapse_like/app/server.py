@@ -15,7 +15,7 @@ from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
 from synapse_like.app.content import ContentParts, make_content
-from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client
+from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client, make_policy
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
@@ -30,6 +30,7 @@ from synapse_like.federation.resolver import ServerResolver, ServiceLookup
 from synapse_like.federation.tls import ClientTls, ServerTls
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.backfill import Backfill
+from synapse_like.handlers.contacts import FORGET_SECONDS, Contacts
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.disclosure import Disclosure
 from synapse_like.handlers.event_checks import EventChecks
@@ -37,7 +38,12 @@ from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.history import History
-from synapse_like.handlers.incoming_transactions import EduHandler, IncomingTransactions
+from synapse_like.handlers.incoming_transactions import (
+    ANSWER_SECONDS,
+    ANSWER_SECONDS_WITH_POLICY,
+    EduHandler,
+    IncomingTransactions,
+)
 from synapse_like.handlers.initial_sync import InitialSync
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.membership_requests import MembershipRequests
@@ -64,9 +70,11 @@ from synapse_like.handlers.third_party_ids import CLOSED_SECONDS, ThirdPartyIds
 from synapse_like.handlers.third_party_invites import ThirdPartyInvites
 from synapse_like.handlers.typing import EDU_TYPE as TYPING
 from synapse_like.handlers.typing import Typing
+from synapse_like.handlers.unwanted import Unwanted
 from synapse_like.handlers.voip import Voip
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
+from synapse_like.http.client.contacts import ContactEndpoints
 from synapse_like.http.client.content import ContentEndpoints, mount_content
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints
@@ -76,6 +84,7 @@ from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import RoomEndpoints
 from synapse_like.http.client.third_party_ids import ThirdPartyIdEndpoints
 from synapse_like.http.client.typing import TypingEndpoints
+from synapse_like.http.client.unwanted import UnwantedEndpoints
 from synapse_like.http.client.v1 import mount_v1
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.federation.authentication import SignatureAuthenticator
@@ -103,6 +112,8 @@ from synapse_like.storage.profiles import ProfileChanged
 HEALTH_SECONDS = 5.0
 #: Threads that read and write files.
 FILE_THREADS = 8
+#: Threads that read and write vCards.
+VCARD_THREADS = 1
 #: Threads that check signatures.
 SIGNATURE_THREADS = 1
 #: How long DNS may take to answer each of our questions, in seconds.
@@ -225,10 +236,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
     identity_client = make_identity_client(config, reactor, clock, own_keys)
-    entrance = make_entrance(config, reactor, clock, database, authentication, passwords, limits, identity_client)
+    policy = make_policy(config, reactor, clock, database, own_keys)
+    entrance = make_entrance(
+        config, reactor, clock, database, authentication, passwords, limits, identity_client, policy
+    )
 
     speaking = speak(config, reactor, clock, database, own_keys, client_tls)
-    checks = EventChecks(speaking.keyring, speaking.slices)
+    checks = EventChecks(speaking.keyring, speaking.slices, policy)
     locks = RoomLocks()
     persistence = EventPersistence(name)
     creation = EventCreation(name, own_keys.signing, clock, persistence)
@@ -236,12 +250,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
 
     directory = Directory(database, creation, speaking.client, name)
     membership = Membership(
-        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks)
+        database, creation, directory, RemoteMembership(database, speaking.client, checks, creation, locks), policy
     )
     profile_changes = ProfileChanges(database, bus, creation)
     profiles = Profiles(database, speaking.client, profile_changes, name, may_observe=presence_lists.may_observe)
-    messages = Messages(database, creation, membership)
-    rooms = Rooms(database, creation, directory, membership, name, usual_version=config.rooms.default_version)
+    messages = Messages(database, creation, membership, policy)
+    version = config.rooms.default_version
+    rooms = Rooms(database, creation, directory, membership, name, usual_version=version, policy=policy)
     retransmissions = Retransmissions(database, clock)
 
     files = ThreadPool(0, FILE_THREADS, "files")
@@ -271,6 +286,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
         longest_poll_ms=config.limits.long_poll_max_ms,
     )
 
+    vcards = ThreadPool(0, VCARD_THREADS, "vcards")
+    looks_up = config.contacts.look_up and bool(config.identity_servers.trusted)
+    address_books = Contacts(database, clock, reactor, vcards, identity_client, limits.check, looks_up=looks_up)
     third_party_ids = ThirdPartyIds(database, identity_client, limits.check)
     address_invites = ThirdPartyInvites(
         database,
@@ -302,6 +320,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
             ThirdPartyIdEndpoints(
                 third_party_ids, address_invites, account_endpoints, membership_endpoints, retransmissions
             ),
+            UnwantedEndpoints(Unwanted(database)),
+            ContactEndpoints(address_books, retransmissions),
         ),
         mount_content(
             ContentEndpoints(content.repository, content.thumbnails, name, public_url(config)),
@@ -324,6 +344,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         locks,
         edus={TYPING: typing.receive} | (people.edus if people else {}),
         lasting_edus=(INVITE, ACCEPT, DENY),
+        answer_seconds=ANSWER_SECONDS if policy is None else ANSWER_SECONDS_WITH_POLICY,
     )
     federation_mounts: list[Mount[str]] = [
         mount_keys(KeyEndpoints(ServerKeys(own_keys, speaking.keyring, clock))),
@@ -334,7 +355,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
                 name,
                 clock,
                 transactions,
-                MembershipRequests(database, checks, creation),
+                MembershipRequests(database, checks, creation, policy),
                 Disclosure(database, directory, profiles, name),
             )
         ),
@@ -356,6 +377,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "forget-transactions", 3600, transactions.forget_old),
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
+        every(clock, "forget-addresses", FORGET_SECONDS, address_books.forget_old),
         every(clock, "unlink-closed", CLOSED_SECONDS, third_party_ids.unlink_closed),
         every(clock, "forget-address-invites", 3600, address_invites.forget_old),
         *entrance.tasks,
@@ -367,7 +389,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, server_tls.look))
     return HomeServer(
         database,
-        [passwords.threads, files, speaking.threads],
+        [passwords.threads, files, vcards, speaking.threads],
         event_stream,
         client_site,
         Federation(

@@ -225,6 +225,45 @@ class IdentityClient:
         except BadJson as error:
             raise ServerUnreachable(urlsplit(url).netloc, error.message) from error
 
+    async def lookup_many(self, url: str, threepids: Sequence[ThirdPartyId]) -> dict[ThirdPartyId, str]:
+        """Whose some addresses are, by their hashes if the server knows how to look these up; one by one if not.
+
+        :param threepids: of those that are nobody's, nothing is said.
+        :raises ServerUnreachable: the server cannot be asked.
+        """
+        answer = await self._web.request("GET", f"{url}{API}/hash_details")
+        details = _object(url, answer)
+        match details:
+            case {"algorithms": list(algorithms), "lookup_pepper": str(pepper)} if answer.status == 200:
+                if "sha256" in algorithms:
+                    return await self._lookup_hashed(url, threepids, pepper)
+            case _ if answer.status not in (404, 405, 400):
+                raise _nonsense(url, answer)
+        found = {}
+        for threepid in threepids:
+            owner = await self.lookup(url, threepid)
+            if owner is not None:
+                found[threepid] = owner
+        return found
+
+    async def _lookup_hashed(self, url: str, threepids: Sequence[ThirdPartyId], pepper: str) -> dict[ThirdPartyId, str]:
+        by_hash = {threepid.hashed(pepper): threepid for threepid in threepids}
+        body = orjson.dumps({"addresses": list(by_hash), "algorithm": "sha256", "pepper": pepper})
+        headers = {"Content-Type": "application/json"}
+        answer = await self._web.request("POST", f"{url}{API}/lookup", headers=headers, body=body)
+        mappings = _object(url, answer).get("mappings")
+        if answer.status != 200 or not isinstance(mappings, dict):
+            # Also if the pepper has just changed: then it is asked again another time.
+            raise _nonsense(url, answer)
+        found = {}
+        for hashed, user_id in mappings.items():
+            try:
+                if hashed in by_hash and isinstance(user_id, str):
+                    found[by_hash[hashed]] = canonical_user_id(user_id)
+            except BadJson as error:
+                raise ServerUnreachable(urlsplit(url).netloc, error.message) from error
+        return found
+
     async def store_invite(self, url: str, threepid: ThirdPartyId, room_id: str, sender: str) -> StoredInvite | str:
         """Leave an invite for whoever will have an address; the user who has it already, if there is one.
 

@@ -176,9 +176,8 @@ class Backfill:
         read = await self._checks.read_many(wanted.rules, room_id, pdus)
         placed = await self._database.read("placed", self._placed, list(read))
         new = [pair for event_id, pair in read.items() if event_id not in placed]
-        checked = {
-            item.event.event_id: item for item in await self._checks.check_many(wanted.rules, new, relayed_by=server)
-        }
+        signed = await self._checks.check_many(wanted.rules, new, relayed_by=server)
+        checked = {item.event.event_id: item for item in await self._checks.ask_policy(signed)}
         await self._fetch_auth(server, checked)
         return await self._database.write("backfill", self._store, room_id, gap, wanted.missing, checked)
 
@@ -259,7 +258,7 @@ class Backfill:
 
     def _judge(self, txn: Transaction, room_nid: int, item: CheckedEvent, known: dict[str, Known]) -> None:
         """See whether what an event rests on allows it, and remember what came of that."""
-        event, standing = item.event, Standing.ACCEPTED
+        event, standing = item.event, Standing.ACCEPTED if item.is_welcome else Standing.SOFT_FAILED
         try:
             if any(auth not in known or known[auth].room_nid != room_nid for auth in event.auth_events):
                 raise AuthError("The event rests on events that are not here.")

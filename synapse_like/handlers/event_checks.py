@@ -6,10 +6,11 @@ The numbers are those of the steps by which an event is received; `event_recepti
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from synapse_like.background import Slices
 from synapse_like.federation.keyring import Keyring
+from synapse_like.handlers.policy import Policy
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import BadJson, MatrixError
 from synapse_like.protocol.events import Event, Pdu
@@ -27,11 +28,13 @@ class CheckedEvent:
     """An event that is what its origin said.
 
     :ivar pdu: as it is stored.
+    :ivar is_welcome: whether the policy of this server lets it be shown.
     """
 
     rules: RoomRules
     event: Event
     pdu: bytes
+    is_welcome: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,20 @@ class EventChecks:
     """Reads and checks events from elsewhere.
 
     :param slices: where it is done if they are many.
+    :param policy: None if nobody is asked whether they are welcome.
     """
 
-    def __init__(self, keyring: Keyring, slices: Slices) -> None:
+    def __init__(self, keyring: Keyring, slices: Slices, policy: Policy | None = None) -> None:
         self._keyring = keyring
         self._slices = slices
+        self._policy = policy
+
+    async def ask_policy(self, checked: Sequence[CheckedEvent]) -> list[CheckedEvent]:
+        """The same events, with what the policy servers make of them."""
+        if self._policy is None:
+            return list(checked)
+        welcome = await self._policy.welcomes([item.event for item in checked])
+        return [replace(item, is_welcome=is_welcome) for item, is_welcome in zip(checked, welcome, strict=True)]
 
     async def read_many(self, rules: RoomRules, room_id: str, pdus: Sequence[object]) -> dict[str, tuple[Event, Pdu]]:
         """1 for many events of a room, by ID; those that do not pass are left out, with a line in the log."""

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from synapse_like.handlers import room_state
+from synapse_like.handlers.unwanted import is_kept_from
 from synapse_like.protocol.authorisation import redaction_applies
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.identifiers import domain_of
@@ -23,7 +24,7 @@ from synapse_like.protocol.membership import BAN, JOIN, LEAVE
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
-from synapse_like.storage import destinations, events, membership, room_servers, rooms, state
+from synapse_like.storage import destinations, events, membership, room_servers, rooms, state, unwanted
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
@@ -229,7 +230,11 @@ class EventPersistence:
         """Log that one of our own users came or went."""
         held = change.after or change.before
         assert held is not None
-        now = change.memberships[1] or LEAVE
+        was, now = change.memberships[0], change.memberships[1] or LEAVE
+        if change.after is not None and change.after.event.sender != user_id:
+            before = change.before.event_nid if change.before is not None else None
+            if is_kept_from(txn, change.after.event, was=was, before=before):
+                unwanted.hide(txn, change.after.event_nid)
         membership.record_change(txn, user_id, MembershipChange(position, room.room_nid, held.event_nid, now))
 
 

@@ -14,6 +14,7 @@ The steps, of which 1 to 3 are in `event_checks`:
    (server-server API, "Soft failure"). Who was banned cannot go on by pretending not to have heard of it. But state
    that holds its own when the forks are resolved is accepted: it holds on all servers that heard of it in time, and so
    it must here (FED-8).
+   Messages that the policy servers of this server do not want are soft-failed, too, and invites are not told (POL-1).
 9. It enters the room by the one door, `event_persistence`.
 
 Steps 4 to 9 are one function of a transaction; nothing can come between them.
@@ -33,7 +34,7 @@ from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.state_resolution import StateIds
-from synapse_like.storage import events, rooms, state
+from synapse_like.storage import events, rooms, state, unwanted
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Known, Standing
 from synapse_like.storage.rooms import RoomHead
@@ -106,6 +107,8 @@ def admit(
     before = _state_before(txn, room, [known[prev] for prev in event.prev_events if prev in known], bridge)
     # 6 to 8.
     standing, refusal = _judge(txn, room, event, known, before)
+    if standing is Standing.ACCEPTED and not checked.is_welcome and not event.is_state:
+        standing, refusal = Standing.SOFT_FAILED, "A policy server does not want it."
     if refusal is not None:
         _log.warning("an event was refused", event_id=event.event_id, standing=standing.name, reason=refusal)
     # 9.
@@ -125,6 +128,9 @@ def admit(
         is_ours=is_ours,
         late_place=late_place,
     )
+    if event.is_state and not checked.is_welcome:
+        # A room has one state; but whom somebody invites need not be told.
+        unwanted.hide(txn, stored.event_nid)
     if standing is Standing.ACCEPTED and lacking.before:
         missing = events.unplaced(txn, lacking.before)
         rooms.add_gaps(txn, room, stored.event_nid, missing, is_news=late_events.lacks_news(room, event))

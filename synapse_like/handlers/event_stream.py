@@ -12,8 +12,9 @@ from synapse_like.handlers.authentication import Requester, TokensEnded
 from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
 from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.handlers.streams import NO_ARRIVALS, News, PresenceStream, Stream, arrivals
+from synapse_like.handlers.unwanted import has_ignored, without_ignored
 from synapse_like.protocol.errors import UnknownToken
-from synapse_like.storage import accounts, events, membership
+from synapse_like.storage import accounts, events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
@@ -164,11 +165,18 @@ class EventStream:
     async def _read(
         self, requester: Requester, watcher: Watcher, after: int, position: int
     ) -> tuple[int, Sequence[StoredEvent]]:
-        """What the user may see after a position, from memory if that can tell; and how far that goes."""
-        found = visible_from_memory(watcher, after, self._notifier.recent)
-        if found is not None and len(found) <= MOST_EVENTS:
-            return position, found
-        return await self._database.read("event-stream", visible_since, requester.user_id, after, position, MOST_EVENTS)
+        """What the user may and wants to see after a position, from memory if that can tell; and how far that goes."""
+        remembered = visible_from_memory(watcher, after, self._notifier.recent)
+        found: Sequence[StoredEvent] = remembered or ()
+        reached = position
+        if remembered is None or len(remembered) > MOST_EVENTS:
+            reached, found = await self._database.read(
+                "event-stream", visible_since, requester.user_id, after, position, MOST_EVENTS
+            )
+        ignored = watcher.ignored or frozenset()
+        if has_ignored(ignored, found):
+            found = await self._database.read("ignored-events", without_ignored, ignored, found)
+        return reached, found
 
     async def _wait(self, poll: _Poll, watcher: Watcher, seconds: float) -> None:
         """Wait for news, at most some seconds."""
@@ -218,7 +226,8 @@ def visible_since(
     """What a user is to see of the events with after < position <= up_to: how far it goes, and the events.
 
     In a room whose membership has not changed since, a joined user sees everything. In the others an event is seen if
-    the user was joined just before it, or if it is about their own membership.
+    the user was joined just before it, or if it is about their own membership; but not if it is one that
+    they are not told of.
     """
     joined = {room.room_nid for room in membership.of_user(txn, user_id)}
     # Also the changes after `up_to`: a room joined later is joined now, but was not then.
@@ -226,11 +235,13 @@ def visible_since(
     for change in membership.changes(txn, user_id, after=after, up_to=2**62):
         changed.setdefault(change.room_nid, []).append(change)
     rows = events.since(txn, joined | changed.keys(), after=after, up_to=up_to, limit=limit)
+    own = [change.event_nid for held in changed.values() for change in held]
+    hidden = unwanted.hidden_among(txn, own)
     histories = {room_nid: membership.changes_in_room(txn, user_id, room_nid) for room_nid in changed}
     seen = [
         event_nid
         for position, room_nid, event_nid in rows
-        if room_nid not in changed or sees(histories[room_nid], position)
+        if (room_nid not in changed or sees(histories[room_nid], position)) and event_nid not in hidden
     ]
     reached = rows[-1][0] if len(rows) == limit else up_to
     return reached, events.load(txn, seen)

@@ -7,7 +7,7 @@ events they can still fetch if they were there when those happened, or if it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,11 @@ from synapse_like.handlers.event_stream import sees
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.room_access import room_to_read
 from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.handlers.unwanted import without_ignored
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import NotFound
 from synapse_like.protocol.identifiers import canonical_state_key, parse_event_id, parse_room_id
-from synapse_like.storage import events, gaps, membership, state
+from synapse_like.storage import events, gaps, membership, state, unwanted
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.gaps import Gap
@@ -34,13 +35,17 @@ class Page:
 
     :ivar events: newest first if it was read backwards, oldest first otherwise.
     :ivar end: where the next page in the same direction starts.
+    :ivar is_cut: whether so many events of ignored users were left out that it ends before it is full.
     """
 
     start: StreamToken
     end: StreamToken
     events: Sequence[StoredEvent]
+    is_cut: bool = False
 
 
+#: Events that are looked at for one page in one transaction at the most, and at the least if it is not full at once.
+MOST_LOOKED_AT, FEWEST_LOOKED_AT = 2000, 100
 #: How often older history is fetched for one page, and how long a client waits for that, in seconds.
 MOST_FETCHES = 6
 FETCH_SECONDS = 15.0
@@ -79,32 +84,40 @@ class History:
         default_last = StreamToken(0 if backwards else newest)
         last = StreamToken.parse(end, newest=newest) if end is not None else default_last
         walk = page_back if backwards else page_forward
-        read = partial(walk, first=first, last=last, limit=limit, remember=start is None)
+        room_id = parse_room_id(room_id)
+        begin, found = first, list[StoredEvent]()
         fetches = 0
         deadline = self._clock.monotonic() + FETCH_SECONDS
         while True:
+            wanted = limit - len(found)
+            read = partial(walk, first=begin, last=last, limit=wanted, remember=start is None)
             page, gap = await self._database.read(
-                "page", self._page, requester.user_id, parse_room_id(room_id), read, backwards, limit
+                "page", self._page, requester.user_id, room_id, read, backwards, wanted
             )
             left = deadline - self._clock.monotonic()
-            if gap is None or fetches >= MOST_FETCHES or left <= 0:
-                return page
-            if not await self._backfill.fill(room_id, gap, limit, within=left):
-                return page
-            fetches += 1
+            if gap is not None and fetches < MOST_FETCHES and left > 0:
+                fetches += 1
+                if await self._backfill.fill(room_id, gap, limit, within=left):
+                    continue
+                fetches = MOST_FETCHES
+            found += page.events
+            if not page.is_cut:
+                return replace(page, start=first, events=found)
+            # A page that is shorter than its limit says that history has ended (EVS-10), so it is filled up.
+            begin = page.end
 
     def _page(
         self,
         txn: Transaction,
         user_id: str,
         room_id: str,
-        read: Callable[[Transaction, int], Page],
+        read: Callable[..., Page],
         backwards: bool,
         limit: int,
     ) -> tuple[Page, Gap | None]:
         """A page, and a gap in it: something that it should show, and that is not here."""
         room_nid = room_to_read(txn, room_id, user_id).room_nid
-        page = read(txn, room_nid)
+        page = read(txn, room_nid, ignored=unwanted.ignored_by(txn, user_id))
         if not backwards:
             return page, None
         # One place more: if the page before ended with an event before which something is missing, this begins there.
@@ -178,21 +191,77 @@ def _may_see(txn: Transaction, user_id: str, stored: StoredEvent) -> bool:
 
 
 def page_back(
-    txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int, *, remember: bool
+    txn: Transaction,
+    room_nid: int,
+    first: StreamToken,
+    last: StreamToken,
+    limit: int,
+    *,
+    ignored: frozenset[str],
+    remember: bool,
 ) -> Page:
     """A page of a room, newest first, from a token down to another.
 
+    :param ignored: whose messages are left out.
     :param remember: keep copies of its events: for pages at the present, which everybody reads.
     """
-    rows = events.page_back(txn, room_nid, before_or_at=first.place, after=last.place, limit=limit)
-    end = rows[-1][0] - 1 if rows else min(first.place, last.place)
-    return Page(first, StreamToken.at(end), events.load(txn, [row[1] for row in rows], remember=remember))
+
+    def rows_from(place: int, many: int) -> list[tuple[int, int]]:
+        return events.page_back(txn, room_nid, before_or_at=place, after=last.place, limit=many)
+
+    return _fill(txn, first, min(first.place, last.place), -1, limit, rows_from, ignored, remember)
 
 
 def page_forward(
-    txn: Transaction, room_nid: int, first: StreamToken, last: StreamToken, limit: int, *, remember: bool
+    txn: Transaction,
+    room_nid: int,
+    first: StreamToken,
+    last: StreamToken,
+    limit: int,
+    *,
+    ignored: frozenset[str],
+    remember: bool,
 ) -> Page:
-    """A page of a room, oldest first, from a token up to another; `remember` as in `page_back`."""
-    rows = events.page_forward(txn, room_nid, after=first.place, before_or_at=last.place, limit=limit)
-    end = rows[-1][0] if len(rows) == limit else max(first.place, last.place)
-    return Page(first, StreamToken.at(end), events.load(txn, [row[1] for row in rows], remember=remember))
+    """A page of a room, oldest first, from a token up to another; `ignored` and `remember` as in `page_back`."""
+
+    def rows_from(place: int, many: int) -> list[tuple[int, int]]:
+        return events.page_forward(txn, room_nid, after=place, before_or_at=last.place, limit=many)
+
+    page = _fill(txn, first, max(first.place, last.place), 0, limit, rows_from, ignored, remember)
+    if page.is_cut or len(page.events) == limit:
+        return page
+    return replace(page, end=StreamToken.at(max(first.place, last.place)))
+
+
+def _fill(
+    txn: Transaction,
+    first: StreamToken,
+    none_left: int,
+    step: int,
+    limit: int,
+    rows_from: Callable[[int, int], list[tuple[int, int]]],
+    ignored: frozenset[str],
+    remember: bool,
+) -> Page:
+    """Read on until a page is full, nothing is left, or enough was looked at.
+
+    :param none_left: the place to go on from if there is no event at all.
+    :param step: from the place of the last event to the one to go on from.
+    :param rows_from: place and number of so many events from a place on.
+    """
+    found: list[StoredEvent] = []
+    place, looked_at, many = first.place, 0, limit
+    while True:
+        wanted = limit - len(found)
+        rows = rows_from(place, many)
+        kept = without_ignored(txn, ignored, events.load(txn, [row[1] for row in rows], remember=remember))
+        found += kept[:wanted]
+        if len(kept) > wanted and found[-1].place is not None:
+            return Page(first, StreamToken.at(found[-1].place + step), found)
+        place = rows[-1][0] + step if rows else none_left
+        looked_at += len(rows)
+        if len(rows) < many or len(found) == limit:
+            return Page(first, StreamToken.at(place), found)
+        if looked_at >= MOST_LOOKED_AT:
+            return Page(first, StreamToken.at(place), found, is_cut=True)
+        many = max(limit - len(found), FEWEST_LOOKED_AT)

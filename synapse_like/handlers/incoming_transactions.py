@@ -44,6 +44,8 @@ MOST_PDUS = 50
 MOST_EDUS = 100
 #: After how many seconds a transaction is answered, whether all of it is settled or not.
 ANSWER_SECONDS = 10.0
+#: The same where policy servers are asked: the queue of the other server must not go by their pace.
+ANSWER_SECONDS_WITH_POLICY = 0.5
 #: How many lots of events may wait for one room.
 MOST_WAITING = 100
 #: For how long, in ms, an event waits for what comes before it; then the state it saw must do.
@@ -91,6 +93,7 @@ class IncomingTransactions:
     :param edus: what takes EDUs, by their type; others are ignored.
     :param lasting_edus: the types of those that must not be lost. They are taken before the transaction is written down
         as done, so that it comes again if they could not be; taking one twice must do no harm.
+    :param answer_seconds: after which a transaction is answered in any case.
     """
 
     def __init__(
@@ -105,7 +108,9 @@ class IncomingTransactions:
         *,
         edus: Mapping[str, EduHandler],
         lasting_edus: Collection[str] = (),
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
+        self._answer_seconds = answer_seconds
         self._database = database
         self._clock = clock
         self._client = client
@@ -226,7 +231,7 @@ class IncomingTransactions:
             if not left and not done.called:
                 done.callback(None)
 
-        timer = self._clock.call_later(ANSWER_SECONDS, lambda: None if done.called else done.callback(None))
+        timer = self._clock.call_later(self._answer_seconds, lambda: None if done.called else done.callback(None))
         for work in works:
             work.addCallback(one_done)
         await done
@@ -260,6 +265,7 @@ class IncomingTransactions:
             except MatrixError as error:
                 _log.warning("an event was refused", event_id=event_id, origin=lot.origin, reason=error.message)
                 lot.settle(event_id, error.message)
+        checked = await self._checks.ask_policy(checked)
         results, lot.answer = await self._database.write("receive", self._admit_all, lot, checked)
         for result in results:
             if isinstance(result, Verdict):

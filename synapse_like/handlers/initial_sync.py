@@ -15,7 +15,7 @@ from synapse_like.handlers.room_access import room_to_read
 from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.handlers.streams import Json, News
 from synapse_like.protocol.identifiers import parse_room_id
-from synapse_like.storage import events, membership, rooms, state
+from synapse_like.storage import events, membership, rooms, state, unwanted
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Room
@@ -82,11 +82,18 @@ class InitialSync:
         mine = membership.of_user(txn, user_id, ("join", "invite"))
         joined = [room for room in mine if room.membership == "join"]
         found = rooms.by_nids(txn, [room.room_nid for room in joined])
-        invites = events.load(txn, [room.event_nid for room in mine if room.membership == "invite"])
+        ignored = unwanted.ignored_by(txn, user_id)
+        invites = [room.event_nid for room in mine if room.membership == "invite"]
+        hidden = unwanted.hidden_among(txn, invites)
+        told = [nid for nid in invites if nid not in hidden]
         return Snapshot(
             now,
-            [_joined_room(txn, found[room.room_nid], now, limit) for room in joined],
-            [InvitedRoom(invite.event.room_id, invite.event.sender) for invite in invites],
+            [_joined_room(txn, found[room.room_nid], now, limit, ignored) for room in joined],
+            [
+                InvitedRoom(invite.event.room_id, invite.event.sender)
+                for invite in events.load(txn, told)
+                if invite.event.sender not in ignored
+            ],
         )
 
     async def one_room(self, requester: Requester, room_id: str, limit: int) -> tuple[JoinedRoom, list[Json]]:
@@ -98,10 +105,11 @@ class InitialSync:
             "room-initial-sync", self._one_room, requester.user_id, parse_room_id(room_id), limit
         )
         await self._notifier.catch_up(room.messages.end.events)
-        return room, await self._people.of_room(room.room_id) if self._people is not None else []
+        return room, await self._people.of_room(requester, room.room_id) if self._people is not None else []
 
     def _one_room(self, txn: Transaction, user_id: str, room_id: str, limit: int) -> JoinedRoom:
-        return _joined_room(txn, room_to_read(txn, room_id, user_id), _now(txn), limit)
+        room = room_to_read(txn, room_id, user_id)
+        return _joined_room(txn, room, _now(txn), limit, unwanted.ignored_by(txn, user_id))
 
 
 def _now(txn: Transaction) -> StreamToken:
@@ -109,7 +117,7 @@ def _now(txn: Transaction) -> StreamToken:
     return StreamToken(events.current_position(txn))
 
 
-def _joined_room(txn: Transaction, room: Room, now: StreamToken, limit: int) -> JoinedRoom:
-    newest_first = history.page_back(txn, room.room_nid, now, OLDEST, limit, remember=True)
+def _joined_room(txn: Transaction, room: Room, now: StreamToken, limit: int, ignored: frozenset[str]) -> JoinedRoom:
+    newest_first = history.page_back(txn, room.room_nid, now, OLDEST, limit, ignored=ignored, remember=True)
     messages = Page(newest_first.end, now, newest_first.events[::-1])
     return JoinedRoom(room.room_id, room.is_public, messages, events.load(txn, state.current(txn, room.room_nid)))

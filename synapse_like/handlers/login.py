@@ -30,6 +30,7 @@ from synapse_like.handlers.login_stages import (
     Submission,
     another_user,
 )
+from synapse_like.handlers.policy import REGISTRATION, Policy
 from synapse_like.protocol.errors import BadJson, Forbidden, UserInUse
 from synapse_like.storage import accounts, login_sessions
 from synapse_like.storage.database import Database, Transaction
@@ -102,7 +103,9 @@ class Login:
         register_flows: Flows,
         session_lifetime: int,
         limit: Callable[[str, str], None],
+        policy: Policy | None = None,
     ) -> None:
+        self._policy = policy
         self._database = database
         self._authentication = authentication
         self._clock = clock
@@ -247,6 +250,8 @@ class Login:
             return Begun(None if submission.by_ticket else new_id, result.answer)
         now = replace(now, completed=done, facts={**now.facts, stage_type: result.facts})
         if any(len(flow) == len(done) for flow in following):
+            if now.purpose == REGISTER and self._policy is not None and now.user_id is not None:
+                await self._policy.check(REGISTRATION, **_about(now.user_id, now))
             return await self._database.write("log-in", self._finish, session, now)
         await self._database.write("end-stage", self._record, session, now)
         return NextStage(new_id, following[0][len(done)])
@@ -317,6 +322,12 @@ def _agreed_user(session: LoginSession | None, result: Done | Pending) -> str | 
     if before is not None and result.user_id not in (None, before):
         raise another_user()
     return before or result.user_id
+
+
+def _about(user_id: str, session: LoginSession) -> dict[str, Any]:
+    """What a policy server is told of somebody who registers."""
+    found = [facts["address"] for facts in session.facts.values() if isinstance(facts.get("address"), str)]
+    return {"user_id": user_id, "stages": list(session.completed), "emails": found}
 
 
 def _too_late() -> NoReturn:

@@ -17,10 +17,12 @@ from typing import Any
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_creation import EventCreation
+from synapse_like.handlers.policy import INVITES, Policy
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
 from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.handlers.unwanted import check_invite
 from synapse_like.protocol.contents import check_content
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import EventDraft
@@ -76,11 +78,20 @@ class Wish:
 
 
 class Membership:
-    """Changes memberships of rooms."""
+    """Changes memberships of rooms.
+
+    :param policy: None if nobody is asked about invites.
+    """
 
     def __init__(
-        self, database: Database, creation: EventCreation, directory: Directory, remote: RemoteMembership
+        self,
+        database: Database,
+        creation: EventCreation,
+        directory: Directory,
+        remote: RemoteMembership,
+        policy: Policy | None = None,
     ) -> None:
+        self._policy = policy
         self._database = database
         self._creation = creation
         self._directory = directory
@@ -170,6 +181,7 @@ class Membership:
 
     async def put(self, wish: Wish, request: Once) -> str:
         """Make a change of membership, here or with the help of another server; the ID of the event."""
+        await self._ask_policy(wish, request)
         try:
             outcome = await self._database.write("membership", once, request, self._put, wish)
         except Elsewhere:
@@ -227,14 +239,28 @@ class Membership:
 
     async def invite_from_elsewhere(self, sender: str, room_id: str, user_id: str) -> None:
         """Invite a user whose server is not in the room; raises what `RemoteMembership.invite` does."""
-        await self._invite_by_their_server(Wish(sender, room_id, user_id, {"membership": INVITE}))
+        wish = Wish(sender, room_id, user_id, {"membership": INVITE})
+        await self._ask_policy(wish)
+        await self._invite_by_their_server(wish)
 
     async def invite_as_wished(self, wish: Wish) -> None:
         """Invite a user, of here or from elsewhere, though it is not a client that asks for it now."""
+        await self._ask_policy(wish)
         try:
             await self._database.write("invite", self._put, wish)
         except Elsewhere:
             await self._invite_by_their_server(wish)
+
+    async def _ask_policy(self, wish: Wish, request: Once | None = None) -> None:
+        """See that no policy server minds an invite; other changes are not asked about."""
+        if self._policy is not None and wish.membership == INVITE:
+            about: dict[str, Any] = {
+                "user_id": wish.sender,
+                "room_id": wish.room_id,
+                "target": wish.target,
+                "content": wish.content,
+            }
+            await self._policy.check(INVITES, request, **about)
 
     async def _invite_by_their_server(self, wish: Wish) -> None:
         made = await self._remote.invite(self._draft(wish))
@@ -257,7 +283,14 @@ class Membership:
             if present not in wish.only_from:
                 raise Forbidden(f"{wish.target} is {_STANDING[present]}.")
         check_content(room.rules, MEMBER, wish.content, state_key=wish.target)
+        if wish.membership == INVITE and self._present(txn, room, wish.sender) == JOIN:
+            self._check_wanted(txn, room, wish)
         return self._creation.say(txn, room, self._draft(wish)).event.event_id
+
+    def _check_wanted(self, txn: Transaction, room: RoomHead, wish: Wish) -> None:
+        """See that a user of ours takes the invites of who invites; a user of another server is for that to ask."""
+        if domain_of(wish.target) == self._server_name:
+            check_invite(txn, wish.sender, wish.target, present=self._present(txn, room, wish.target))
 
     def _draft(self, wish: Wish) -> EventDraft:
         return EventDraft(

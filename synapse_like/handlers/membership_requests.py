@@ -17,9 +17,11 @@ from synapse_like.handlers import event_pdus, outside_memberships
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_reception import admit
+from synapse_like.handlers.policy import INVITES, Policy, about
 from synapse_like.handlers.remote_membership import shown_by_others, stripped
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited
+from synapse_like.handlers.unwanted import check_invite
 from synapse_like.protocol.errors import AuthError, BadJson, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.identifiers import domain_of, historical_user_id
@@ -30,7 +32,7 @@ from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.protocol.shapes import string
 from synapse_like.protocol.signing import sign_pdu
 from synapse_like.protocol.wire_formats import encode_pdu
-from synapse_like.storage import accounts, events, rooms, state
+from synapse_like.storage import accounts, events, membership, rooms, state, unwanted
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import Standing
 from synapse_like.storage.rooms import RoomHead
@@ -54,9 +56,15 @@ class _Taken:
 
 
 class MembershipRequests:
-    """Answers servers that are not in a room, for the sake of their users, and takes invites for ours."""
+    """Answers servers that are not in a room, for the sake of their users, and takes invites for ours.
 
-    def __init__(self, database: Database, checks: EventChecks, creation: EventCreation) -> None:
+    :param policy: None if nobody is asked about invites.
+    """
+
+    def __init__(
+        self, database: Database, checks: EventChecks, creation: EventCreation, policy: Policy | None = None
+    ) -> None:
+        self._policy = policy
         self._database = database
         self._checks = checks
         self._creation = creation
@@ -185,6 +193,8 @@ class MembershipRequests:
         if checked.event is not event:
             raise Forbidden("The content of the event does not have the hash that it claims.")
         _check_covered(rules, event)
+        if self._policy is not None:
+            await self._policy.check(INVITES, **about(INVITES, event))
         signed = sign_pdu(rules, kept, self._server_name, self._creation.signing_key)
         event, _ = read_foreign(rules, signed)
         item = CheckedEvent(rules, event, encode_pdu(signed))
@@ -199,6 +209,12 @@ class MembershipRequests:
         if known_rules is not None and known_rules is not item.rules:
             raise Forbidden("The room has another version.")
         room = rooms.head(txn, event.room_id)
+        user_id = event.state_slot[1]
+        if unwanted.ignores(txn, user_id, event.sender):
+            # Whoever is ignored does not learn it: the invite goes into its room, and the user is not told.
+            return
+        present = membership.in_room(txn, room.room_nid, user_id) if room is not None else None
+        check_invite(txn, event.sender, user_id, present=present)
         known = events.known(txn, [event.event_id]).get(event.event_id)
         if (room is not None and is_inhabited(txn, room)) or (known is not None and known.is_judged):
             # It will come, or has come, as every event of the room does.

@@ -9,6 +9,7 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import REDACTION
 from synapse_like.handlers.membership import Membership, Wish
+from synapse_like.handlers.policy import LOCAL_SENDS, Policy, about_own
 from synapse_like.handlers.room_access import room_to_act_in, room_to_read
 from synapse_like.protocol.errors import BadJson, Forbidden, NotFound
 from synapse_like.protocol.events import EventDraft
@@ -26,9 +27,15 @@ Content = Mapping[str, Any]
 
 
 class Messages:
-    """Sends events into rooms."""
+    """Sends events into rooms.
 
-    def __init__(self, database: Database, creation: EventCreation, membership: Membership) -> None:
+    :param policy: None if nobody is asked about what users send.
+    """
+
+    def __init__(
+        self, database: Database, creation: EventCreation, membership: Membership, policy: Policy | None = None
+    ) -> None:
+        self._policy = policy
         self._database = database
         self._creation = creation
         self._membership = membership
@@ -45,7 +52,14 @@ class Messages:
             rest = {key: value for key, value in content.items() if key != "redacts"}
             return await self.redact(requester, room_id, target, rest, request)
         draft = EventDraft(room_id=parse_room_id(room_id), type=event_type, sender=requester.user_id, content=content)
+        await self._ask_policy(draft, request)
         return await self._write("send", request, self._say, draft)
+
+    async def _ask_policy(self, draft: EventDraft, request: Once) -> None:
+        """See that no policy server minds an event."""
+        if self._policy is not None:
+            about = about_own(draft.sender, draft.room_id, draft.type, draft.content, draft.state_key)
+            await self._policy.check(LOCAL_SENDS, request, **about)
 
     def _say(self, txn: Transaction, draft: EventDraft) -> Outcome:
         room = room_to_act_in(txn, draft.room_id)
@@ -82,6 +96,7 @@ class Messages:
             state_key=state_key,
             required_power_level=required_power_level,
         )
+        await self._ask_policy(draft, request)
         return await self._write("set-state", request, self._say, draft)
 
     async def redact(self, requester: Requester, room_id: str, event_id: str, content: Content, request: Once) -> str:

@@ -262,7 +262,7 @@ class MissingEvents:
             for event_id, pair in read.items()
             if event_id not in found and event_id not in here and pair[0].depth >= place.depth
         ]
-        return await self._checks.check_many(rules, new)
+        return await self._checks.ask_policy(await self._checks.check_many(rules, new))
 
     def _here(self, txn: Transaction, event_ids: Collection[str]) -> set[str]:
         """Those of some events that are here with a state."""

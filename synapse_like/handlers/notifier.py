@@ -17,10 +17,12 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.storage import events, membership
+from synapse_like.storage import events, membership, unwanted
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database
+from synapse_like.storage.database import CommitInDoubt, Database, Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, StoredEvent
+from synapse_like.storage.membership import RoomMembership
+from synapse_like.storage.unwanted import IgnoredChanged
 
 #: How many of the newest events are kept in memory, and how many bytes of them.
 MOST_RECENT = 1000
@@ -37,11 +39,13 @@ class Watcher:
     :ivar newest_membership: the position of the newest change of the user's own memberships.
     :ivar rooms: the rooms the user is joined to.
     :ivar newest_presence: the position of the newest presence that may concern the user; None if not known.
+    :ivar ignored: whom the user ignores; None if it is not known yet.
     :ivar wake_ups: how often there was news, of whatever stream.
     """
 
     __slots__ = (
         "_waiting",
+        "ignored",
         "last_used",
         "newest",
         "newest_membership",
@@ -59,6 +63,7 @@ class Watcher:
         self.newest_membership = since
         self.rooms: set[str] = set()
         self.newest_presence: int | None = None
+        self.ignored: frozenset[str] | None = None
         self.last_used = 0.0
         self.wake_ups = 0
         self._waiting: set[Deferred[None]] = set()
@@ -137,6 +142,7 @@ class Notifier:
         bus.subscribe(EventPersisted, self._on_event)
         bus.subscribe(EventRedacted, self._on_redaction)
         bus.subscribe(CommitInDoubt, self._on_doubt)
+        bus.subscribe(IgnoredChanged, self._on_ignored)
 
     async def catch_up(self, position: int) -> None:
         """Wait until a position that somebody has read in the database has been announced, too.
@@ -166,7 +172,9 @@ class Notifier:
             while True:
                 # Known before its rooms are, so that no change of membership in between is missed.
                 watcher = self._watchers[user_id] = Watcher(user_id, self.position)
-                joined = await self._database.read("joined-rooms", membership.of_user, user_id)
+                joined, ignored = await self._database.read("joined-rooms", _rooms_and_ignored, user_id)
+                if watcher.ignored is None:
+                    watcher.ignored = ignored
                 if watcher.newest_membership == watcher.since:
                     break
             for room in joined:
@@ -255,6 +263,11 @@ class Notifier:
         for watcher in to_wake:
             watcher.wake()
 
+    def _on_ignored(self, news: IgnoredChanged) -> None:
+        watcher = self._watchers.get(news.user_id)
+        if watcher is not None:
+            watcher.ignored = news.ignored
+
     def _on_redaction(self, news: EventRedacted) -> None:
         # An event in memory may still have, or show as replaced, what the redaction took away.
         self.forget_recent()
@@ -291,6 +304,10 @@ class Notifier:
         """Wake everybody, news or not: the server is about to stop."""
         for watcher in list(self._watchers.values()):
             watcher.wake()
+
+
+def _rooms_and_ignored(txn: Transaction, user_id: str) -> tuple[list[RoomMembership], frozenset[str]]:
+    return membership.of_user(txn, user_id), unwanted.ignored_by(txn, user_id)
 
 
 def visible_from_memory(watcher: Watcher, after: int, recent: RecentEvents) -> list[StoredEvent] | None:

@@ -41,7 +41,7 @@ def as_stored(txn: Transaction, item: CheckedEvent, known: Known) -> CheckedEven
     """An event that is here as an outlier, as it is here: it may have been redacted, or altered on the way to us; and
     where a server chooses the IDs of its events, it may have made two with the same."""
     [stored] = events.load(txn, [known.event_nid])
-    return CheckedEvent(item.rules, stored.event, encode_pdu(to_pdu(item.rules, stored.event)))
+    return CheckedEvent(item.rules, stored.event, encode_pdu(to_pdu(item.rules, stored.event)), item.is_welcome)
 
 
 def _check(

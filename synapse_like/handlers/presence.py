@@ -474,10 +474,11 @@ class Presence:
                 found[person.user_id] = person
         for person in self._newly_seen(watcher, arrivals, allowed):
             found.setdefault(person.user_id, person)
-        older = {name: told for name, told in older.items() if not self._is_remembered(name)}
-        events: list[News] = [invite_event(observer, user_id) for observer in requests]
+        ignored = watcher.ignored or frozenset()
+        older = {name: told for name, told in older.items() if not self._is_remembered(name) and name not in ignored}
+        events: list[News] = [invite_event(observer, user_id) for observer in requests if observer not in ignored]
         events += [told.event(name, now_ms) for name, told in older.items()]
-        events += [person.event(now_ms) for name, person in found.items() if name not in older]
+        events += [person.event(now_ms) for name, person in found.items() if name not in older and name not in ignored]
         own = self._persons.get(user_id)
         if own is not None and own.own_position > after > 0:
             # What another device of the user has chosen.
@@ -560,11 +561,13 @@ class Presence:
         own = [self._own_event(person)] if person is not None and person.is_loaded and person.devices else []
         return position, [*events, *own]
 
-    async def of_room(self, room_id: str) -> list[Json]:
-        """What is known of those who are in a room."""
+    async def of_room(self, requester: Requester, room_id: str) -> list[Json]:
+        """What is known of those who are in a room, but for those whom the requester ignores."""
+        watcher = await self._notifier.watch(requester.user_id)
+        ignored = watcher.ignored or frozenset()
         rows = await self._database.read("presence-of-room", presence.of_members, room_id)
         now_ms = self._clock.now_ms()
-        return [self.told(row.user_id, row).event(row.user_id, now_ms) for row in rows]
+        return [self.told(row.user_id, row).event(row.user_id, now_ms) for row in rows if row.user_id not in ignored]
 
 
 def invite_event(observer: str, observed: str) -> Json:

@@ -12,6 +12,7 @@ from synapse_like.storage import (
     rooms,
     state,
     third_party_ids,
+    unwanted,
 )
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import Room
@@ -26,6 +27,7 @@ def delete_room(txn: Transaction, room: Room) -> int:
     membership.delete_room(txn, room.room_nid)
     state.delete_room(txn, room.room_nid)
     third_party_ids.delete_invites_of_room(txn, room.room_id)
+    unwanted.delete_room(txn, room.room_nid)
     deleted = events.delete_room(txn, room.room_nid)
     rooms.delete(txn, room)
     return deleted

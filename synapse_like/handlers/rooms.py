@@ -3,7 +3,7 @@ ROOM-8)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.membership import Membership, Wish
+from synapse_like.handlers.policy import INVITES, ROOM_CREATION, Policy
 from synapse_like.handlers.room_deletion import delete_room
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import (
@@ -96,6 +97,7 @@ class Rooms:
     """Makes and lists rooms.
 
     :param usual_version: the version of rooms whose makers do not ask for one.
+    :param policy: None if nobody is asked about new rooms.
     """
 
     def __init__(
@@ -107,7 +109,9 @@ class Rooms:
         server_name: str,
         *,
         usual_version: str,
+        policy: Policy | None = None,
     ) -> None:
+        self._policy = policy
         self._database = database
         self._creation = creation
         self._directory = directory
@@ -132,12 +136,37 @@ class Rooms:
         # Who makes a room is in it anyhow.
         invitees.pop(requester.user_id, None)
         from_here = [user_id for user_id in invitees if domain_of(user_id) == self._server_name]
+        if self._policy is not None:
+            await self._ask_policy(self._policy, requester.user_id, wish, alias, invitees, from_here, request)
         outcome = await self._database.write(
             "create-room", once, request, self._create, requester.user_id, wish, alias, from_here
         )
         room = NewRoom(outcome["room_id"], outcome["alias"])
         await self._invite_from_elsewhere(requester.user_id, room, [name for name in invitees if name not in from_here])
         return room
+
+    async def _ask_policy(
+        self,
+        policy: Policy,
+        user_id: str,
+        wish: RoomWish,
+        alias: str | None,
+        invitees: Collection[str],
+        from_here: Sequence[str],
+        request: Once,
+    ) -> None:
+        """See that no policy server minds a new room, or one of the invites that are made with it."""
+        about = {
+            "version": wish.version or self._usual_version,
+            "is_public": wish.is_public,
+            "alias": alias,
+            "name": wish.name,
+            "topic": wish.topic,
+            "invite": list(invitees),
+        }
+        await policy.check(ROOM_CREATION, request, user_id=user_id, room=about)
+        for invitee in from_here:
+            await policy.check(INVITES, request, user_id=user_id, target=invitee, content={"membership": "invite"})
 
     async def _with_members(self, user_id: str, invite: Sequence[str]) -> Sequence[str]:
         """The same invites, with the members of groups in the place of the groups (PRES-3).

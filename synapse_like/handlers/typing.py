@@ -273,14 +273,15 @@ class Typing:
         return after != 0 or not watcher.rooms.isdisjoint(self._active)
 
     async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
-        active = watcher.rooms & self._active
+        ignored = watcher.ignored or frozenset()
+        active = {room_id for room_id in watcher.rooms & self._active if self._rooms[room_id].typists.keys() - ignored}
         if after == 0:
             told = active
         elif self._since <= after <= self._position:
             told = self._changed_since(watcher, after) | (arrivals.entered & active)
         else:
             told = watcher.rooms
-        return self._position if active else 0, [self._event(room_id) for room_id in sorted(told)]
+        return self._position if active else 0, [self._event(room_id, ignored) for room_id in sorted(told)]
 
     def _changed_since(self, watcher: Watcher, after: int) -> set[str]:
         changed = set()
@@ -291,9 +292,9 @@ class Typing:
                 changed.add(room_id)
         return changed
 
-    def _event(self, room_id: str) -> Json:
+    def _event(self, room_id: str, ignored: frozenset[str]) -> Json:
         room = self._rooms.get(room_id)
-        users = sorted(room.typists) if room is not None else []
+        users = sorted(room.typists.keys() - ignored) if room is not None else []
         return {"type": EDU_TYPE, "room_id": room_id, "content": {"user_ids": users}}
 
 

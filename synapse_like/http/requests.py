@@ -36,6 +36,8 @@ class Body(Enum):
     """Nothing: a body is read and thrown away."""
     OBJECT = "object"
     """Any JSON object, as a dict."""
+    RAW = "raw"
+    """Any bytes, whole."""
     FORM = "form"
     """What a form of a web page sends: its fields, as a dict of texts."""
     STREAM = "stream"

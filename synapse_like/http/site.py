@@ -338,10 +338,10 @@ class _Visit(Exchange, Generic[R]):
             return None
         if self._stream is not None:
             return self._stream
-        if kind is Body.FORM:
+        if kind in (Body.RAW, Body.FORM):
             content = b"".join(self._chunks)
             self._chunks.clear()
-            return decode_form(content)
+            return content if kind is Body.RAW else decode_form(content)
         return as_object(self._json(), kind if isinstance(kind, type) else None)
 
     def _json(self) -> object:

@@ -64,14 +64,23 @@ def set_admin(txn: Transaction, user_id: str, *, is_admin: bool) -> bool:
 
 
 def deactivate(txn: Transaction, user_id: str, *, now_ms: int) -> bool:
-    """Close an account for good, with all that leads into it; False if there is none that is open."""
+    """Close an account for good, with all that leads into it and is its user's alone; False if none is open."""
     changed = txn.execute(
         "UPDATE users SET deactivated_at = ?, password_hash = NULL, is_admin = 0"
         " WHERE user_id = ? AND deactivated_at IS NULL",
         (now_ms, user_id),
     )
     delete_tokens(txn, user_id)
-    for table in ("account_addresses", "external_identities", "mail_links", "identity_bindings"):
+    own = (
+        "account_addresses",
+        "external_identities",
+        "mail_links",
+        "identity_bindings",
+        "contacts",
+        "contact_keys",
+        "ignored_users",
+    )
+    for table in (*own, "invite_policies"):
         txn.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
     return changed.rowcount == 1
 

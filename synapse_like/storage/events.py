@@ -284,7 +284,7 @@ class Known:
     @property
     def is_judged(self) -> bool:
         """Is it settled what it is, so that it is not judged when it comes again?"""
-        return self.standing is Standing.REJECTED or self.place is not None or self.snapshot_after is not None
+        return self.standing is not Standing.ACCEPTED or self.place is not None or self.snapshot_after is not None
 
     @property
     def is_history(self) -> bool:

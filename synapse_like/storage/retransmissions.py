@@ -69,6 +69,13 @@ def once(
     return outcome
 
 
+def was_done(txn: Transaction, request: Once) -> bool:
+    """Whether a request has been done, and its outcome recorded."""
+    key = blake2b((request.request or "").encode(), digest_size=16).digest()
+    found = txn.one("SELECT 1 FROM retransmissions WHERE token_id = ? AND request_hash = ?", (request.token_id, key))
+    return found is not None
+
+
 def delete_old(txn: Transaction, *, now_ms: int) -> int:
     """Forget answers that are older than a day; the number of them."""
     return txn.execute("DELETE FROM retransmissions WHERE created_at < ?", (now_ms - KEPT_MS,)).rowcount

@@ -19,6 +19,7 @@ from synapse_like.http.client.accounts import (
     ResetBody,
     UnlinkBody,
 )
+from synapse_like.http.client.contacts import MOST_SENT, ContactEndpoints
 from synapse_like.http.client.history import HistoryEndpoints
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
 from synapse_like.http.client.messages import MessageEndpoints
@@ -27,6 +28,7 @@ from synapse_like.http.client.profile import ProfileEndpoints
 from synapse_like.http.client.rooms import AliasBody, CreateRoomBody, RoomEndpoints
 from synapse_like.http.client.third_party_ids import InviteBody, ThirdPartyIdEndpoints
 from synapse_like.http.client.typing import TypingBody, TypingEndpoints
+from synapse_like.http.client.unwanted import IgnoredBody, PolicyBody, UnwantedEndpoints
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
@@ -57,6 +59,8 @@ def mount_v1(
     typing: TypingEndpoints,
     presence: PresenceEndpoints,
     third_party_ids: ThirdPartyIdEndpoints,
+    unwanted: UnwantedEndpoints,
+    contacts: ContactEndpoints,
 ) -> Mount[Requester]:
     """The whole dialect."""
     routes: list[Route[Requester]] = [
@@ -78,6 +82,16 @@ def mount_v1(
         Route("GET", "/account/oauth2", accounts.identities, rate="read"),
         Route("POST", "/account/oauth2", accounts.link_identity, rate="send", body=LinkBody),
         Route("POST", "/account/oauth2/delete", accounts.unlink_identity, rate="send", body=UnlinkBody),
+        Route("GET", "/account/ignored_users", unwanted.ignored, rate="read"),
+        Route("PUT", "/account/ignored_users", unwanted.ignore, rate="send", body=IgnoredBody),
+        Route("GET", "/account/invite_policy", unwanted.policy, rate="read"),
+        Route("PUT", "/account/invite_policy", unwanted.set_policy, rate="send", body=PolicyBody),
+        Route("GET", "/contacts", contacts.all, rate="read"),
+        *_both("/contacts", contacts.add, Body.RAW, max_body=MOST_SENT),
+        Route("DELETE", "/contacts", contacts.delete_all, rate="send"),
+        Route("GET", "/contacts/{contact_id}", contacts.one, rate="read"),
+        *_both("/contacts/{contact_id}", contacts.change, Body.RAW),
+        Route("DELETE", "/contacts/{contact_id}", contacts.delete, rate="send"),
         *_both("/createRoom", rooms.create, CreateRoomBody),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),
