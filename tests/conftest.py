@@ -24,6 +24,11 @@ from tests.support.threads import ThreadBridge
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: more than there are cores, since tests of whole servers spend much of their time waiting."""
+    return 3 * (os.cpu_count() or 1) // 2
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server of our own, for as long as the tests run."""
