@@ -16,6 +16,7 @@ from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import Engine, open_engine
 from synapse_like.storage.migrations import migrate
+from tests.support.needed import needed
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
 from tests.support.threads import ThreadBridge
 
@@ -24,15 +25,15 @@ from tests.support.threads import ThreadBridge
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: more than there are cores, since tests of whole servers spend much of their time waiting."""
+    return 3 * (os.cpu_count() or 1) // 2
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server of our own, for as long as the tests run."""
-    binaries = find_binaries()
-    if binaries is None:
-        if os.environ.get("SYNAPSE_LIKE_REQUIRE_POSTGRES") == "1":
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
-    server = PostgreSQL(binaries)
+    server = PostgreSQL(needed(find_binaries(), "POSTGRES", HOW_TO_INSTALL))
     yield server
     server.stop()
 

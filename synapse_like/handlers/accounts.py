@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from functools import partial
-from hashlib import sha256
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication, Requester
@@ -17,6 +16,7 @@ from synapse_like.handlers.login import TRIES
 from synapse_like.handlers.login_by_mail import EMAIL, add_address, is_theirs
 from synapse_like.handlers.passwords import Passwords, check_strength
 from synapse_like.handlers.postman import Postman
+from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.mail import Offer
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import Forbidden, NotFound
@@ -122,7 +122,7 @@ class Accounts:
     async def _send_link(self, link: MailLink, letter: str, offer: Offer) -> None:
         secret = secrets.token_urlsafe(32)
         expires_at = self._clock.now_ms() + self._link_lifetime * 1000
-        await self._database.write("mail-link", mail_links.create, _hash(secret), link, expires_at=expires_at)
+        await self._database.write("mail-link", mail_links.create, stored_form(secret), link, expires_at=expires_at)
         page = self._postman.link(link.purpose, secret)
         await offer.deliver(self._postman.write(letter, link.address, user_id=link.user_id, link=page))
 
@@ -133,7 +133,7 @@ class Accounts:
         :raises NotFound: for nothing (any more).
         """
         now_ms = self._clock.now_ms()
-        link = await self._database.read("mail-link", mail_links.find, _hash(secret), purpose, now_ms=now_ms)
+        link = await self._database.read("mail-link", mail_links.find, stored_form(secret), purpose, now_ms=now_ms)
         if link is None:
             raise _link_is_void()
         return link
@@ -206,7 +206,7 @@ class Accounts:
     # Links.
 
     def _spend(self, txn: Transaction, purpose: str, secret: str) -> MailLink:
-        link = mail_links.spend(txn, _hash(secret), purpose, now_ms=self._clock.now_ms())
+        link = mail_links.spend(txn, stored_form(secret), purpose, now_ms=self._clock.now_ms())
         if link is None:
             raise _link_is_void()
         return link
@@ -218,7 +218,3 @@ class Accounts:
 
 def _link_is_void() -> NotFound:
     return NotFound("This link was used already, or has expired. Please ask for another one.")
-
-
-def _hash(secret: str) -> bytes:
-    return sha256(secret.encode("utf-8", "surrogatepass")).digest()

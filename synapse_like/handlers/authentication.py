@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from hashlib import sha256
 
 from cachetools import TTLCache
 
 from synapse_like.clock import Clock
+from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
@@ -62,7 +62,7 @@ class Authentication:
 
         :raises UnknownToken: nobody's.
         """
-        token_hash = hash_token(token)
+        token_hash = stored_form(token)
         known = self._known.get(token_hash)
         if known is not None:
             return known
@@ -79,7 +79,7 @@ class Authentication:
     def issue(self, txn: Transaction, user_id: str) -> str:
         """Give a user a new access token."""
         token = secrets.token_urlsafe(32)
-        accounts.add_token(txn, user_id, hash_token(token), now_ms=self._clock.now_ms())
+        accounts.add_token(txn, user_id, stored_form(token), now_ms=self._clock.now_ms())
         return token
 
     async def log_out(self, requester: Requester) -> None:
@@ -117,8 +117,3 @@ class Authentication:
         for token_hash, requester in list(self._known.items()):
             if news.covers(requester):
                 self._known.pop(token_hash, None)
-
-
-def hash_token(token: str) -> bytes:
-    """What a token is stored as. Tokens are random, so a plain hash is enough."""
-    return sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any, NoReturn
 
 from synapse_like.clock import Clock
@@ -31,6 +30,7 @@ from synapse_like.handlers.login_stages import (
     another_user,
 )
 from synapse_like.handlers.policy import REGISTRATION, Policy
+from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import BadJson, Forbidden, UserInUse
 from synapse_like.storage import accounts, login_sessions
 from synapse_like.storage.database import Database, Transaction
@@ -159,7 +159,7 @@ class Login:
         :raises Forbidden: the ticket is not good (any more).
         """
         session = await self._database.read(
-            "login-ticket", login_sessions.find_by_ticket, _hash(ticket), now_ms=self._clock.now_ms()
+            "login-ticket", login_sessions.find_by_ticket, stored_form(ticket), now_ms=self._clock.now_ms()
         )
         if session is None or session.stage != stage_type:
             raise Forbidden("This link was used already, or has expired. Please start again.")
@@ -230,7 +230,7 @@ class Login:
         *completed, stage_type = done
         new_id = session_id or secrets.token_urlsafe(24)
         now = LoginSession(
-            _hash(new_id),
+            stored_form(new_id),
             submission.purpose,
             _agreed_user(session, result),
             tuple(completed),
@@ -241,7 +241,7 @@ class Login:
             revision=session.revision if session is not None else 1,
         )
         if isinstance(result, Pending):
-            ticket_hash = None if result.ticket is None else _hash(result.ticket)
+            ticket_hash = None if result.ticket is None else stored_form(result.ticket)
             now = replace(now, stage=stage_type, state=result.state, ticket_hash=ticket_hash)
             if session is not None and submission.by_ticket:
                 # Whoever has the session goes on with it.
@@ -264,7 +264,7 @@ class Login:
 
     async def _session(self, purpose: str, session_id: str) -> LoginSession:
         session = await self._database.read(
-            "login-session", login_sessions.find, _hash(session_id), purpose=purpose, now_ms=self._clock.now_ms()
+            "login-session", login_sessions.find, stored_form(session_id), purpose=purpose, now_ms=self._clock.now_ms()
         )
         if session is None:
             raise Forbidden("This session is unknown, finished or has expired. Please start again.")
@@ -332,10 +332,6 @@ def _about(user_id: str, session: LoginSession) -> dict[str, Any]:
 
 def _too_late() -> NoReturn:
     raise Forbidden("Another request has continued this session.")
-
-
-def _hash(secret: str) -> bytes:
-    return sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def wrong() -> Forbidden:

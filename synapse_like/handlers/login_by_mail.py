@@ -11,13 +11,13 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.login import user_in_use, wrong
 from synapse_like.handlers.login_stages import REGISTER, Done, Facts, Pending, Stage, Submission
 from synapse_like.handlers.postman import Postman
+from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.mail import Offer
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import Forbidden, LoginEmailUrlNotYet
@@ -94,12 +94,12 @@ class MailCodeStage(_MailStage):
             code = f"{secrets.randbelow(10**CODE_DIGITS):0{CODE_DIGITS}}"
             state = await self._send(submission, "login_code", code=code)
             answer = {"type": "m.login.email.code"}
-            return Pending(answer, {**state, "code": _hash(code)}, user_id=state["user_id"])
+            return Pending(answer, {**state, "code": stored_form(code).hex()}, user_id=state["user_id"])
         code = "".join(submission.text("code").split())
         if submission.state is None:
             raise Forbidden("No code was sent yet in this session.")
         await submission.count_try(submission.user_id)
-        is_right = hmac.compare_digest(_hash(code), submission.state["code"])
+        is_right = hmac.compare_digest(stored_form(code).hex(), submission.state["code"])
         if not is_right or not submission.state["is_real"]:
             raise Forbidden("The code is wrong.")
         return await self._proven(submission.purpose, submission.state)
@@ -149,7 +149,3 @@ def is_theirs(txn: Transaction, user_id: str, address: str) -> bool:
     account = accounts.find(txn, user_id)
     owner = account_addresses.owner(txn, EMAIL, address)
     return account is not None and not account.is_deactivated and owner == user_id
-
-
-def _hash(code: str) -> str:
-    return sha256(code.encode("utf-8", "surrogatepass")).hexdigest()

@@ -198,17 +198,6 @@ class Call(Generic[R]):
         return self._is_closed()
 
 
-def read_json(content: bytes, kind: type[BaseModel] | None, max_depth: int) -> Any:
-    """Read a body that has to be a JSON object.
-
-    :param kind: the model its fields have to fit, or None for any object.
-    :param max_depth: how many objects and lists may lie within each other.
-    :raises NotJson: it is not JSON in UTF-8.
-    :raises BadJson: it is not such an object; says all that is wrong in one sentence.
-    """
-    return as_object(decode_json(content, max_depth), kind)
-
-
 def decode_json(content: bytes, max_depth: int) -> object:
     """What the JSON of a body says, every integer exact; None if there is nothing in it.
 

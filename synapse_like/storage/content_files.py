@@ -23,7 +23,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-_SHARD = re.compile(r"[0-9a-f]{2}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -81,12 +80,6 @@ class ContentFolder:
                 with suppress(FileNotFoundError):
                     found[shard + entry.name] = entry.stat(follow_symlinks=False).st_size
         return found
-
-    def shards(self) -> list[str]:
-        """The first two letters of all files that there may be, sorted."""
-        if not self._root.is_dir():
-            return []
-        return sorted(entry.name for entry in os.scandir(self._root) if _SHARD.fullmatch(entry.name))
 
     # Marks.
 

@@ -33,6 +33,8 @@ Item = TypeVar("Item")
 
 #: How long to wait for a database that somebody else has locked, or for the connection to it.
 BUSY_SECONDS = 10
+#: How long a server that starts waits for the one before it to be gone.
+CLAIM_SECONDS = 2
 
 
 class DatabaseInUse(Exception):
@@ -222,11 +224,21 @@ class PostgresEngine:
             ) from error
         connection.prepared_max = 512
         if exclusive:
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._CLAIM,)).fetchone()
-            if row is None or not row[0]:
-                connection.close()
-                raise DatabaseInUse(f"another server is running on the database {self._safe_url()}")
+            self._claim(connection)
         return connection
+
+    def _claim(self, connection: RawConnection) -> None:
+        """Be the only server on the database.
+
+        It is waited for a little: the connection of a server that has just ended, or was killed, lives on for a moment.
+        """
+        try:
+            connection.execute(f"SET lock_timeout = '{CLAIM_SECONDS}s'")
+            connection.execute("SELECT pg_advisory_lock(%s)", (self._CLAIM,))
+            connection.execute("RESET lock_timeout")
+        except self._psycopg.errors.LockNotAvailable as error:
+            connection.close()
+            raise DatabaseInUse(f"another server is running on the database {self._safe_url()}") from error
 
     def _safe_url(self) -> str:
         parts = urlsplit(self._url)

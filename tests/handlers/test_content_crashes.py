@@ -43,7 +43,7 @@ def run(config_file: Path, action: str, moment: str) -> int:
 
 def files_on_disk(config: Config) -> int:
     folder = ContentFolder(config.content_directory)
-    return sum(len(folder.sizes(shard)) for shard in folder.shards())
+    return sum(len(folder.sizes(f"{number:02x}")) for number in range(256))
 
 
 def is_recorded(config: Config) -> bool:

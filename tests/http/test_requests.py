@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
-from synapse_like.http.requests import Query, nests_deeper, read_json
+from synapse_like.http.requests import Query, as_object, decode_json, nests_deeper
 from synapse_like.protocol.errors import BadJson, BadPagination, BadParam, NotJson
 
 DEPTH = 100
+
+
+def read_json(content: bytes, kind: type[BaseModel] | None, depth: int) -> Any:
+    """What a route gets of a body."""
+    return as_object(decode_json(content, depth), kind)
 
 
 class Invitation(BaseModel):

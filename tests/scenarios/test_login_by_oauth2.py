@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -13,6 +12,7 @@ import pytest
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import Unique, known, must_not_have_failed
 from tests.support.client import PASSWORD, PREFIX, Answer, Client, Json, bad_json, forbidden, not_found, refused
+from tests.support.needed import needed
 from tests.support.oidc import CLIENT_ID, HOW_TO_INSTALL, OidcProviders, authorize, find_node, query_of
 from tests.support.server import QUICK, HomeServer
 from tests.support.smtp_server import SmtpServer
@@ -24,11 +24,7 @@ PAGES = "/_matrix/client/pages/oauth2"
 @pytest.fixture(scope="module")
 def oidc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProviders]:
     """The providers, which are not running yet."""
-    node = find_node()
-    if node is None:
-        if os.environ.get("SYNAPSE_LIKE_REQUIRE_OIDC") == "1":
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
+    node = needed(find_node(), "OIDC", HOW_TO_INSTALL)
     providers = OidcProviders(node, tmp_path_factory.mktemp("oidc"))
     yield providers
     providers.stop()

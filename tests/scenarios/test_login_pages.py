@@ -6,7 +6,6 @@ What the pages show lies above storage, so that all this runs on SQLite alone.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Request
 from tests.scenarios.conftest import Unique, known, must_not_have_failed
 from tests.support import browser as browsers
 from tests.support.client import PASSWORD, PREFIX, Client
+from tests.support.needed import needed
 from tests.support.oidc import HOW_TO_INSTALL as HOW_TO_INSTALL_OIDC
 from tests.support.oidc import OidcProviders, authorize, find_node
 from tests.support.server import QUICK, HomeServer
@@ -53,22 +53,12 @@ HOOKS = {
 }
 
 
-def _needed(found: object, variable: str, how_to_install: str) -> None:
-    if found is None:
-        if os.environ.get(variable) == "1":
-            pytest.fail(how_to_install)
-        pytest.skip(how_to_install)
-
-
 class World:
     """All that the pages deal with."""
 
     def __init__(self, stack: ExitStack, new_folder: Callable[[str], Path], request: pytest.FixtureRequest) -> None:
-        node, sydent = find_node(), find_sydent()
-        _needed(node, "SYNAPSE_LIKE_REQUIRE_OIDC", HOW_TO_INSTALL_OIDC)
-        _needed(sydent, "SYNAPSE_LIKE_REQUIRE_SYDENT", HOW_TO_INSTALL_SYDENT)
-        assert node is not None
-        assert sydent is not None
+        node = needed(find_node(), "OIDC", HOW_TO_INSTALL_OIDC)
+        sydent = needed(find_sydent(), "SYDENT", HOW_TO_INSTALL_SYDENT)
         self.smtp = SmtpServer(new_folder("smtp")).start()
         stack.callback(self.smtp.stop)
         self.sydent = Sydent(sydent, new_folder("sydent"), self.smtp.port)
@@ -123,9 +113,7 @@ def _configure(server: HomeServer, flows: Sequence[Sequence[str]], section: str 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """One browser for all."""
-    program = browsers.find_chromium()
-    _needed(program, "SYNAPSE_LIKE_REQUIRE_CHROMIUM", browsers.HOW_TO_INSTALL)
-    assert program is not None
+    program = needed(browsers.find_chromium() if browsers.AXE.exists() else None, "CHROMIUM", browsers.HOW_TO_INSTALL)
     with browsers.chromium(program) as browser:
         yield browser
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.scenarios.conftest import FreshServer
 from tests.support.client import Client, Json, refused
+from tests.support.needed import needed
 from tests.support.turn import HOW_TO_INSTALL, Coturn, allocate, find_coturn
 
 SECRET = "north wind"
@@ -17,11 +17,7 @@ SECRET = "north wind"
 
 @pytest.fixture(scope="module")
 def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
-    program = find_coturn()
-    if program is None:
-        if os.environ.get("SYNAPSE_LIKE_REQUIRE_COTURN") == "1":
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
+    program = needed(find_coturn(), "COTURN", HOW_TO_INSTALL)
     server = Coturn(program, tmp_path_factory.mktemp("coturn"), SECRET)
     yield server
     server.stop()

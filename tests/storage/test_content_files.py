@@ -38,7 +38,6 @@ def test_file_lies_under_its_hash_for_its_owner_alone(folder: ContentFolder, tmp
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert folder.sizes(SHA256[:2]) == {SHA256: len(DATA)}
-    assert folder.shards() == [SHA256[:2]]
     assert (folder.marks(), folder.unfinished()) == ([], 0)
 
 
@@ -105,5 +104,5 @@ def test_files_that_are_being_written_are_not_cleared_away(folder: ContentFolder
 
 
 def test_nothing_is_there_before_the_first_file(folder: ContentFolder) -> None:
-    assert (folder.shards(), folder.marks(), folder.sizes("00"), folder.unfinished()) == ([], [], {}, 0)
+    assert (folder.marks(), folder.sizes("00"), folder.unfinished()) == ([], {}, 0)
     assert folder.forget_unfinished() == 0

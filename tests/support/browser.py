@@ -27,8 +27,8 @@ _SWITCHES = [
 
 
 def find_chromium() -> str | None:
-    """Its program, if that and axe-core are installed."""
-    return shutil.which("chromium") if AXE.exists() else None
+    """Its program, if it is installed."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
+from tests.support.browser import find_chromium
+from tests.support.needed import needed
 
 HOW_TO_INSTALL = "needs Chromium: apt-get install chromium"
 #: How long a page may take, in seconds.
 PATIENCE = 8
-
-
-def chromium() -> Path:
-    """The program; without it the test is skipped, or fails if the environment says that it must be there."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        if os.environ.get("SYNAPSE_LIKE_REQUIRE_CHROMIUM") == "1":
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
-    return Path(found)
 
 
 def visit(url: str) -> str:
@@ -35,10 +24,11 @@ def visit(url: str) -> str:
 
     Nothing if it is not a page, but a download: the browser would wait for ever, and is ended.
     """
+    program = needed(find_chromium(), "CHROMIUM", HOW_TO_INSTALL)
     with TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
         browser = subprocess.Popen(
             [
-                chromium(),
+                program,
                 *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions"),
                 *("--virtual-time-budget=2000", f"--user-data-dir={profile}", "--dump-dom", url),
             ],

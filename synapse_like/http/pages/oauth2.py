@@ -18,7 +18,7 @@ from synapse_like.http.pages.mail_links import PREFIX
 from synapse_like.http.pages.rendering import MOST_FORM_BYTES, as_page, page, refusal_page
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.responses import Response
-from synapse_like.http.routing import Auth, Mount, Route
+from synapse_like.http.routing import Auth, Endpoint, Mount, Route
 from synapse_like.protocol.errors import Forbidden, MatrixError
 
 CHOOSE_PATH = f"{PREFIX}/oauth2/choose"
@@ -133,14 +133,14 @@ def _answer(call: Call[Requester]) -> dict[str, object]:
 def mount_oauth2(pages: OAuth2Pages) -> Mount[Requester]:
     """The routes of all of them."""
 
-    def get(path: str, endpoint: object) -> Route[Requester]:
-        return Route("GET", path, endpoint, auth=Auth.NONE, rate="read")  # type: ignore[arg-type]
+    def get(path: str, endpoint: Endpoint[Requester]) -> Route[Requester]:
+        return Route("GET", path, endpoint, auth=Auth.NONE, rate="read")
 
-    def post(path: str, endpoint: object) -> Route[Requester]:
+    def post(path: str, endpoint: Endpoint[Requester]) -> Route[Requester]:
         return Route(
             "POST",
             path,
-            endpoint,  # type: ignore[arg-type]
+            endpoint,
             auth=Auth.NONE,
             rate="login_steps",
             body=Body.FORM,

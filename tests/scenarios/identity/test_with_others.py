@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ from tests.scenarios.conftest import FreshServer
 from tests.scenarios.identity.conftest import IdentityServers
 from tests.scenarios.identity.test_third_party_invites import is_invited
 from tests.support.client import PASSWORD, Client, quote
+from tests.support.needed import needed
 from tests.support.processes import wait_until
 from tests.support.smtp_server import SmtpServer
 from tests.support.sydent import HOW_TO_INSTALL, Sydent, find_sydent
@@ -71,11 +71,7 @@ def test_invite_outlives_the_key_of_the_identity_server_and_a_restart_of_all(
 
 @pytest.fixture
 def sydent(tmp_path_factory: pytest.TempPathFactory, mail: SmtpServer) -> Iterator[Sydent]:
-    program = find_sydent()
-    if program is None:
-        if os.environ.get("SYNAPSE_LIKE_REQUIRE_SYDENT") == "1":
-            pytest.fail(HOW_TO_INSTALL)
-        pytest.skip(HOW_TO_INSTALL)
+    program = needed(find_sydent(), "SYDENT", HOW_TO_INSTALL)
     server = Sydent(program, tmp_path_factory.mktemp("sydent"), mail.port)
     yield server
     server.stop()
