@@ -26,8 +26,7 @@ from synapse_like.config import Config, ConfigError, load, parse, sample
 from synapse_like.federation.own_keys import KeysUnusable, replace_file, rotate
 from synapse_like.federation.tls import make_key, make_self_signed
 from synapse_like.identity.settings import CONFIG_FILE as IDENTITY_CONFIG_FILE
-from synapse_like.identity.settings import TITLE as IDENTITY_TITLE
-from synapse_like.identity.settings import IdentityConfig, load_identity, parse_identity
+from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import parse_server_name
 
@@ -61,7 +60,7 @@ def _read_config(_: click.Context, __: click.Parameter, path: Path) -> Config:
 
 
 def _read_identity_config(_: click.Context, __: click.Parameter, path: Path) -> IdentityConfig:
-    config = load_identity(path, os.environ)
+    config = IDENTITY_SERVER.load(path, os.environ)
     logs.configure(config.log.format, config.log.level, adopt_twisted=False)
     return config
 
@@ -406,13 +405,13 @@ def identity_init(data_dir: Path, server_name: str, port: int, bind: str, databa
     path = data_dir.absolute() / IDENTITY_CONFIG_FILE
     try:
         if path.exists():
-            config = load_identity(path, os.environ)
+            config = IDENTITY_SERVER.load(path, os.environ)
             if config.server_name != parse_server_name(server_name):
                 raise click.ClickException(f"{path} is for another server, {config.server_name}")
         else:
-            config = parse_identity(settings, source="init", folder=path.parent, environ={})
+            config = IDENTITY_SERVER.parse(settings, source="init", folder=path.parent, environ={})
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _keep_or_write(path, lambda: sample(config, IDENTITY_TITLE, "identity check-config"))
+        _keep_or_write(path, lambda: IDENTITY_SERVER.sample(config))
         _keep_or_write(config.signing_key_file, _new_signing_key)
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error

@@ -10,17 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from synapse_like.config import (
-    PASSWORD_STAGE,
-    TOKEN_STAGE,
-    Config,
-    ConfigError,
-    Section,
-    Settings,
-    load,
-    parse,
-    sample,
-)
+from synapse_like.config import Config, ConfigError, load, parse, sample
+from synapse_like.config.entrance import PASSWORD_STAGE, TOKEN_STAGE
+from synapse_like.config.values import Section, Settings
 
 PROVIDER = {
     "id": "example",

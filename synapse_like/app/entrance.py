@@ -123,7 +123,7 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
     """
     if config.mail.host is None:
         return None
-    letters, mailer = mail_of(config.mail, config.mail_sender, config.server_name, reactor, clock)
+    letters, mailer = mail_of(config.mail, config.server_name, reactor, clock)
     return Postman(mailer, letters, clock, limits.check, public_url(config))
 
 

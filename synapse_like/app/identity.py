@@ -202,7 +202,7 @@ def _make_senders(
     send: dict[str, Send] = {}
     send_invite: dict[str, SendInvite] = {}
     if config.mail.host is not None:
-        letters, mailer = mail_of(config.mail, config.mail_sender, config.server_name, reactor, clock)
+        letters, mailer = mail_of(config.mail, config.server_name, reactor, clock)
 
         async def mail_token(address: str, token: str, link: str) -> None:
             letter = letters.write("identity_validation", address, token=token, link=link)

@@ -142,14 +142,12 @@ def open_database(config: Config, reactor: Any, bus: Bus) -> Database:
     return database
 
 
-def mail_of(
-    settings: MailHandOver, sender: str, server_name: str, reactor: Any, clock: ReactorClock
-) -> tuple[Letters, Mailer]:
+def mail_of(settings: MailHandOver, server_name: str, reactor: Any, clock: ReactorClock) -> tuple[Letters, Mailer]:
     """What writes letters, and what hands them over.
 
-    :param sender: what stands in From.
     :raises StartError: a template or a certificate cannot be used.
     """
+    sender = settings.sender_of(server_name)
     server = MailServer(
         settings.host or "",
         settings.usual_port,

@@ -18,7 +18,7 @@ from synapse_like.app.parts import StartError, stop_listening, url_of
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
 from synapse_like.config import Config
-from synapse_like.identity.settings import IdentityConfig, load_identity
+from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
 
 _log = logs.get_logger(__name__)
 
@@ -154,7 +154,9 @@ def services(settings: Config | IdentityConfig, reactor: Any, tell: Callable[[st
         return [IdentityService(settings, reactor, tell)]
     home = HomeServerService(settings, reactor, tell)
     beside = settings.identity_servers.beside
-    return [home] if beside is None else [IdentityService(load_identity(beside, os.environ), reactor, tell), home]
+    return (
+        [home] if beside is None else [IdentityService(IDENTITY_SERVER.load(beside, os.environ), reactor, tell), home]
+    )
 
 
 def make_service(settings: Config | IdentityConfig) -> Service:

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from signedjson.types import VerifyKey
 
-from synapse_like.config import (
+from synapse_like.config.reading import SettingsFile
+from synapse_like.config.shared import Database as AnyDatabase
+from synapse_like.config.shared import Log, MailHandOver, Rate
+from synapse_like.config.values import (
     Address,
     FilePath,
     ListOf,
-    Log,
-    MailHandOver,
     Network,
     OneOrMore,
     Port,
-    Rate,
     Section,
     ServerName,
     Settings,
     Url,
-    parse_as,
-    read,
 )
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.third_party_ids import public_key
 
-TITLE = "The settings of a synapse_like identity server."
 CONFIG_FILE = "identity.yaml"
 DATABASE_FILE = "identity.db"
-
-#: Settings that the environment may give; it wins over the file.
-ENVIRONMENT = {
-    "SYNAPSE_LIKE_IDENTITY_DATABASE_URL": ("database", "url"),
-    "SYNAPSE_LIKE_MAIL_PASSWORD": ("mail", "password"),
-    "SYNAPSE_LIKE_IDENTITY_SMS_TOKEN": ("sms", "token"),
-}
 
 
 def _public_key(text: str) -> str:
@@ -51,29 +40,12 @@ def _public_key(text: str) -> str:
     return text
 
 
-class Database(Section):
+class Database(AnyDatabase):
     """Where everything is kept; never the database of a home server."""
 
     url: str = Field("sqlite", repr=False)
     """`sqlite` (the file identity.db in the data directory), `sqlite:PATH`, or for a large server
     `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_IDENTITY_DATABASE_URL."""
-
-    durability: Literal["full", "normal"] = "full"
-    """SQLite only. `full`: what was acknowledged survives a power cut. `normal`: it survives a killed process."""
-
-    readers: int = Field(2, ge=1, le=64)
-    """Connections that read at the same time, beside the one that writes."""
-
-    @field_validator("url")
-    @classmethod
-    def _known_database(cls, url: str, info: ValidationInfo) -> str:
-        if url == "sqlite" or url.startswith(("postgresql://", "postgres://")):
-            return url
-        path = url.removeprefix("sqlite:")
-        if path in {"", url}:
-            raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
-        folder: Path = (info.context or {}).get("folder", Path())
-        return f"sqlite:{folder.absolute() / path}"
 
 
 class Listen(Section):
@@ -248,26 +220,14 @@ class IdentityConfig(Settings):
             raise ValueError("must name each sibling once, and not this server itself")
         return siblings
 
-    @property
-    def mail_sender(self) -> str:
-        """What stands in From."""
-        host = self.server_name.partition(":")[0] if not self.server_name.startswith("[") else "localhost"
-        return self.mail.sender or f"no-reply@{host}"
 
-
-def load_identity(path: Path, environ: Mapping[str, str]) -> IdentityConfig:
-    """Read the settings from a file and the environment.
-
-    :raises ConfigError: with all the faults that there are.
-    """
-    return parse_identity(read(path), source=str(path), folder=path.parent, environ=environ)
-
-
-def parse_identity(settings: object, *, source: str, folder: Path, environ: Mapping[str, str]) -> IdentityConfig:
-    """Make settings of what a YAML file holds.
-
-    :param source: the name of the file, for the faults.
-    :param folder: what relative paths are relative to.
-    :raises ConfigError: with all the faults that there are.
-    """
-    return parse_as(IdentityConfig, settings, source=source, folder=folder, environ=environ, environment=ENVIRONMENT)
+IDENTITY_SERVER = SettingsFile(
+    IdentityConfig,
+    title="The settings of a synapse_like identity server.",
+    check="identity check-config",
+    environment={
+        "SYNAPSE_LIKE_IDENTITY_DATABASE_URL": ("database", "url"),
+        "SYNAPSE_LIKE_MAIL_PASSWORD": ("mail", "password"),
+        "SYNAPSE_LIKE_IDENTITY_SMS_TOKEN": ("sms", "token"),
+    },
+)

@@ -18,6 +18,7 @@ import yaml
 from signedjson.key import encode_verify_key_base64, get_verify_key, read_signing_keys
 
 from tests.support.client import Answer, ApiError
+from tests.support.command_line import must_do
 from tests.support.processes import dying_with_us, free_port, wait_until
 from tests.support.server import ROOT
 from tests.support.smtp_server import SmtpServer
@@ -59,12 +60,10 @@ class IdentityServer:
         mail_settings = {"mail.host": "127.0.0.1", "mail.port": mail.port, "mail.security": "none"}
         chosen = {**QUICK, **mail_settings, **(settings or {})}
         sets = [word for key, value in chosen.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-        made = self._run(
+        must_do(
             *("identity", "init", "--data-dir", str(data_dir), "--server-name", self.name),
             *("--port", str(self.port), "--database", database, *sets),
         )
-        if made.returncode:
-            raise RuntimeError(f"init failed:\n{made.stdout}{made.stderr}")
 
     @property
     def config(self) -> Path:

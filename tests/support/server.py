@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 
+from tests.support.command_line import must_do
 from tests.support.processes import dying_with_us, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -51,13 +52,11 @@ class HomeServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_mark = 0
         sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-        made = self._run(
+        must_do(
             *("init", "--data-dir", str(data_dir), "--server-name", self.name, "--bind", "127.0.0.1"),
             *("--client-port", str(self.port), "--federation-port", str(self.federation_port)),
             *("--database", database, *sets),
         )
-        if made.returncode:
-            raise RuntimeError(f"init failed:\n{made.stdout}{made.stderr}")
 
     @property
     def address(self) -> tuple[str, int]:

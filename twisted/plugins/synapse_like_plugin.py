@@ -27,9 +27,9 @@ class HomeServerOptions(Options):
         :raises UsageError: with all the faults of the settings.
         """
         from synapse_like.config import ConfigError, load
-        from synapse_like.identity.settings import load_identity
+        from synapse_like.identity.settings import IDENTITY_SERVER
 
-        read = load_identity if self["identity"] else load
+        read = IDENTITY_SERVER.load if self["identity"] else load
         try:
             self["settings"] = read(Path(self["config"]), os.environ)
         except ConfigError as error:

@@ -1,0 +1,67 @@
+"""How much one may ask for."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from synapse_like.config.shared import Rate
+from synapse_like.config.values import Section
+
+
+class RateClasses(Section):
+    """The limits, each `{per_second: in the long run, burst: at once, after a pause}`."""
+
+    login: Rate = Rate(per_second=0.2, burst=10)
+    """Attempts to log in, per client address."""
+
+    login_steps: Rate = Rate(per_second=1, burst=30)
+    """Further requests of a login or registration that is under way, per client address."""
+
+    mail: Rate = Rate(per_second=0.005, burst=5)
+    """Mails with a code or a link, per e-mail address and per user."""
+
+    tries: Rate = Rate(per_second=0.1, burst=20)
+    """Attempts to prove that one is a certain user, from whatever address, per user."""
+
+    lookup: Rate = Rate(per_second=0.2, burst=100)
+    """Addresses that identity servers are asked about, per user."""
+
+    registration: Rate = Rate(per_second=0.1, burst=10)
+    """Attempts to register, per client address."""
+
+    send: Rate = Rate(per_second=10, burst=50)
+    """Whatever changes something, per user."""
+
+    read: Rate = Rate(per_second=50, burst=200)
+    """Everything else, per user, or per client address where no user is known."""
+
+    federation: Rate = Rate(per_second=100, burst=500)
+    """Requests of other servers, per server."""
+
+    strangers: Rate = Rate(per_second=5, burst=100)
+    """Requests of other servers for which this one may have to ask for the keys of a server, per address."""
+
+
+class RateLimits(Section):
+    """How much one user or one address may ask for."""
+
+    enabled: bool = True
+    """Whether there are limits at all."""
+
+    classes: RateClasses = RateClasses()
+
+
+class Limits(Section):
+    """How large a single request may be."""
+
+    max_body_bytes: int = Field(1024 * 1024, ge=65536)
+    """Bytes in the body of a request."""
+
+    max_json_depth: int = Field(100, ge=10, le=500)
+    """Levels of lists and objects in one another."""
+
+    max_pipelined: int = Field(8, ge=1, le=64)
+    """Requests of one connection that are worked on at the same time."""
+
+    long_poll_max_ms: int = Field(300_000, ge=1000)
+    """Milliseconds that a client may wait for events in one request; a longer wait is cut to this."""

@@ -1,0 +1,169 @@
+"""From a YAML file to settings, or all the faults that there are; and back to a file with help for each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from synapse_like.config.values import Settings
+from synapse_like.config.writing import section_lines
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. Its text has one line for each fault: `file: key: reason`."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+def _read(path: Path) -> object:
+    """What a YAML file holds.
+
+    :raises ConfigError: it cannot be read.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeysLoader)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8 text"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: {_yaml_fault(error)}"]) from error
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile(Generic[Kind]):
+    """A kind of settings file: how it is read and written.
+
+    :ivar model: what it holds.
+    :ivar title: its first line.
+    :ivar check: the command that checks it.
+    :ivar environment: which environment variables win over which settings, each a heading and a key.
+    :ivar moved: where settings stand today that had another name; an older file goes on working.
+    """
+
+    model: type[Kind]
+    title: str
+    check: str
+    environment: Mapping[str, tuple[str, str]]
+    moved: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+
+    def load(self, path: Path, environ: Mapping[str, str]) -> Kind:
+        """Read settings from a file and the environment.
+
+        :param environ: the environment variables, as `os.environ` has them.
+        :raises ConfigError: with all the faults that there are.
+        """
+        return self.parse(_read(path), source=str(path), folder=path.parent, environ=environ)
+
+    def parse(self, settings: object, *, source: str, folder: Path, environ: Mapping[str, str]) -> Kind:
+        """Make settings of what a YAML file holds.
+
+        :param source: the name of the file, for the faults.
+        :param folder: what relative paths are relative to.
+        :param environ: environment variables.
+        :raises ConfigError: with all the faults that there are.
+        """
+        if not isinstance(settings, Mapping):
+            raise ConfigError([f"{source}: must be a mapping, `key: value`"])
+        settings, overridden = self._with_environment(self._with_new_names(settings), environ)
+        try:
+            return self.model.model_validate(settings, context={"folder": folder})
+        except ValidationError as error:
+            raise ConfigError([_fault(self.model, detail, source, overridden) for detail in error.errors()]) from error
+
+    def sample(self, config: Kind) -> str:
+        """The settings as a YAML file with the help for each; what was not set stands there commented out."""
+        lines = [
+            f"# {self.title}",
+            "# A line that begins with `#key:` shows a default; to change it, take the `#` away.",
+            f"# After a change: synapse_like {self.check}, then restart the server.",
+            *section_lines(config, ""),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _with_new_names(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings with those that an older file has under an older name where they stand today."""
+        for (old_heading, old_key), (heading, key) in self.moved.items():
+            old, new = settings.get(old_heading), settings.get(heading) or {}
+            if isinstance(old, Mapping) and isinstance(new, Mapping) and old_key in old and key not in new:
+                rest = {name: value for name, value in old.items() if name != old_key}
+                settings = {**settings, old_heading: rest, heading: {**new, key: old[old_key]}}
+        return settings
+
+    def _with_environment(
+        self, settings: Mapping[str, Any], environ: Mapping[str, str]
+    ) -> tuple[dict[str, Any], dict[tuple[str, str], str]]:
+        """The settings with what the environment gives, and which variable gave what."""
+        settings = dict(settings)
+        overridden = {}
+        for variable, (heading, key) in self.environment.items():
+            section = settings.get(heading) or {}
+            if environ.get(variable) and isinstance(section, Mapping):
+                settings[heading] = {**section, key: environ[variable]}
+                overridden[heading, key] = variable
+        return settings, overridden
+
+
+class _UniqueKeysLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's loader would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused below
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    return " ".join(str(error).split())
+
+
+def _fault(model: type[Settings], detail: ErrorDetails, source: str, overridden: Mapping[tuple[str, str], str]) -> str:
+    """One fault as a line: `file: key: reason`."""
+    place = detail["loc"]
+    variable = overridden.get((str(place[0]), str(place[1]))) if len(place) > 1 else None
+    if variable is not None:
+        return f"environment: {variable}: {_reason(model, detail)}"
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    return f"{source}: {key}: {_reason(model, detail)}"
+
+
+def _reason(model: type[Settings], detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            *headings, key = detail["loc"]
+            near = get_close_matches(str(key), _keys_under(model, headings), n=1)
+            return f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
+        case "model_type":
+            return "must be a mapping, `key: value`"
+        case "tuple_type":
+            return "must be a list"
+        case "value_error":
+            return str(detail["ctx"]["error"])
+    return detail["msg"].replace("Input should", "must").replace("String should", "must")
+
+
+def _keys_under(model: Any, headings: Sequence[int | str]) -> Sequence[str]:
+    for heading in headings:
+        # The annotation of a list is that of a tuple of equal things.
+        model = get_args(model)[0] if isinstance(heading, int) else model.model_fields[heading].annotation
+    return list(model.model_fields)

@@ -1,0 +1,119 @@
+"""Settings that home servers and identity servers have in common."""
+
+from __future__ import annotations
+
+from email.utils import parseaddr
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+
+from synapse_like.config.values import FilePath, Port, Section, Settings, folder_of
+from synapse_like.protocol.email_addresses import canonical_email
+from synapse_like.protocol.errors import MatrixError
+
+
+def _sender(text: str) -> str:
+    _, address = parseaddr(text)
+    try:
+        canonical_email(address)
+    except MatrixError as error:
+        raise ValueError("must be like Example <no-reply@example.org>") from error
+    return text
+
+
+class Database(Section):
+    """Where everything is kept."""
+
+    url: str = Field("sqlite", repr=False)
+    """`sqlite` (the file homeserver.db in the data directory), `sqlite:PATH`, or for a large server
+    `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_DATABASE_URL."""
+
+    durability: Literal["full", "normal"] = "full"
+    """SQLite only. `full`: what was acknowledged survives a power cut. `normal`: it survives a killed
+    process, a power cut may take the last moments; in exchange sending is faster."""
+
+    readers: int = Field(2, ge=1, le=64)
+    """Connections that read at the same time, beside the one that writes."""
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: str, info: ValidationInfo) -> str:
+        if url == "sqlite" or url.startswith(("postgresql://", "postgres://")):
+            return url
+        path = url.removeprefix("sqlite:")
+        if path in {"", url}:
+            raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
+        return f"sqlite:{folder_of(info) / path}"
+
+
+class MailHandOver(Section):
+    """The mail server by which people are sent codes and links."""
+
+    host: str | None = None
+    """Its name or address. Left out: this server sends no mail."""
+
+    port: Port | None = None
+    """Left out: 587, or 465 with security `tls`, or 25 with `none`."""
+
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    """`starttls`: TLS begins on the open connection, or nothing is sent. `tls`: it begins with the connection.
+    `none`: no TLS, for a mail server on this machine."""
+
+    username: str | None = None
+    """By which one logs in there. Left out: one need not."""
+
+    password: str | None = Field(None, repr=False)
+    """The password for it. Environment: SYNAPSE_LIKE_MAIL_PASSWORD."""
+
+    sender: Annotated[str, AfterValidator(_sender)] | None = None
+    """What stands in From: Example <matrix@example.org>. Left out: no-reply@ and the server's name."""
+
+    ca_file: FilePath | None = None
+    """PEM file of the authorities by whose certificates the mail server is believed. Left out: those of the
+    system."""
+
+    verify_certificate: bool = True
+    """Whether its certificate is checked."""
+
+    timeout: PositiveFloat = 20.0
+    """Seconds that it may take to agree to a mail, and again to take it."""
+
+    templates: FilePath | None = None
+    """Folder of one's own letters, for those that are not to be the usual ones; see docs/operating.md."""
+
+    @field_validator("password")
+    @classmethod
+    def _password_for_user(cls, password: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("username") is not None and not password:
+            raise ValueError("must be given, since there is a username")
+        return password
+
+    def sender_of(self, server_name: str) -> str:
+        """What stands in From of the mail of a server."""
+        host = server_name.partition(":")[0] if not server_name.startswith("[") else "localhost"
+        return self.sender or f"no-reply@{host}"
+
+    @property
+    def usual_port(self) -> int:
+        """The port to connect to."""
+        return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
+
+
+class Rate(Settings):
+    """How much of something is allowed."""
+
+    per_second: PositiveFloat
+    """Requests per second in the long run; a fraction for one in several seconds."""
+
+    burst: PositiveInt
+    """Requests at once, after a pause."""
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for programs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important level that is written: debug, info, warning or error."""
