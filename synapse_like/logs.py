@@ -255,9 +255,10 @@ def observe_twisted(event: LogEvent) -> None:
         say(formatEvent(event))
 
 
+#: What to Twisted is worth telling, factories that start and stop, is too much for those who run a server.
 _TWISTED_LEVELS = {
     "debug": "debug",
-    "info": "info",
+    "info": "debug",
     "warn": "warning",
     "error": "error",
     "critical": "critical",

@@ -165,8 +165,9 @@ def test_twisted_logs_to_the_same_place(capsys: Output) -> None:
     globalLogPublisher.addObserver(logs.observe_twisted)
     try:
         twisted = TwistedLogger("some.protocol")
-        twisted.debug("not this")
-        log.msg("in the old way")
+        twisted.info("not this: a factory starts")
+        log.msg("nor in the old way")
+        log.err("but this")
         twisted.warn("port {port} is taken", port=80)
         try:
             raise ValueError("broken")
@@ -176,7 +177,7 @@ def test_twisted_logs_to_the_same_place(capsys: Output) -> None:
         globalLogPublisher.removeObserver(logs.observe_twisted)
     ours = [line for line in lines(capsys) if line["logger"] in {"some.protocol", "twisted"}]
     assert [(line["level"], line["message"]) for line in ours] == [
-        ("info", "in the old way"),
+        ("critical", "'but this'"),
         ("warning", "port 80 is taken"),
         ("critical", "it failed"),
     ]
