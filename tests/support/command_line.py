@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 from click.testing import CliRunner
 
 from synapse_like.commands import main
+
+#: The runner takes the standard streams of the whole process.
+_alone = Lock()
 
 
 def must_do(*words: str) -> None:
@@ -12,6 +17,7 @@ def must_do(*words: str) -> None:
 
     :raises RuntimeError: it failed; with what it said.
     """
-    result = CliRunner().invoke(main, words)
+    with _alone:
+        result = CliRunner().invoke(main, words)
     if result.exit_code:
         raise RuntimeError(f"{words[0]} failed:\n{result.output}") from result.exception

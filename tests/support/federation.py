@@ -105,9 +105,12 @@ class Federation:
         """Let whatever others say to a server arrive late, and what it answers, too."""
         self.network.slow(self._key(server), seconds)
 
-    def heal(self) -> None:
-        """Make all lines good again."""
-        self.network.heal()
+    def heal(self, server: HomeServer | None = None) -> None:
+        """Make all lines good again.
+
+        :param server: only those from and to this one.
+        """
+        self.network.heal(None if server is None else self._key(server))
 
     def _key(self, server: HomeServer) -> str:
         return f"server {self.servers.index(server)}"

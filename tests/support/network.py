@@ -77,12 +77,15 @@ class Network:
 
         self._do(cut())
 
-    def heal(self) -> None:
-        """All lines are good again, and quick."""
+    def heal(self, name: str | None = None) -> None:
+        """All lines are good again, and quick.
+
+        :param name: only those from and to this server.
+        """
 
         async def heal() -> None:
-            self._cut.clear()
-            self._delays.clear()
+            self._cut = {line for line in self._cut if name is not None and name not in line}
+            self._delays = {slow: delay for slow, delay in self._delays.items() if name is not None and slow != name}
             self._healed.set()
             self._healed.clear()
 

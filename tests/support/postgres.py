@@ -29,9 +29,12 @@ class PostgreSQL:
     """A running PostgreSQL; `database` makes databases in it.
 
     :param binaries: the directory of `initdb` and `postgres`, as found by `find_binaries`.
+    :param keeps: whether what was committed outlives `crash`, which takes time.
     """
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, *, keeps: bool = False) -> None:
+        self._binaries = binaries
+        self._keeps = keeps
         self._user = _user_for_postgres()
         self._names = (f"test_{number}" for number in count(1))
         self._folder = Path(tempfile.mkdtemp(prefix="synapse-like-pg-"))
@@ -39,15 +42,11 @@ class PostgreSQL:
             if self._user is not None:
                 shutil.chown(self._folder, self._user)
             self._make_cluster(binaries)
-            self._process = self._start(binaries)
+            self._process = self._start()
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        try:
-            wait_until("PostgreSQL to answer", self._answers)
-        except BaseException:
-            self.stop()
-            raise
+        self._wait()
 
     @property
     def log(self) -> Path:
@@ -66,14 +65,30 @@ class PostgreSQL:
 
     def stop(self) -> None:
         """Stop the server and remove everything."""
+        self.crash()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def crash(self) -> None:
+        """End it at once, without saving anything."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGQUIT)  # "immediate shutdown": there is nothing to save
+            self._process.send_signal(signal.SIGQUIT)  # "immediate shutdown"
             try:
                 self._process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start_again(self) -> None:
+        """Start it after a crash, and wait until it answers."""
+        self._process = self._start()
+        self._wait()
+
+    def _wait(self) -> None:
+        try:
+            wait_until("PostgreSQL to answer", self._answers)
+        except BaseException:
+            self.stop()
+            raise
 
     def _make_cluster(self, binaries: Path) -> None:
         made = subprocess.run(
@@ -90,21 +105,21 @@ class PostgreSQL:
         if made.returncode:
             raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
 
-    def _start(self, binaries: Path) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": self._folder,
             "fsync": "off",
-            "synchronous_commit": "off",
+            "synchronous_commit": "on" if self._keeps else "off",
             "full_page_writes": "off",
             "autovacuum": "off",
             "shared_buffers": "32MB",
             "max_connections": "60",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
-                [binaries / "postgres", "-D", self._folder / "data", *options],
+                [self._binaries / "postgres", "-D", self._folder / "data", *options],
                 cwd=self._folder,
                 user=self._user,
                 stdin=subprocess.DEVNULL,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
 from random import Random
 
 import pytest
@@ -15,9 +11,10 @@ import pytest
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import Unique, must_not_have_failed
 from tests.scenarios.federation.conftest import FederationOf, Meet
-from tests.support.client import ApiError, Client, ids
+from tests.support.client import Client, ids
 from tests.support.federation import Federation, wait_until_agree, whole_history
 from tests.support.processes import wait_until
+from tests.support.talkers import PATIENCE, Talker, busy
 
 #: How often a server is killed; and how often where the databases are slower to start with.
 KILLS = {"sqlite": 200, "postgresql": 30}
@@ -25,63 +22,6 @@ KILLS = {"sqlite": 200, "postgresql": 30}
 LONGEST_PAUSE = 0.6
 #: How many kills of a hundred come before their server serves again.
 UNREADY = 25
-#: How long the servers may take to tell each other everything in the end, in seconds.
-PATIENCE = 90
-
-
-class Talker(threading.Thread):
-    """Somebody who says one thing after another, each again and again until it is acknowledged.
-
-    :ivar said: the event IDs of what was acknowledged, by text.
-    """
-
-    def __init__(self, client: Client, room: str) -> None:
-        super().__init__(name=client.user_id, daemon=True)
-        self.client = client
-        self.said: dict[str, str] = {}
-        self.failure: BaseException | None = None
-        self._room = room
-        self._is_over = threading.Event()
-
-    def run(self) -> None:
-        try:
-            while not self._is_over.is_set():
-                self._insist(f"{self.client.user_id} {len(self.said)}")
-                time.sleep(0.01)
-        except BaseException as error:
-            self.failure = error
-
-    def _insist(self, text: str) -> None:
-        content = {"msgtype": "m.text", "body": text}
-        while True:
-            try:
-                self.said[text] = self.client.send_event(self._room, "m.room.message", content, text)
-                return
-            except (OSError, HTTPException):
-                time.sleep(0.05)
-            except ApiError as error:
-                if error.status < 500:
-                    raise
-                time.sleep(0.05)
-
-    def end(self) -> None:
-        """Stop, as soon as the last thing is acknowledged."""
-        self._is_over.set()
-        self.join(PATIENCE)
-        if self.failure is not None:
-            raise self.failure
-        assert not self.is_alive(), "the last message was never acknowledged"
-
-
-@contextmanager
-def talking(room: str, people: list[Client]) -> Iterator[list[Talker]]:
-    """Let people talk meanwhile."""
-    talkers = [Talker(client, room) for client in people]
-    for talker in talkers:
-        talker.start()
-    yield talkers
-    for talker in talkers:
-        talker.end()
 
 
 def kill_them_all(federation: Federation, kills: int, dice: Random) -> None:
@@ -115,9 +55,10 @@ def test_killed_servers_lose_and_double_nothing(
         people = [Client(server).register(unique("talker")) for server in homes.servers]
         room = meet(*people)
         since = {client: client.present() for client in people}
-        with talking(room, people) as talkers:
+        talkers = [Talker(client, room) for client in people]
+        with busy(talkers):
             kill_them_all(homes, KILLS[database_kind], Random(1))
-        said = {text: event_id for talker in talkers for text, event_id in talker.said.items()}
+        said = {text: event_id for talker in talkers for text, event_id in talker.said[room].items()}
         assert len(said) > KILLS[database_kind], "there was hardly anything to lose"
 
         def all_is_there() -> bool:
@@ -131,7 +72,7 @@ def test_killed_servers_lose_and_double_nothing(
             assert len(history) == len(said), "something is there twice"
             for talker in talkers:
                 words = [event["event_id"] for event in history if event["user_id"] == talker.client.user_id]
-                assert words == list(talker.said.values()), "somebody's words are in another order"
+                assert words == list(talker.said[room].values()), "somebody's words are in another order"
             streamed = [event_id for event_id in stream_of(client, since[client]) if event_id in said.values()]
             assert Counter(streamed) == Counter(said.values()), "a client was told something twice, or not at all"
         for server in homes.servers:

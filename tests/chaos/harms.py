@@ -1,0 +1,182 @@
+"""What can happen to servers, each time to one of them or to all, for a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from random import Random
+
+from tests.chaos.world import World
+from tests.support.server import HomeServer
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Something that happens.
+
+    :ivar befall: lets it happen to a server for the length of its context.
+    :ivar weight: how often it comes, among the others.
+    :ivar longest: how long it lasts at the most, in seconds.
+    :ivar is_everywhere: whether it befalls all servers at once.
+    """
+
+    befall: Callable[[World, HomeServer], AbstractContextManager[None]]
+    weight: int
+    longest: float
+    is_everywhere: bool = False
+
+
+@contextmanager
+def _killed(world: World, server: HomeServer) -> Iterator[None]:
+    """As by `kill -9`, or by a kernel that is out of memory."""
+    if server.is_running:
+        server.kill9()
+    yield
+    server.launch()
+
+
+@contextmanager
+def _restarted(world: World, server: HomeServer) -> Iterator[None]:
+    """In good order, as by its operator."""
+    if server.is_running:
+        # It may still be about to start, or about to fail at that.
+        assert server.terminate() in (0, 1, -signal.SIGTERM), "it was not stopped in good order"
+    yield
+    server.launch()
+
+
+@contextmanager
+def _stopped(world: World, server: HomeServer) -> Iterator[None]:
+    """It stands still, with everything open."""
+    pid = server.process_id
+    if pid is None:
+        yield
+        return
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _cut_off(world: World, server: HomeServer) -> Iterator[None]:
+    """Nobody can connect to it, nor it to anybody."""
+    world.federation.cut(server)
+    yield
+    world.federation.heal(server)
+
+
+@contextmanager
+def _unheard(world: World, server: HomeServer) -> Iterator[None]:
+    """What it says vanishes, and what is said to it, too."""
+    world.federation.cut(server, silently=True)
+    yield
+    world.federation.heal(server)
+
+
+@contextmanager
+def _slow(world: World, server: HomeServer) -> Iterator[None]:
+    """What is said to it takes its time."""
+    world.federation.slow(server, 0.4)
+    yield
+    world.federation.heal(server)
+
+
+@contextmanager
+def _full(world: World, server: HomeServer) -> Iterator[None]:
+    """There is not a byte left on its disk."""
+    filler = server.data_dir / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            with suppress(OSError):
+                while file.write(b"\0" * size):
+                    pass
+    yield
+    filler.unlink()
+
+
+@contextmanager
+def _without_database(world: World, server: HomeServer) -> Iterator[None]:
+    """The database has crashed."""
+    assert world.postgresql is not None
+    world.postgresql.crash()
+    yield
+    world.postgresql.start_again()
+
+
+def harms_of(world: World) -> Mapping[str, Harm]:
+    """What can happen there, by its name."""
+    harms = {
+        "kill -9": Harm(_killed, 6, 1.0),
+        "restart": Harm(_restarted, 1, 1.0),
+        "SIGSTOP": Harm(_stopped, 2, 5.0),
+        "cut line": Harm(_cut_off, 2, 6.0),
+        "silent line": Harm(_unheard, 2, 6.0),
+        "slow line": Harm(_slow, 2, 8.0),
+    }
+    if world.has_small_disks:
+        harms["full disk"] = Harm(_full, 2, 4.0)
+    if world.postgresql is not None:
+        harms["database crash"] = Harm(_without_database, 1, 3.0, is_everywhere=True)
+    return harms
+
+
+@dataclass
+class _Lasting:
+    """A harm that lasts."""
+
+    ends: float
+    victims: list[HomeServer]
+    end: ExitStack
+
+
+def let_loose(world: World, seconds: float, dice: Random) -> Counter[str]:
+    """Let things happen, to several servers at the same time, but never two to one; then make all well again.
+
+    A server that ends by itself, as one does that finds its disk full or its database away when it starts, is started
+    again, as the system of its operator would do it.
+
+    :returns: what has happened, and how often.
+    """
+    harms = harms_of(world)
+    happened: Counter[str] = Counter()
+    lasting: list[_Lasting] = []
+    deadline = time.monotonic() + seconds
+    try:
+        while (now := time.monotonic()) < deadline:
+            _end(lasting, now)
+            befallen = [victim for harm in lasting for victim in harm.victims]
+            free = [server for server in world.servers if server not in befallen]
+            for server in free:
+                if not server.is_running:
+                    happened["ended by itself"] += 1
+                    server.launch()
+            name = dice.choices(list(harms), [harm.weight for harm in harms.values()])[0]
+            harm = harms[name]
+            if free and (not harm.is_everywhere or len(free) == len(world.servers)):
+                victim = dice.choice(free)
+                end = ExitStack()
+                end.enter_context(harm.befall(world, victim))
+                victims = world.servers if harm.is_everywhere else [victim]
+                lasting.append(_Lasting(now + harm.longest * dice.random(), victims, end))
+                happened[name] += 1
+            time.sleep(dice.uniform(0.2, 1.5))
+    finally:
+        _end(lasting, float("inf"))
+    world.federation.heal()
+    for server in world.servers:
+        if not server.is_running:
+            server.launch()
+        server.wait_until_healthy()
+    return happened
+
+
+def _end(lasting: list[_Lasting], now: float) -> None:
+    """End those whose time has come."""
+    for harm in [harm for harm in lasting if harm.ends <= now]:
+        lasting.remove(harm)
+        harm.end.close()
