@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
 
 from synapse_like import __version__, logs
-from synapse_like.app.parts import StartError, mail_of, stop_listening, url_of
+from synapse_like.app.errors import StartError
+from synapse_like.app.parts import mail_of, stop_listening, url_of
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock

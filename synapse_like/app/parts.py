@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 
+from synapse_like.app.errors import StartError
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config, MailHandOver
@@ -31,10 +32,6 @@ R = TypeVar("R")
 
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
-
-
-class StartError(Exception):
-    """The server cannot start; the message says why, for the operator."""
 
 
 def public_url(config: Config) -> str:

@@ -1,0 +1,71 @@
+"""What several commands have in common: their settings, and what becomes of errors that a person can mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from synapse_like.config import Config
+    from synapse_like.identity.settings import IdentityConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Turns the errors that a person can mend into sentences."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from synapse_like.app.errors import StartError
+        from synapse_like.config import ConfigError
+        from synapse_like.protocol.errors import MatrixError
+
+        try:
+            return super().invoke(ctx)
+        except MatrixError as error:
+            raise click.ClickException(error.message) from error
+        except (ConfigError, StartError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _read_config(_: click.Context, __: click.Parameter, path: Path) -> Config:
+    from synapse_like import logs
+    from synapse_like.config import load
+
+    config = load(path, os.environ)
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return config
+
+
+def _read_identity_config(_: click.Context, __: click.Parameter, path: Path) -> IdentityConfig:
+    from synapse_like import logs
+    from synapse_like.identity.settings import load_identity
+
+    config = load_identity(path, os.environ)
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return config
+
+
+def needs_config(command: Command) -> Command:
+    """Give a command the option `--config` and the settings that it names."""
+    return _config_option(_read_config)(command)
+
+
+def needs_identity_config(command: Command) -> Command:
+    """The same for the settings of an identity server."""
+    return _config_option(_read_identity_config)(command)
+
+
+def _config_option(callback: Callable[..., object]) -> Callable[[Command], Command]:
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        callback=callback,
+        required=True,
+        metavar="FILE",
+        help="The settings file.",
+    )
