@@ -796,6 +796,16 @@ class Log(Section):
     """The least important level that is written: debug, info, warning or error."""
 
 
+class Metrics(Section):
+    """Figures about the server for Prometheus, at /metrics of a port of their own, by HTTP."""
+
+    port: Port | None = None
+    """Port to listen on. Left out: there are none."""
+
+    bind: OneOrMore[Address] = ("127.0.0.1",)
+    """IP addresses to listen on. Whoever gets there sees how much is going on, though not between whom."""
+
+
 class Config(Settings):
     """All the settings of a server."""
 
@@ -827,6 +837,7 @@ class Config(Settings):
     limits: Limits = Limits()
     password_hashing: PasswordHashing = PasswordHashing()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     @field_validator("mail")
     @classmethod

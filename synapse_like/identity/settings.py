@@ -15,6 +15,7 @@ from synapse_like.config import (
     ListOf,
     Log,
     MailHandOver,
+    Metrics,
     Network,
     OneOrMore,
     Port,
@@ -239,6 +240,7 @@ class IdentityConfig(Settings):
     lookup: Lookup = Lookup()
     rate_limits: RateLimits = RateLimits()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     @field_validator("siblings")
     @classmethod

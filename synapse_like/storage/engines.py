@@ -76,6 +76,8 @@ class Engine(Protocol):
     begin_read: str
     #: Appended to a SELECT that must lock its rows against other writers.
     for_update: str
+    #: A query for the size of the database, in bytes.
+    size_query: str
 
     def connect(self, *, exclusive: bool) -> RawConnection:
         """Open a connection; with `exclusive`, claim the database for this server first.
@@ -115,6 +117,7 @@ class SqliteEngine:
     begin_write = "BEGIN IMMEDIATE"
     begin_read = "BEGIN"
     for_update = ""
+    size_query = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
 
     def __init__(self, path: Path, durability: str = "full") -> None:
         self._path = path
@@ -194,6 +197,7 @@ class PostgresEngine:
     begin_write = "BEGIN"
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     for_update = " FOR UPDATE"
+    size_query = "SELECT pg_database_size(current_database())"
 
     #: Any constant will do, as long as every server uses the same one.
     _CLAIM = 0x53594E4C

@@ -102,7 +102,9 @@ class EventRedacted:
 
 #: What an event in memory costs beside its content, for the bounds of what is kept: roughly, in bytes.
 OVERHEAD = 1000
-EVENTS = CacheKind[int, StoredEvent]("events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD)
+EVENTS = CacheKind[int, StoredEvent](
+    "events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD, in_bytes=True
+)
 
 
 def next_position(txn: Transaction) -> int:
