@@ -12,7 +12,7 @@ from __future__ import annotations
 import click
 
 from synapse_like import __version__
-from synapse_like.commands import federation, identity, media, people, rooms, setup
+from synapse_like.commands import care, federation, identity, media, people, rooms, setup
 from synapse_like.commands.options import Commands
 
 
@@ -37,5 +37,6 @@ for command in (
     federation.federation,
     media.media,
     identity.identity,
+    care.doctor,
 ):
     main.add_command(command)

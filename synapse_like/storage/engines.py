@@ -79,6 +79,11 @@ class Engine(Protocol):
     #: A query for the size of the database, in bytes.
     size_query: str
 
+    @property
+    def path(self) -> Path | None:
+        """The file of the database; None if it is not one file on this machine."""
+        ...
+
     def connect(self, *, exclusive: bool) -> RawConnection:
         """Open a connection; with `exclusive`, claim the database for this server first.
 
@@ -96,6 +101,10 @@ class Engine(Protocol):
 
         :returns: whether that is done; if not, somebody is still reading it: try again later.
         """
+        ...
+
+    def faults(self, connection: RawConnection) -> list[str]:
+        """What is wrong with the database below its tables, in sentences, as far as that is quickly seen."""
         ...
 
     def release(self) -> None:
@@ -123,6 +132,10 @@ class SqliteEngine:
         self._path = path
         self._synchronous = "FULL" if durability == "full" else "NORMAL"
         self._lock_file: int | None = None
+
+    @property
+    def path(self) -> Path | None:
+        return self._path
 
     def connect(self, *, exclusive: bool) -> RawConnection:
         try:
@@ -180,6 +193,10 @@ class SqliteEngine:
         finally:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         return not is_busy
+
+    def faults(self, connection: RawConnection) -> list[str]:
+        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)").fetchall()]
+        return [] if found == ["ok"] else [f"SQLite finds: {line}" for line in found]
 
     def release(self) -> None:
         if self._lock_file is not None:
@@ -266,6 +283,18 @@ class PostgresEngine:
     def forget_deleted(self, connection: RawConnection) -> bool:
         """Dead row versions are PostgreSQL's to overwrite: autovacuum frees them, later rows take their place."""
         return True
+
+    @property
+    def path(self) -> Path | None:
+        return None
+
+    def faults(self, connection: RawConnection) -> list[str]:
+        invalid = connection.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid").fetchall()
+        found = [f"The index {row[0]} is not valid." for row in invalid]
+        [(encoding,)] = connection.execute("SHOW server_encoding").fetchall()
+        if encoding != "UTF8":
+            found.append(f"The encoding of the database is {encoding} and not UTF8.")
+        return found
 
     def release(self) -> None:
         """The claim ends with the connection."""

@@ -67,6 +67,18 @@ def migrate(connection: Connection, package: str = HOME_SERVER) -> list[Step]:
     return missing
 
 
+def newest_applied(connection: Connection) -> int:
+    """The number of the newest step that was applied; 0 for a database that no server has used. Changes nothing."""
+    txn = connection.begin(writable=False)
+    try:
+        row = txn.one("SELECT MAX(number) FROM schema_migrations")
+        return 0 if row is None or row[0] is None else int(row[0])
+    except connection.engine.database_errors:
+        return 0
+    finally:
+        connection.roll_back(txn)
+
+
 def _make_record(txn: Transaction) -> None:
     txn.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL)")
     txn.execute("CREATE TABLE IF NOT EXISTS stream_positions (stream TEXT PRIMARY KEY, position BIGINT NOT NULL)")
