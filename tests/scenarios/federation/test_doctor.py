@@ -78,10 +78,12 @@ def test_everything_that_is_well_is_found_so(
     finally:
         smtp.stop()
         identity.stop()
-    assert {check: states(found, check) for check in found if check != "DNS"} == {
+    # The tests' servers are on no address of the internet, and their certificates are good for some days.
+    assert "fault" not in states(found, "DNS") | states(found, "certificate")
+    assert {check: states(found, check) for check in found if check not in ("DNS", "certificate")} == {
         check: {"ok"}
         for check in (
-            *("settings", "signing key", "data directory", "database", "server", "clock", "certificate", "federation"),
+            *("settings", "signing key", "data directory", "database", "server", "clock", "federation"),
             *("from outside", "calls", "mail", "identity"),
         )
     }
