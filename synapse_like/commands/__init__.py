@@ -38,5 +38,8 @@ for command in (
     media.media,
     identity.identity,
     care.doctor,
+    care.backup,
+    care.restore,
+    care.copy_database,
 ):
     main.add_command(command)

@@ -7,8 +7,14 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from synapse_like.commands.options import needs_config, settings_file
+
+if TYPE_CHECKING:
+    from synapse_like.config import Config
 
 
 @click.command()
@@ -44,3 +50,49 @@ def doctor(path: Path, ask: tuple[str, ...], mail_to: str | None, as_json: bool)
             click.echo(finding.line())
     if not report.is_well:
         sys.exit(1)
+
+
+@click.command()
+@needs_config
+@click.argument("target", type=click.Path(path_type=Path))
+@click.pass_context
+def backup(ctx: click.Context, config: Config, target: Path) -> None:
+    """Make a backup of settings, keys, database and files in TARGET, also while the server runs.
+
+    TARGET is a folder that is not there yet or, if it ends with .tar, such a file. It holds secrets.
+    """
+    from synapse_like.app import backup as backups
+
+    click.echo(backups.backup(config, settings_file(ctx), target, _progress))
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="An empty folder, or none yet.")
+def restore(source: Path, data_dir: Path) -> None:
+    """Restore the backup SOURCE, after it was compared with its manifest, into an empty place."""
+    from synapse_like import logs
+    from synapse_like.app import backup as backups
+
+    logs.configure("text", "error")
+    click.echo(backups.restore(source, data_dir, os.environ, _progress))
+    click.echo(f"To start the server: synapse_like run --config {data_dir.absolute() / backups.SETTINGS}")
+
+
+def _progress(sentence: str) -> None:
+    """Tell how far it is, on standard error, so that what comes of it stands alone on standard output."""
+    click.echo(sentence, err=True)
+
+
+@click.command()
+@needs_config
+@click.argument("target", envvar="SYNAPSE_LIKE_TARGET_DATABASE_URL")
+def copy_database(config: Config, target: str) -> None:
+    """Copy the database into an empty one, TARGET (postgresql://… or sqlite:PATH); stop the server before.
+
+    Both are compared in the end. If anything goes wrong, the other one is as empty as before. The environment variable
+    SYNAPSE_LIKE_TARGET_DATABASE_URL can stand for TARGET, so that no password is seen in the list of processes.
+    """
+    from synapse_like.app import moving
+
+    click.echo(moving.copy_database(config, target, _progress))

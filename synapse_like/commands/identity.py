@@ -118,3 +118,13 @@ def identity_status(config: IdentityConfig) -> None:
     from synapse_like.app import administration
 
     click.echo(administration.identity_status(config))
+
+
+@identity.command("copy-database")
+@needs_identity_config
+@click.argument("target", envvar="SYNAPSE_LIKE_TARGET_DATABASE_URL")
+def identity_copy_database(config: IdentityConfig, target: str) -> None:
+    """Copy the database into an empty one, TARGET (postgresql://… or sqlite:PATH); stop the server before."""
+    from synapse_like.app import moving
+
+    click.echo(moving.copy_database(config, target, lambda sentence: click.echo(sentence, err=True)))

@@ -32,10 +32,21 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-def _read_config(_: click.Context, __: click.Parameter, path: Path) -> Config:
+#: Under which the name of the settings file is kept for commands that want it, too.
+_SETTINGS_FILE = "synapse_like.settings_file"
+
+
+def settings_file(ctx: click.Context) -> Path:
+    """The settings file of a command that `needs_config`."""
+    path: Path = ctx.meta[_SETTINGS_FILE]
+    return path
+
+
+def _read_config(ctx: click.Context, __: click.Parameter, path: Path) -> Config:
     from synapse_like import logs
     from synapse_like.config import load
 
+    ctx.meta[_SETTINGS_FILE] = path
     config = load(path, os.environ)
     logs.configure(config.log.format, config.log.level, adopt_twisted=False)
     return config

@@ -43,10 +43,11 @@ def steps(package: str = HOME_SERVER) -> list[Step]:
     return sorted(found, key=lambda step: step.number)
 
 
-def migrate(connection: Connection, package: str = HOME_SERVER) -> list[Step]:
+def migrate(connection: Connection, package: str = HOME_SERVER, *, up_to: int | None = None) -> list[Step]:
     """Bring the tables up to date.
 
     :param package: whose.
+    :param up_to: the number of the last step that is wanted; None for all.
     :returns: the steps that were applied; none if there was nothing to do.
     :raises DatabaseUnavailable: the database was made by a newer version of this program, or is not for it.
     """
@@ -61,7 +62,7 @@ def migrate(connection: Connection, package: str = HOME_SERVER) -> list[Step]:
             f"the database is at schema {max(applied)}, made by a newer version of this program,"
             f" which knows schemas up to {newest}: run the newer version"
         )
-    missing = [step for step in known if step.number not in applied]
+    missing = [step for step in known if step.number not in applied and (up_to is None or step.number <= up_to)]
     for step in missing:
         connection.transact(_apply, step)
     return missing
