@@ -15,9 +15,13 @@ import yaml
 from click.testing import CliRunner, Result
 
 from synapse_like.commands import main
+from synapse_like.storage.copying import content_of, table_names
+from synapse_like.storage.database import Connection
+from synapse_like.storage.engines import SqliteEngine
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import known
 from tests.support.client import Client, texts
+from tests.support.postgres import PostgreSQL
 from tests.support.processes import free_port
 from tests.support.server import QUICK, HomeServer
 
@@ -48,7 +52,8 @@ def made(shared_server: HomeServer, tmp_path_factory: pytest.TempPathFactory) ->
         for number in range(300):
             if done.is_set():
                 return
-            client.send(room, f"meanwhile {number}")
+            content = {"msgtype": "m.text", "body": f"meanwhile {number}"}
+            client.send_event(room, "m.room.message", content, txn=f"meanwhile-{number}")
             upload(client, f"meanwhile {number}".encode())
             if number == 3:
                 begun.set()
@@ -160,9 +165,30 @@ def test_damaged_backup_is_refused_before_anything_is_written(
     assert list((tmp_path / "r").iterdir()) == []
 
 
-def test_database_is_copied_only_while_the_server_is_stopped(
-    server: HomeServer, postgresql: object, tmp_path: Path
+def test_server_goes_from_one_database_to_another(
+    made: tuple[Path, Client, str], postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
+    folder, _, _ = made
+    run("restore", folder / "b", "--data-dir", tmp_path / "r", SYNAPSE_LIKE_DATABASE_URL="sqlite")
+    config, here = tmp_path / "r" / "homeserver.yaml", {"SYNAPSE_LIKE_DATABASE_URL": "sqlite"}
+    with postgresql.database() as url:
+        copied = run("copy-database", "--config", config, url, **here)
+        assert copied.exit_code == 0, copied.output
+        assert "both are the same. Now set database.url to the new one." in copied.output
+        again = run("copy-database", "--config", config, url, **here)
+        assert again.exit_code == 1
+        assert "the database that is to be filled is in use" in again.output
+        # And back.
+        back = run("copy-database", "--config", config, f"sqlite:{tmp_path / 'b.db'}", SYNAPSE_LIKE_DATABASE_URL=url)
+        assert back.exit_code == 0, back.output
+    manifest = json.loads((folder / "b" / "manifest.json").read_text())
+    connection = Connection(SqliteEngine(tmp_path / "b.db"))
+    rows = {table: content_of(connection, table).rows for table in table_names(connection)}
+    connection.close()
+    assert rows == manifest["rows"]
+
+
+def test_database_is_copied_only_while_the_server_is_stopped(server: HomeServer, tmp_path: Path) -> None:
     refused = server.command("copy-database", f"sqlite:{tmp_path / 'copy.db'}")
     assert refused.returncode == 1
     assert "another server is running on the database" in refused.stderr
