@@ -41,5 +41,6 @@ for command in (
     care.backup,
     care.restore,
     care.copy_database,
+    care.verify,
 ):
     main.add_command(command)

@@ -96,3 +96,22 @@ def copy_database(config: Config, target: str) -> None:
     from synapse_like.app import moving
 
     click.echo(moving.copy_database(config, target, _progress))
+
+
+@click.command()
+@needs_config
+@click.option("--repair", is_flag=True, help="Mend what can be derived from something else; stop the server before.")
+@click.option("--start", type=int, default=0, metavar="NUMBER", help="Leave out the events up to this one.")
+def verify(config: Config, repair: bool, start: int) -> None:
+    """Look through everything that is kept: the database, events, rooms, streams, files.
+
+    Hashes, signatures, authorisation and states are computed anew and compared. It reads all of it, which takes long;
+    the server may run meanwhile. Interrupt it as you like, and go on with --start. The exit code is 1 if there are
+    faults.
+    """
+    from synapse_like.app import verification
+
+    result = verification.verify(config, repair=repair, start=start, report=click.echo, tell=_progress)
+    click.echo(result.sentence())
+    if result.faults:
+        sys.exit(1)

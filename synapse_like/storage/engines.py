@@ -103,8 +103,15 @@ class Engine(Protocol):
         """
         ...
 
-    def faults(self, connection: RawConnection) -> list[str]:
-        """What is wrong with the database below its tables, in sentences, as far as that is quickly seen."""
+    def faults(self, connection: RawConnection, *, thorough: bool = False) -> list[str]:
+        """What is wrong with the database below its tables, in sentences.
+
+        :param thorough: whether every row and index is looked at, which takes as long as it takes.
+        """
+        ...
+
+    def make_indexes_anew(self, connection: RawConnection) -> None:
+        """Derive all indexes from their tables again; for a connection that has claimed the database."""
         ...
 
     def release(self) -> None:
@@ -194,9 +201,17 @@ class SqliteEngine:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         return not is_busy
 
-    def faults(self, connection: RawConnection) -> list[str]:
-        found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)").fetchall()]
-        return [] if found == ["ok"] else [f"SQLite finds: {line}" for line in found]
+    def faults(self, connection: RawConnection, *, thorough: bool = False) -> list[str]:
+        check = "integrity_check(20)" if thorough else "quick_check(5)"
+        found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}").fetchall()]
+        faults = [] if found == ["ok"] else [f"SQLite finds: {line}" for line in found]
+        if thorough:
+            for table, row_id, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchall()[:20]:
+                faults.append(f"The row {row_id} of {table} refers to one of {parent} that is not there.")
+        return faults
+
+    def make_indexes_anew(self, connection: RawConnection) -> None:
+        connection.execute("REINDEX")
 
     def release(self) -> None:
         if self._lock_file is not None:
@@ -288,7 +303,14 @@ class PostgresEngine:
     def path(self) -> Path | None:
         return None
 
-    def faults(self, connection: RawConnection) -> list[str]:
+    def make_indexes_anew(self, connection: RawConnection) -> None:
+        for (table,) in connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        ).fetchall():
+            connection.execute(f"REINDEX TABLE {table}")
+
+    def faults(self, connection: RawConnection, *, thorough: bool = False) -> list[str]:
+        # PostgreSQL checks references itself, and each page when it reads it if it was set up with checksums.
         invalid = connection.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid").fetchall()
         found = [f"The index {row[0]} is not valid." for row in invalid]
         [(encoding,)] = connection.execute("SHOW server_encoding").fetchall()
