@@ -31,6 +31,8 @@ from synapse_like.federation.tls import ClientTls, ServerTls
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.backfill import Backfill
 from synapse_like.handlers.contacts import FORGET_SECONDS, Contacts
+from synapse_like.handlers.departures import LOOK_SECONDS as DEPARTURE_SECONDS
+from synapse_like.handlers.departures import Departures
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.disclosure import Disclosure
 from synapse_like.handlers.event_checks import EventChecks
@@ -395,6 +397,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
         every(clock, "forget-addresses", FORGET_SECONDS, address_books.forget_old),
+        every(clock, "departures", DEPARTURE_SECONDS, Departures(database, membership).go_on),
         every(clock, "unlink-closed", CLOSED_SECONDS, third_party_ids.unlink_closed),
         every(clock, "forget-address-invites", 3600, address_invites.forget_old),
         *entrance.tasks,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synapse_like.commands.options import needs_config, settings_file
+from synapse_like.commands.options import needs_config, progress, settings_file
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
@@ -63,7 +63,7 @@ def backup(ctx: click.Context, config: Config, target: Path) -> None:
     """
     from synapse_like.app import backup as backups
 
-    click.echo(backups.backup(config, settings_file(ctx), target, _progress))
+    click.echo(backups.backup(config, settings_file(ctx), target, progress))
 
 
 @click.command()
@@ -75,13 +75,8 @@ def restore(source: Path, data_dir: Path) -> None:
     from synapse_like.app import backup as backups
 
     logs.configure("text", "error")
-    click.echo(backups.restore(source, data_dir, os.environ, _progress))
+    click.echo(backups.restore(source, data_dir, os.environ, progress))
     click.echo(f"To start the server: synapse_like run --config {data_dir.absolute() / backups.SETTINGS}")
-
-
-def _progress(sentence: str) -> None:
-    """Tell how far it is, on standard error, so that what comes of it stands alone on standard output."""
-    click.echo(sentence, err=True)
 
 
 @click.command()
@@ -95,7 +90,7 @@ def copy_database(config: Config, target: str) -> None:
     """
     from synapse_like.app import moving
 
-    click.echo(moving.copy_database(config, target, _progress))
+    click.echo(moving.copy_database(config, target, progress))
 
 
 @click.command()
@@ -111,7 +106,7 @@ def verify(config: Config, repair: bool, start: int) -> None:
     """
     from synapse_like.app import verification
 
-    result = verification.verify(config, repair=repair, start=start, report=click.echo, tell=_progress)
+    result = verification.verify(config, repair=repair, start=start, report=click.echo, tell=progress)
     click.echo(result.sentence())
     if result.faults:
         sys.exit(1)

@@ -80,3 +80,8 @@ def _config_option(callback: Callable[..., object]) -> Callable[[Command], Comma
         metavar="FILE",
         help="The settings file.",
     )
+
+
+def progress(sentence: str) -> None:
+    """Tell how far a command is, on standard error, so that what comes of it stands alone on standard output."""
+    click.echo(sentence, err=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from synapse_like.commands.options import needs_config
+from synapse_like.commands.options import needs_config, progress
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
@@ -53,11 +54,26 @@ def set_admin(config: Config, user: str, off: bool) -> None:
 @click.command()
 @needs_config
 @click.argument("user")
-def deactivate_user(config: Config, user: str) -> None:
+@click.option("--erase", is_flag=True, help="Forget USER, too: their data, uploads, and what they said in rooms.")
+def deactivate_user(config: Config, user: str, erase: bool) -> None:
     """Close the account of USER for good: nobody can log in to it, or get its name, any more."""
-    from synapse_like.app import administration
+    from synapse_like.app import administration, user_data
 
+    if erase:
+        click.echo(user_data.erase_user(config, user, progress))
+        return
     click.echo(f"The account of {administration.deactivate_user(config, user)} is closed")
+
+
+@click.command()
+@needs_config
+@click.argument("user")
+@click.argument("target", type=click.Path(path_type=Path))
+def export_user(config: Config, user: str, target: Path) -> None:
+    """Write all that is known of USER into the tar file TARGET: data, what they said, and their files."""
+    from synapse_like.app import user_data
+
+    click.echo(user_data.export_user(config, user, target, progress))
 
 
 def _ask_for_password() -> str:

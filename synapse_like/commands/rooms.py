@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from synapse_like.commands.options import needs_config
+from synapse_like.commands.options import needs_config, progress
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
@@ -33,3 +34,28 @@ def purge_room(config: Config, room_id: str, force: bool) -> None:
     from synapse_like.app import administration
 
     click.echo(administration.purge_room(config, room_id, force))
+
+
+@click.command()
+@needs_config
+@click.argument("room_id")
+@click.option("--before", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M"]), help="A day or time, in UTC.")
+@click.option("--days", type=click.FloatRange(0), help="What is older than so many days.")
+@click.option("--before-event", metavar="EVENT_ID", help="What stands before this event, which stays.")
+def purge_history(
+    config: Config, room_id: str, before: datetime | None, days: float | None, before_event: str | None
+) -> None:
+    """Delete the old messages of the room ROOM_ID, which cannot be undone.
+
+    Its state stays, and so do its newest events. Interrupt it as you like, and start it again.
+    """
+    from synapse_like.app import user_data
+
+    if sum(limit is not None for limit in (before, days, before_event)) != 1:
+        raise click.UsageError("Give one of --before, --days and --before-event.")
+    before_ms = None
+    if before is not None:
+        before_ms = int(before.replace(tzinfo=UTC).timestamp() * 1000)
+    elif days is not None:
+        before_ms = int((datetime.now(UTC).timestamp() - days * 24 * 3600) * 1000)
+    click.echo(user_data.purge_history(config, room_id, before_ms=before_ms, before_event=before_event, tell=progress))
