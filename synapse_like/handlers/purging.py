@@ -105,7 +105,7 @@ class HistoryPurge:
     def _take_out(self, txn: Transaction, room_nid: int, rows: list[Row]) -> Freed:
         rules = rules_of(txn, self.room_id)
         head = heads.head_of(txn, room_nid)
-        kept = {purging.newest_number(txn), *(head.extremities if head is not None else ())}
+        kept = set(head.extremities if head is not None else ())
         going = {}
         for row in rows:
             if row.event_nid in kept:
@@ -120,8 +120,14 @@ class HistoryPurge:
             # What it has stripped, and stays, says because of what.
             if redacts is not None and redacts not in targets and events.known(txn, [redacts]):
                 del going[nid]
+        freed = Freed(None, len(going), sum(len(row.pdu) for row, _ in going.values()))
+        newest = purging.newest_number(txn)
+        if newest in going:
+            # Its number would be given out again; another time it is not the newest any more.
+            row, _ = going.pop(newest)
+            purging.strip(txn, [(newest, encode_pdu(redact_pdu(rules, cast(Pdu, decode(row.pdu)))))])
         purging.delete(txn, list(going))
-        return Freed(None, len(going), sum(len(row.pdu) for row, _ in going.values()))
+        return freed
 
 
 @dataclass(frozen=True, slots=True)

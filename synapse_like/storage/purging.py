@@ -49,7 +49,7 @@ def place_of(txn: Transaction, room_nid: int, event_id: str) -> tuple[int, int] 
 
 
 def newest_number(txn: Transaction) -> int:
-    """The highest number of an event; it must stay, or it would be given out again."""
+    """The highest number of an event; if it went, the number would be given out again."""
     row = txn.one("SELECT MAX(event_nid) FROM events")
     return 0 if row is None or row[0] is None else int(row[0])
 
