@@ -80,6 +80,7 @@ setup(
         "joserfc>=1.8,<2",
         "phonenumbers>=8.13,<10",
         "vobject>=0.9.9,<1",
+        "prometheus-client>=0.21,<1",
     ],
     extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},

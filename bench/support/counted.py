@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from synapse_like import logs
-from synapse_like.app import HomeServerService
+from synapse_like.app.service import HomeServerService
 from synapse_like.config import load
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from signedjson.key import encode_verify_key_base64, get_verify_key
 
 from synapse_like.app import identity
-from synapse_like.app.parts import StartError, engine_of, hasher
+from synapse_like.app.errors import StartError
+from synapse_like.app.parts import engine_of, hasher
 from synapse_like.config import Config
 from synapse_like.federation import status as sending_status
 from synapse_like.federation.own_keys import KeysUnusable, read_signing_file

@@ -148,8 +148,8 @@ def _opened(config: Config) -> Iterator[tuple[BlockingMeans, ContentFolder, Conn
         connection.close()
 
 
-def _do(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run what never waits."""
+def do_at_once(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run what never waits, such as all that has only `BlockingMeans`."""
     try:
         work.send(None)
     except StopIteration as result:
@@ -182,7 +182,7 @@ def media_status(config: Config) -> str:
         return lines
 
     with _opened(config) as (means, folder, _):
-        lines = _do(means.read("content-status", look))
+        lines = do_at_once(means.read("content-status", look))
         lines.append(f"{'being written':<32}{folder.unfinished():>10}")
         lines.append(f"{'in doubt':<32}{len(folder.marks()):>10}")
     return "\n".join(lines)
@@ -209,8 +209,8 @@ def media_purge(config: Config, wanted: list[str], *, user: str | None, copies: 
     with _opened(config) as (means, folder, connection):
         store = ContentStore(means, folder)
         for selection in selections:
-            for unwanted in _do(means.read("content-selection", rows.select, selection)):
-                files += _do(store.remove(unwanted))
+            for unwanted in do_at_once(means.read("content-selection", rows.select, selection)):
+                files += do_at_once(store.remove(unwanted))
                 count += 1
         connection.engine.forget_deleted(connection.raw)
     if not count:
@@ -240,11 +240,11 @@ def media_reconcile(config: Config, *, repair: bool) -> tuple[str, bool]:
     """
     with _opened(config) as (means, folder, _):
         store = ContentStore(means, folder)
-        _do(store.tidy())
-        found = _do(store.compare())
+        do_at_once(store.tidy())
+        found = do_at_once(store.compare())
         if repair and (found.without_file or found.without_row):
-            _do(store.mend(found))
-            found = _do(store.compare())
+            do_at_once(store.mend(found))
+            found = do_at_once(store.compare())
     lines = [f"no row for the file {name}" for name in found.without_row]
     lines += [f"no file, or a damaged one, for {sha256}" for sha256 in found.without_file]
     return "\n".join(lines) or "Files and tables agree.", bool(lines)

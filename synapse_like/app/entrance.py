@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from synapse_like import __version__
-from synapse_like.app.parts import StartError, mail_of, public_url
+from synapse_like.app.errors import StartError
+from synapse_like.app.parts import mail_of, public_url
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock

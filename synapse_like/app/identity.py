@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
 
 from synapse_like import __version__, logs
-from synapse_like.app.parts import StartError, mail_of, stop_listening, url_of
+from synapse_like.app.errors import StartError
+from synapse_like.app.parts import mail_of, stop_listening, url_of
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
@@ -43,10 +44,13 @@ from synapse_like.identity.validations import Send, Validations
 from synapse_like.protocol.third_party_ids import EMAIL, PHONE
 from synapse_like.storage import positions
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database
+from synapse_like.storage.database import Connection, Database, Timings
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.identity import statements
 from synapse_like.storage.migrations import IDENTITY_SERVER, migrate
+
+if TYPE_CHECKING:
+    from synapse_like.app.metrics import Metrics, MetricsParts
 
 #: How long a stopping server waits for requests under way to be answered, in seconds.
 DRAIN_SECONDS = 10.0
@@ -69,6 +73,7 @@ class IdentityServer:
     notices: Notices
     replication: Replication
     tasks: list[Repeating]
+    metrics: MetricsParts | None
 
     async def start(self) -> None:
         """Go on where the last run ended."""
@@ -123,7 +128,8 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     agent, web = _make_agents(config, reactor, clock)
     send, send_invite = _make_senders(config, reactor, clock, web)
     bus = Bus()
-    database = _open_database(config, reactor, bus)
+    metrics = _make_metrics(config)
+    database = _open_database(config, reactor, bus, metrics)
     rates = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
     limits = Limiter(rates, clock.monotonic, enabled=config.rate_limits.enabled)
     url = public_url(config)
@@ -161,14 +167,21 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
         max_body=128 * 1024,
         max_json_depth=20,
         trusted_proxies=config.http.trusted_proxies,
+        answered=metrics.answered("clients") if metrics else None,
     )
+    metrics_parts = None
+    if metrics is not None:
+        from synapse_like.app.metrics import make_metrics_site
+
+        metrics.watch(clients=site)
+        metrics_parts = make_metrics_site(metrics, reactor, clock, database)
     tasks = [
         every(clock, "pepper", PEPPER_SECONDS, associations.change_pepper),
         every(clock, "forget-validations", TIDY_SECONDS, validations.forget_old),
         every(clock, "forget-invites", TIDY_SECONDS, invites.forget_old),
         every(clock, "forget-notices", TIDY_SECONDS, notices.forget_old),
     ]
-    return IdentityServer(database, site, agent, associations, notices, replication, tasks)
+    return IdentityServer(database, site, agent, associations, notices, replication, tasks, metrics_parts)
 
 
 def _make_agents(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> tuple[Agent, WebClient]:
@@ -226,9 +239,20 @@ def _make_senders(
     return send, send_invite
 
 
-def _open_database(config: IdentityConfig, reactor: Any, bus: Bus) -> Database:
+def _make_metrics(config: IdentityConfig) -> Metrics | None:
+    """What counts for Prometheus; None if the settings want none."""
+    if config.metrics.port is None:
+        return None
+    from prometheus_client import CollectorRegistry
+
+    from synapse_like.app.metrics import Metrics
+
+    return Metrics(CollectorRegistry())
+
+
+def _open_database(config: IdentityConfig, reactor: Any, bus: Bus, timings: Timings | None) -> Database:
     try:
-        database = Database(engine_of(config), reactor, bus, readers=config.database.readers)
+        database = Database(engine_of(config), reactor, bus, readers=config.database.readers, timings=timings)
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error
     try:
@@ -273,6 +297,7 @@ class IdentityService(Service):
         try:
             for address in listen.bind:
                 self._ports.append(self._reactor.listenTCP(listen.port, server.site, backlog=511, interface=address))
+            self._listen_for_prometheus(server)
         except CannotListenError as error:
             server.database.stop()
             raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
@@ -280,6 +305,17 @@ class IdentityService(Service):
         where = " and ".join(url_of(address, listen.port) for address in listen.bind)
         self._tell(f"{self._config.server_name} listens for questions about identities at {where}")
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
+
+    def _listen_for_prometheus(self, server: IdentityServer) -> None:
+        settings = self._config.metrics
+        if server.metrics is None or settings.port is None:
+            return
+        server.metrics.threads.start()
+        for address in settings.bind:
+            site = server.metrics.site
+            self._ports.append(self._reactor.listenTCP(settings.port, site, backlog=50, interface=address))
+        where = " and ".join(url_of(address, settings.port) for address in settings.bind)
+        self._tell(f"{self._config.server_name} has figures for Prometheus at {where}/metrics")
 
     def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
         """Take no new requests, answer those under way, close everything."""
@@ -293,6 +329,8 @@ class IdentityService(Service):
         try:
             await DeferredList([stop_listening(port) for port in self._ports])
             await server.site.drain(DRAIN_SECONDS)
+            if server.metrics is not None:
+                await server.metrics.site.drain(DRAIN_SECONDS)
             for task in server.tasks:
                 await task.stop()
             await server.replication.stop()
@@ -301,5 +339,7 @@ class IdentityService(Service):
         except Exception:
             # Threads that go on would keep the process from ending.
             _log.exception("the identity server could not finish in good order")
+        if server.metrics is not None:
+            server.metrics.threads.stop()
         server.database.stop()
         _log.info("the identity server has stopped")

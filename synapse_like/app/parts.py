@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 
+from synapse_like.app.errors import StartError
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config, MailHandOver
@@ -20,10 +21,10 @@ from synapse_like.handlers.passwords import Hasher
 from synapse_like.http.authentication import Authenticator
 from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
-from synapse_like.http.site import Site, make_site
+from synapse_like.http.site import Answered, Site, make_site
 from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database
+from synapse_like.storage.database import Database, Timings
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 
@@ -31,10 +32,6 @@ R = TypeVar("R")
 
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
-
-
-class StartError(Exception):
-    """The server cannot start; the message says why, for the operator."""
 
 
 def public_url(config: Config) -> str:
@@ -56,7 +53,12 @@ def limiter(config: Config, clock: ReactorClock) -> Limiter:
 
 
 def site(
-    config: Config, clock: ReactorClock, limits: Limiter, mounts: Iterable[Mount[R]], authenticator: Authenticator[R]
+    config: Config,
+    clock: ReactorClock,
+    limits: Limiter,
+    mounts: Iterable[Mount[R]],
+    authenticator: Authenticator[R],
+    answered: Answered | None = None,
 ) -> Site[R]:
     """A site of some routes, with the limits of the configuration."""
     return make_site(
@@ -68,6 +70,7 @@ def site(
         max_json_depth=config.limits.max_json_depth,
         max_pipelined=config.limits.max_pipelined,
         trusted_proxies=config.client.trusted_proxies,
+        answered=answered,
     )
 
 
@@ -125,13 +128,13 @@ def engine_of(config: Config) -> Engine:
         raise StartError(str(error)) from error
 
 
-def open_database(config: Config, reactor: Any, bus: Bus) -> Database:
+def open_database(config: Config, reactor: Any, bus: Bus, timings: Timings | None = None) -> Database:
     """Open the server's database and bring its tables up to date.
 
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
     try:
-        database = Database(engine_of(config), reactor, bus, readers=config.database.readers)
+        database = Database(engine_of(config), reactor, bus, readers=config.database.readers, timings=timings)
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error
     try:

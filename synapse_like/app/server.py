@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError
 from twisted.names.client import Resolver
@@ -31,6 +31,8 @@ from synapse_like.federation.tls import ClientTls, ServerTls
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.backfill import Backfill
 from synapse_like.handlers.contacts import FORGET_SECONDS, Contacts
+from synapse_like.handlers.departures import LOOK_SECONDS as DEPARTURE_SECONDS
+from synapse_like.handlers.departures import Departures
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.disclosure import Disclosure
 from synapse_like.handlers.event_checks import EventChecks
@@ -108,6 +110,9 @@ from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.events import EventRedacted
 from synapse_like.storage.profiles import ProfileChanged
 
+if TYPE_CHECKING:
+    from synapse_like.app.metrics import HomeServerMetrics
+
 #: How long its database may take to answer a server that is well.
 HEALTH_SECONDS = 5.0
 #: Threads that read and write files.
@@ -130,6 +135,7 @@ CERTIFICATE_SECONDS = 60
 class HomeServer:
     """A running server's parts, as far as somebody must start and stop them.
 
+    :ivar metrics: what answers to Prometheus.
     :ivar files_agent: fetches files; apart from the other, so that large files never stand in the way of events.
     """
 
@@ -142,6 +148,8 @@ class HomeServer:
     content: ContentParts
     files_agent: Agent
     start_presence: Callable[[], Coroutine[Any, Any, None]] | None
+    health: Health
+    metrics: Site[None] | None
 
 
 @dataclass(slots=True)
@@ -229,8 +237,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
     own_keys = load_keys(config, clock.now_ms())
     client_tls, server_tls = open_tls(config)
     bus = Bus()
-    database = open_database(config, reactor, bus)
     name = config.server_name
+    metrics = make_metrics(config, bus)
+    database = open_database(config, reactor, bus, metrics)
     limits = limiter(config, clock)
 
     authentication = Authentication(database, bus, clock)
@@ -306,6 +315,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     )
     membership_endpoints = MembershipEndpoints(membership, retransmissions)
 
+    health = Health(database, clock)
     mounts: list[Mount[Requester]] = [
         mount_v1(
             account_endpoints,
@@ -329,10 +339,12 @@ def build(config: Config, reactor: Any) -> HomeServer:
             upload_seconds=config.content.upload_timeout,
         ),
         *mount_pages(config, entrance, limits),
-        Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
+        Mount("", [Route("GET", "/health", health.look, auth=Auth.NONE)]),
     ]
     token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
-    client_site = site(config, clock, limits, mounts, token_authenticator)
+    client_site = site(
+        config, clock, limits, mounts, token_authenticator, metrics.answered("clients") if metrics else None
+    )
 
     transactions = IncomingTransactions(
         database,
@@ -361,7 +373,14 @@ def build(config: Config, reactor: Any) -> HomeServer:
         ),
     ]
     signature_authenticator = SignatureAuthenticator(speaking.keyring, limits, queues.heard_from)
-    federation_site = site(config, clock, limits, federation_mounts, signature_authenticator)
+    federation_site = site(
+        config,
+        clock,
+        limits,
+        federation_mounts,
+        signature_authenticator,
+        metrics.answered("servers") if metrics else None,
+    )
 
     outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 
@@ -378,6 +397,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
         every(clock, "forget-addresses", FORGET_SECONDS, address_books.forget_old),
+        every(clock, "departures", DEPARTURE_SECONDS, Departures(database, membership).go_on),
         every(clock, "unlink-closed", CLOSED_SECONDS, third_party_ids.unlink_closed),
         every(clock, "forget-address-invites", 3600, address_invites.forget_old),
         *entrance.tasks,
@@ -387,9 +407,23 @@ def build(config: Config, reactor: Any) -> HomeServer:
         tasks += people.tasks
     if server_tls is not None:
         tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, server_tls.look))
+    thread_pools = [passwords.threads, files, vcards, speaking.threads]
+    metrics_parts = None
+    if metrics is not None:
+        from synapse_like.app.metrics import make_metrics_site
+
+        counting = metrics
+
+        def look() -> None:
+            counting.look_at_streams(event_stream, notifier)
+            counting.look_at_queues(queues.states())
+
+        metrics.watch(clients=client_site, servers=federation_site)
+        metrics_parts = make_metrics_site(metrics, reactor, clock, database, look)
+        thread_pools.append(metrics_parts.threads)
     return HomeServer(
         database,
-        [passwords.threads, files, vcards, speaking.threads],
+        thread_pools,
         event_stream,
         client_site,
         Federation(
@@ -406,7 +440,20 @@ def build(config: Config, reactor: Any) -> HomeServer:
         content,
         files_agent,
         people.start if people else None,
+        health,
+        metrics_parts.site if metrics_parts else None,
     )
+
+
+def make_metrics(config: Config, bus: Bus) -> HomeServerMetrics | None:
+    """What counts for Prometheus; None if the settings want none."""
+    if config.metrics.port is None:
+        return None
+    from prometheus_client import CollectorRegistry
+
+    from synapse_like.app.metrics import HomeServerMetrics
+
+    return HomeServerMetrics(CollectorRegistry(), config.server_name, bus)
 
 
 def mount_pages(config: Config, entrance: Entrance, limits: Limiter) -> list[Mount[Requester]]:
@@ -455,17 +502,23 @@ def _where_streams_stand(connection: Connection) -> tuple[int, int, int]:
 
 
 class Health:
-    """Whether the server serves: it answers, and so does its database."""
+    """Whether the server serves: it answers, so does its database, and it is not about to end.
+
+    :ivar is_stopping: set when it is.
+    """
 
     def __init__(self, database: Database, clock: ReactorClock) -> None:
         self._database = database
         self._clock = clock
+        self.is_stopping = False
 
     async def look(self, call: Call[Requester]) -> object:
         """200 if all is well.
 
-        :raises Unavailable: the database does not answer, or not in time.
+        :raises Unavailable: the server stops, or the database does not answer, or not in time.
         """
+        if self.is_stopping:
+            raise Unavailable("The server is about to stop.")
         answer = self._database.read("health", events.current_position)
         timer = self._clock.call_later(HEALTH_SECONDS, answer.cancel)
         try:

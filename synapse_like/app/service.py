@@ -13,8 +13,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
 from synapse_like import logs
+from synapse_like.app.errors import StartError
 from synapse_like.app.identity import IdentityService
-from synapse_like.app.parts import StartError, stop_listening, url_of
+from synapse_like.app.parts import stop_listening, url_of
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
 from synapse_like.config import Config
@@ -75,6 +76,13 @@ class HomeServerService(Service):
             self._ports.append(port)
         where = " and ".join(url_of(address, config.client.port) for address in config.client.bind)
         self._tell(f"{config.server_name} listens for clients at {where}")
+        if server.metrics is not None and config.metrics.port is not None:
+            for address in config.metrics.bind:
+                self._ports.append(
+                    self._reactor.listenTCP(config.metrics.port, server.metrics, backlog=50, interface=address)
+                )
+            where = " and ".join(url_of(address, config.metrics.port) for address in config.metrics.bind)
+            self._tell(f"{config.server_name} has figures for Prometheus at {where}/metrics")
         federation = server.federation
         if federation is None:
             return
@@ -109,9 +117,12 @@ class HomeServerService(Service):
 
     async def _finish(self, server: HomeServer) -> None:
         """Take nothing new, and let what is under way come to its end."""
+        server.health.is_stopping = True
         await DeferredList([stop_listening(port) for port in self._ports])
         server.event_stream.close()
         drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
+        if server.metrics is not None:
+            drained.append(Deferred.fromCoroutine(server.metrics.drain(DRAIN_SECONDS)))
         if server.federation is not None:
             drained.append(Deferred.fromCoroutine(server.federation.site.drain(DRAIN_SECONDS)))
         await DeferredList(drained)

@@ -22,7 +22,7 @@ from synapse_like.config.limits import Limits, RateLimits
 from synapse_like.config.listeners import Client, Federation, IdentityServers, Mail
 from synapse_like.config.policy import Policy
 from synapse_like.config.reading import SettingsFile
-from synapse_like.config.shared import Database, Log
+from synapse_like.config.shared import Database, Log, Metrics
 from synapse_like.config.values import FilePath, ListOf, Section, ServerName, Settings
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
@@ -126,6 +126,7 @@ class Config(Settings):
     limits: Limits = Limits()
     password_hashing: PasswordHashing = PasswordHashing()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     @field_validator("mail")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from synapse_like.config.values import FilePath, Port, Section, Settings, folder_of
+from synapse_like.config.values import Address, FilePath, OneOrMore, Port, Section, Settings, folder_of
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import MatrixError
 
@@ -117,3 +117,13 @@ class Log(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important level that is written: debug, info, warning or error."""
+
+
+class Metrics(Section):
+    """Figures about the server for Prometheus, at /metrics of a port of their own, by HTTP."""
+
+    port: Port | None = None
+    """Port to listen on. Left out: there are none."""
+
+    bind: OneOrMore[Address] = ("127.0.0.1",)
+    """IP addresses to listen on. Whoever gets there sees how much is going on, though not between whom."""

@@ -77,11 +77,13 @@ class QueueState:
 
     :ivar doing: `waiting` is for the time to try again.
     :ivar behind_seconds: for how long something has been waiting that waits now; 0 if nothing does.
+    :ivar events: how many events wait that are in memory; those for a server that is away are in the tables only.
     :ivar passing_edus: how many EDUs wait that are in memory only.
     """
 
     doing: Literal["idle", "sending", "waiting"]
     behind_seconds: float
+    events: int
     passing_edus: int
 
 
@@ -211,7 +213,7 @@ class DestinationQueues:
         if outbox.is_running or outbox.timer is not None:
             doing = "sending" if outbox.is_running else "waiting"
         behind = 0 if since is None else self._clock.monotonic() - since
-        return QueueState(doing, behind, len(outbox.passing))
+        return QueueState(doing, behind, len(outbox.announced), len(outbox.passing))
 
     # What is heard on the bus.
 

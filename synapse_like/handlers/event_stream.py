@@ -116,6 +116,11 @@ class EventStream:
             self._presence.closed(requester)
         return StreamChunk(start, poll.token, poll.events, poll.others)
 
+    @property
+    def polls(self) -> int:
+        """How many are under way."""
+        return len(self._polls)
+
     def _now(self) -> StreamToken:
         return StreamToken(self._notifier.position, 0, self._presence.present(), self._typing.present())
 

@@ -179,6 +179,14 @@ class Membership:
         wish = Wish(requester.user_id, parse_room_id(room_id), target, content, only_from=only_from)
         await self.put(wish, request)
 
+    async def take_out(self, user_id: str, room_id: str) -> None:
+        """Have a user leave a room whose account is closed, so that no token of theirs asks for it."""
+        wish = Wish(user_id, room_id, user_id, {"membership": LEAVE})
+        try:
+            await self._database.write("membership", self._put, wish)
+        except Elsewhere:
+            await self._remote.leave(user_id, room_id)
+
     async def put(self, wish: Wish, request: Once) -> str:
         """Make a change of membership, here or with the help of another server; the ID of the event."""
         await self._ask_policy(wish, request)

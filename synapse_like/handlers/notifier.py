@@ -94,6 +94,11 @@ class RecentEvents:
         self._events: deque[EventPersisted] = deque()
         self._bytes = 0
 
+    @property
+    def size(self) -> tuple[int, int, float]:
+        """How many events there are, how many bytes they have, and how full that is."""
+        return len(self._events), self._bytes, max(len(self._events) / MOST_RECENT, self._bytes / MOST_RECENT_BYTES)
+
     def add(self, news: EventPersisted) -> None:
         """Append the newest event."""
         self._events.append(news)

@@ -45,6 +45,8 @@ class OutsideChanges:
         """If a command has changed something since the last look, forget what may be wrong now."""
         changes = await self._database.read("outside-changes", positions.current, positions.OUTSIDE)
         if changes != self._seen:
+            # Whoever writes looks for changes first; until somebody did, readers would be given old copies.
+            await self._database.write("outside-changes", positions.current, positions.OUTSIDE)
             self._notifier.forget_recent()
             self._authentication.forget_all()
             await self._event_stream.end_revoked()

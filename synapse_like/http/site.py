@@ -16,7 +16,7 @@ turn. `bench/http_floor.py` measures both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from itertools import count
 from typing import Generic, TypeVar
@@ -53,6 +53,10 @@ class ClientGone(MatrixError):
         super().__init__(400, "M_UNKNOWN", "The request broke off.")
 
 
+#: Who is told of each answer: the method, the path as the tables have it ("none" if they have none), the status, and
+#: how long it took, in seconds.
+Answered = Callable[[str, str, int, float], object]
+
 _INTERNAL = MatrixError(500, "M_UNKNOWN", "Internal server error")
 
 
@@ -66,6 +70,7 @@ def make_site(
     max_json_depth: int = 100,
     max_pipelined: int = 8,
     trusted_proxies: Iterable[str] = (),
+    answered: Answered | None = None,
 ) -> Site[R]:
     """Make a site of tables of routes.
 
@@ -74,6 +79,7 @@ def make_site(
     :param max_json_depth: how deeply a body may nest.
     :param max_pipelined: how many requests of one connection are worked on at the same time.
     :param trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
+    :param answered: is told of each answer.
     :raises ValueError: a route or a proxy is malformed.
     """
     return Site(
@@ -85,6 +91,7 @@ def make_site(
         max_json_depth=max_json_depth,
         max_pipelined=max_pipelined,
         trusted_proxies=TrustedProxies(trusted_proxies),
+        answered=answered,
     )
 
 
@@ -109,6 +116,7 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         max_json_depth: int,
         max_pipelined: int,
         trusted_proxies: TrustedProxies,
+        answered: Answered | None,
     ) -> None:
         self.router = router
         self.authenticator = authenticator
@@ -118,6 +126,7 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         self.max_json_depth = max_json_depth
         self.max_pipelined = max_pipelined
         self.trusted_proxies = trusted_proxies
+        self.answered = answered
         self.in_flight = 0
         self.is_draining = False
         self.numbers = count(1)
@@ -377,12 +386,15 @@ class _Visit(Exchange, Generic[R]):
             self._file = result.body
         cors = self._found.cors if isinstance(self._found, Match) else site.router.has_cors
         status, head, body = render(result, cors=cors)
+        method, seconds = self.method.decode("ascii"), site.clock.monotonic() - self._started
+        if site.answered is not None:
+            site.answered(method, self._route, status, seconds)
         _log.info(
             "answered",
-            method=self.method.decode("ascii"),
+            method=method,
             route=self._route,
             status=status,
-            ms=round((site.clock.monotonic() - self._started) * 1000),
+            ms=round(seconds * 1000),
             bytes=len(body) if isinstance(body, bytes) else body.length,
             user=self._user,
             **{name: cause for name, cause in causes.items() if cause is not None},

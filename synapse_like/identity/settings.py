@@ -10,7 +10,7 @@ from signedjson.types import VerifyKey
 
 from synapse_like.config.reading import SettingsFile
 from synapse_like.config.shared import Database as AnyDatabase
-from synapse_like.config.shared import Log, MailHandOver, Rate
+from synapse_like.config.shared import Log, MailHandOver, Metrics, Rate
 from synapse_like.config.values import (
     Address,
     FilePath,
@@ -211,6 +211,7 @@ class IdentityConfig(Settings):
     lookup: Lookup = Lookup()
     rate_limits: RateLimits = RateLimits()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     @field_validator("siblings")
     @classmethod

@@ -41,12 +41,16 @@ class CacheKind(Generic[Key, Value]):
 
     :param most: how many are held at the most, or how much they weigh; the least recently used one goes first.
     :param weigh: what a copy weighs; each 1 if left out.
+    :param in_bytes: whether they are weighed in bytes.
     """
 
-    def __init__(self, name: str, most: int, weigh: Callable[[Value], int] | None = None) -> None:
+    def __init__(
+        self, name: str, most: int, weigh: Callable[[Value], int] | None = None, *, in_bytes: bool = False
+    ) -> None:
         self.name = name
         self.most = most
         self.weigh = weigh
+        self.in_bytes = in_bytes
 
 
 class Cache(Generic[Key, Value]):
@@ -85,6 +89,11 @@ class Cache(Generic[Key, Value]):
         with self._lock:
             self._entries.pop(key, None)
 
+    def fill(self) -> tuple[int, float]:
+        """How many copies there are, and what they weigh."""
+        with self._lock:
+            return len(self._entries), self._entries.currsize
+
     def clear(self) -> None:
         """Forget every copy now."""
         with self._lock:
@@ -109,6 +118,10 @@ class Caches:
             # Of two threads that come here at once, both get the one that was put first.
             cache = self._caches.setdefault(kind, Cache(self, kind))
         return cache
+
+    def fills(self) -> dict[CacheKind[Any, Any], tuple[int, float]]:
+        """How full each cache is: see `Cache.fill`."""
+        return {kind: cache.fill() for kind, cache in list(self._caches.items())}
 
     def clear(self) -> None:
         """Forget everything: another process has changed the tables. For the writing thread."""

@@ -2,6 +2,7 @@
 
     ab/cdef…          a file, named by the SHA-256 of its bytes
     incoming/…        one that is being written; who writes holds a lock on it (flock)
+    backup/ab/cdef…   another name of a file, while a backup is being made, so that it stays for that long
     doubtful/abcdef…  a mark: the file of this hash and the rows that name it may not agree; who is changing one of
                       them holds a lock on it
 
@@ -19,11 +20,13 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_SHARD = re.compile(r"[0-9a-f]{2}")
 
 
 class ContentFolder:
@@ -81,6 +84,27 @@ class ContentFolder:
                     found[shard + entry.name] = entry.stat(follow_symlinks=False).st_size
         return found
 
+    # Backups.
+
+    @contextmanager
+    def staged(self) -> Iterator[Staged]:
+        """A place where files stay, whoever deletes them meanwhile.
+
+        :raises BlockingIOError: another backup is being made.
+        """
+        root = self._root / "backup"
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # What a killed backup has left.
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir(mode=0o700)
+            yield Staged(self._root, root)
+            shutil.rmtree(root)
+        finally:
+            os.close(lock)
+
     # Marks.
 
     def hold(self, hashes: Collection[str]) -> Held | None:
@@ -121,6 +145,29 @@ class ContentFolder:
 
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256[2:]
+
+
+class Staged:
+    """The files that stay while a backup is being made."""
+
+    def __init__(self, root: Path, place: Path) -> None:
+        self._root = root
+        self._place = place
+
+    def add_all(self) -> None:
+        """Have all files stay that are there now."""
+        for shard in os.scandir(self._root):
+            if _SHARD.fullmatch(shard.name):
+                folder = self._place / shard.name
+                folder.mkdir(mode=0o700, exist_ok=True)
+                for entry in os.scandir(shard.path):
+                    # Deleted since the folder was read, or there already.
+                    with suppress(FileNotFoundError, FileExistsError):
+                        os.link(entry.path, folder / entry.name)
+
+    def path(self, sha256: str) -> Path:
+        """Where a file is, if it is there."""
+        return self._place / sha256[:2] / sha256[2:]
 
 
 class Unfinished:

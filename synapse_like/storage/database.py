@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -63,6 +64,20 @@ class Statistics:
     jobs: int = 0
     reads: int = 0
     rollbacks: int = 0
+
+
+class Timings(Protocol):
+    """Who is told how long the jobs of a database take, in seconds; on the database's threads."""
+
+    def wrote(self, waits: Sequence[float], ran: float) -> None:
+        """Jobs were committed together.
+
+        :param waits: for how long each had waited for its turn.
+        :param ran: how long all of them took, with the commit.
+        """
+
+    def read(self, waited: float, ran: float) -> None:
+        """A job has read."""
 
 
 class CommitFailed(Exception):
@@ -186,6 +201,7 @@ class _Job(Generic[Result]):
     name: str
     function: Callable[[Transaction], Result]
     deferred: Deferred[Result] = field(default_factory=Deferred)
+    since: float = field(default_factory=time.perf_counter)
 
 
 _Outcome = tuple[_Job[Any], bool, Any]
@@ -311,12 +327,22 @@ class Database:
     :param reactor: results are delivered on its thread.
     :param bus: where the news of committed transactions goes.
     :param readers: number of reading threads, each with a connection.
+    :param timings: is told how long jobs take.
     :raises DatabaseInUse: another server runs on it.
     :raises DatabaseUnavailable: it cannot be opened.
     """
 
-    def __init__(self, engine: Engine, reactor: IReactorFromThreads, bus: Bus, *, readers: int = 2) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reactor: IReactorFromThreads,
+        bus: Bus,
+        *,
+        readers: int = 2,
+        timings: Timings | None = None,
+    ) -> None:
         self._reactor = reactor
+        self._timings = timings
         self._bus = bus
         self.engine = engine
         self.caches = Caches()
@@ -440,6 +466,7 @@ class Database:
 
     def _write_together(self, jobs: list[_Job[Any]]) -> None:
         """Run the jobs in one transaction; if that fails, each in its own."""
+        began = time.perf_counter()
         not_there: tuple[type[Exception], ...] = (*self.engine.database_errors, DatabaseUnavailable, DatabaseInUse)
         try:
             txn = self._begin_writing()
@@ -462,6 +489,8 @@ class Database:
             for job in jobs:
                 self._write_together([job])
         else:
+            if self._timings is not None:
+                self._timings.wrote([began - job.since for job in jobs], time.perf_counter() - began)
             self._deliver(news, outcomes)
 
     def _write_once(self, txn: Transaction, jobs: list[_Job[Any]]) -> tuple[list[object], list[_Outcome]]:
@@ -505,10 +534,13 @@ class Database:
             job = self._reads.get()
             if job is None:
                 return
+            began = time.perf_counter()
             try:
                 outcome = (job, True, self._read_once(connection, job))
             except Exception as error:
                 outcome = (job, False, self._explained(job, error))
+            if self._timings is not None:
+                self._timings.read(began - job.since, time.perf_counter() - began)
             self._deliver([], [outcome])
 
     def _read_once(self, connection: Connection, job: _Job[Any]) -> Any:

@@ -76,6 +76,13 @@ class Engine(Protocol):
     begin_read: str
     #: Appended to a SELECT that must lock its rows against other writers.
     for_update: str
+    #: A query for the size of the database, in bytes.
+    size_query: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the database; None if it is not one file on this machine."""
+        ...
 
     def connect(self, *, exclusive: bool) -> RawConnection:
         """Open a connection; with `exclusive`, claim the database for this server first.
@@ -94,6 +101,17 @@ class Engine(Protocol):
 
         :returns: whether that is done; if not, somebody is still reading it: try again later.
         """
+        ...
+
+    def faults(self, connection: RawConnection, *, thorough: bool = False) -> list[str]:
+        """What is wrong with the database below its tables, in sentences.
+
+        :param thorough: whether every row and index is looked at, which takes as long as it takes.
+        """
+        ...
+
+    def make_indexes_anew(self, connection: RawConnection) -> None:
+        """Derive all indexes from their tables again; for a connection that has claimed the database."""
         ...
 
     def release(self) -> None:
@@ -115,11 +133,16 @@ class SqliteEngine:
     begin_write = "BEGIN IMMEDIATE"
     begin_read = "BEGIN"
     for_update = ""
+    size_query = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
 
     def __init__(self, path: Path, durability: str = "full") -> None:
         self._path = path
         self._synchronous = "FULL" if durability == "full" else "NORMAL"
         self._lock_file: int | None = None
+
+    @property
+    def path(self) -> Path | None:
+        return self._path
 
     def connect(self, *, exclusive: bool) -> RawConnection:
         try:
@@ -178,6 +201,18 @@ class SqliteEngine:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         return not is_busy
 
+    def faults(self, connection: RawConnection, *, thorough: bool = False) -> list[str]:
+        check = "integrity_check(20)" if thorough else "quick_check(5)"
+        found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}").fetchall()]
+        faults = [] if found == ["ok"] else [f"SQLite finds: {line}" for line in found]
+        if thorough:
+            for table, row_id, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchall()[:20]:
+                faults.append(f"The row {row_id} of {table} refers to one of {parent} that is not there.")
+        return faults
+
+    def make_indexes_anew(self, connection: RawConnection) -> None:
+        connection.execute("REINDEX")
+
     def release(self) -> None:
         if self._lock_file is not None:
             os.close(self._lock_file)
@@ -194,6 +229,7 @@ class PostgresEngine:
     begin_write = "BEGIN"
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     for_update = " FOR UPDATE"
+    size_query = "SELECT pg_database_size(current_database())"
 
     #: Any constant will do, as long as every server uses the same one.
     _CLAIM = 0x53594E4C
@@ -262,6 +298,25 @@ class PostgresEngine:
     def forget_deleted(self, connection: RawConnection) -> bool:
         """Dead row versions are PostgreSQL's to overwrite: autovacuum frees them, later rows take their place."""
         return True
+
+    @property
+    def path(self) -> Path | None:
+        return None
+
+    def make_indexes_anew(self, connection: RawConnection) -> None:
+        for (table,) in connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        ).fetchall():
+            connection.execute(f"REINDEX TABLE {table}")
+
+    def faults(self, connection: RawConnection, *, thorough: bool = False) -> list[str]:
+        # PostgreSQL checks references itself, and each page when it reads it if it was set up with checksums.
+        invalid = connection.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid").fetchall()
+        found = [f"The index {row[0]} is not valid." for row in invalid]
+        [(encoding,)] = connection.execute("SHOW server_encoding").fetchall()
+        if encoding != "UTF8":
+            found.append(f"The encoding of the database is {encoding} and not UTF8.")
+        return found
 
     def release(self) -> None:
         """The claim ends with the connection."""

@@ -102,7 +102,9 @@ class EventRedacted:
 
 #: What an event in memory costs beside its content, for the bounds of what is kept: roughly, in bytes.
 OVERHEAD = 1000
-EVENTS = CacheKind[int, StoredEvent]("events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD)
+EVENTS = CacheKind[int, StoredEvent](
+    "events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD, in_bytes=True
+)
 
 
 def next_position(txn: Transaction) -> int:
@@ -355,7 +357,8 @@ def ids_of(txn: Transaction, event_nids: Collection[int]) -> dict[int, str]:
     return found
 
 
-def _forget_copies(txn: Transaction) -> None:
+def forget_copies(txn: Transaction) -> None:
+    """Events have changed that may be in memory, by themselves or within others."""
     txn.outdated.add(EVENTS)
     txn.cache(EVENTS).drop_all(txn)
 
@@ -367,7 +370,7 @@ def redact(txn: Transaction, target: StoredEvent, stripped_pdu: bytes, *, becaus
         (stripped_pdu, because.event_nid, target.event_nid),
     )
     # Not only its own copy: the event that replaced it shows its content, too.
-    _forget_copies(txn)
+    forget_copies(txn)
 
 
 def wait_for_target(txn: Transaction, redaction: StoredEvent, target: str) -> None:
@@ -448,7 +451,7 @@ def spread(txn: Transaction, room_nid: int, *, above: int, below: int) -> dict[i
     for number, (event_nid, place) in enumerate(rows, start=1):
         moved[place] = above + number * distance
         txn.execute("UPDATE events SET place = ? WHERE event_nid = ?", (moved[place], event_nid))
-    _forget_copies(txn)
+    forget_copies(txn)
     return moved
 
 
@@ -466,7 +469,7 @@ def snapshots_of(txn: Transaction, event_nid: int) -> tuple[int | None, int | No
 
 def delete_room(txn: Transaction, room_nid: int) -> int:
     """Take every event of a room out; the number of them."""
-    _forget_copies(txn)
+    forget_copies(txn)
     of_room = "(SELECT event_nid FROM events WHERE room_nid = ?)"
     txn.execute(f"DELETE FROM redactions_ahead WHERE event_nid IN {of_room}", (room_nid,))
     return txn.execute("DELETE FROM events WHERE room_nid = ?", (room_nid,)).rowcount

@@ -43,10 +43,11 @@ def steps(package: str = HOME_SERVER) -> list[Step]:
     return sorted(found, key=lambda step: step.number)
 
 
-def migrate(connection: Connection, package: str = HOME_SERVER) -> list[Step]:
+def migrate(connection: Connection, package: str = HOME_SERVER, *, up_to: int | None = None) -> list[Step]:
     """Bring the tables up to date.
 
     :param package: whose.
+    :param up_to: the number of the last step that is wanted; None for all.
     :returns: the steps that were applied; none if there was nothing to do.
     :raises DatabaseUnavailable: the database was made by a newer version of this program, or is not for it.
     """
@@ -61,10 +62,22 @@ def migrate(connection: Connection, package: str = HOME_SERVER) -> list[Step]:
             f"the database is at schema {max(applied)}, made by a newer version of this program,"
             f" which knows schemas up to {newest}: run the newer version"
         )
-    missing = [step for step in known if step.number not in applied]
+    missing = [step for step in known if step.number not in applied and (up_to is None or step.number <= up_to)]
     for step in missing:
         connection.transact(_apply, step)
     return missing
+
+
+def newest_applied(connection: Connection) -> int:
+    """The number of the newest step that was applied; 0 for a database that no server has used. Changes nothing."""
+    txn = connection.begin(writable=False)
+    try:
+        row = txn.one("SELECT MAX(number) FROM schema_migrations")
+        return 0 if row is None or row[0] is None else int(row[0])
+    except connection.engine.database_errors:
+        return 0
+    finally:
+        connection.roll_back(txn)
 
 
 def _make_record(txn: Transaction) -> None:

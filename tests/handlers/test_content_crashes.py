@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synapse_like.app import media_reconcile, media_status
-from synapse_like.app.content import BlockingMeans
+from synapse_like.app.content import BlockingMeans, media_reconcile, media_status
 from synapse_like.config import Config, load
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.storage import content

@@ -19,6 +19,7 @@ import pytest
 from synapse_like.protocol.room_versions import DEFAULT_VERSION
 from tests.conftest import NewDatabase
 from tests.support.client import Client
+from tests.support.processes import free_port
 from tests.support.server import QUICK, HomeServer
 
 FreshServer = Callable[..., HomeServer]
@@ -69,8 +70,10 @@ def shared_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
 ) -> Iterator[HomeServer]:
     """The server behind `server`, for as long as its kind of database is tested."""
-    with new_database() as url, known(request, HomeServer(tmp_path_factory.mktemp("home") / "data", url)) as server:
-        yield server.start()
+    with new_database() as url:
+        made = HomeServer(tmp_path_factory.mktemp("home") / "data", url, {**QUICK, "metrics.port": free_port()})
+        with known(request, made) as server:
+            yield server.start()
 
 
 @pytest.fixture

@@ -46,9 +46,9 @@ class HomeServerMaker:
 
     def makeService(self, options: Any) -> IService:  # noqa: N802 - Twisted's name
         """The service for the settings that were read."""
-        from synapse_like import app
+        from synapse_like.app.service import make_service
 
-        return app.make_service(options["settings"])
+        return make_service(options["settings"])
 
 
 home_server = HomeServerMaker()

@@ -1,0 +1,87 @@
+"""What several commands have in common: their settings, and what becomes of errors that a person can mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from synapse_like.config import Config
+    from synapse_like.identity.settings import IdentityConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Turns the errors that a person can mend into sentences."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from synapse_like.app.errors import StartError
+        from synapse_like.config import ConfigError
+        from synapse_like.protocol.errors import MatrixError
+
+        try:
+            return super().invoke(ctx)
+        except MatrixError as error:
+            raise click.ClickException(error.message) from error
+        except (ConfigError, StartError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+#: Under which the name of the settings file is kept for commands that want it, too.
+_SETTINGS_FILE = "synapse_like.settings_file"
+
+
+def settings_file(ctx: click.Context) -> Path:
+    """The settings file of a command that `needs_config`."""
+    path: Path = ctx.meta[_SETTINGS_FILE]
+    return path
+
+
+def _read_config(ctx: click.Context, __: click.Parameter, path: Path) -> Config:
+    from synapse_like import logs
+    from synapse_like.config import load
+
+    ctx.meta[_SETTINGS_FILE] = path
+    config = load(path, os.environ)
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return config
+
+
+def _read_identity_config(_: click.Context, __: click.Parameter, path: Path) -> IdentityConfig:
+    from synapse_like import logs
+    from synapse_like.identity.settings import IDENTITY_SERVER
+
+    config = IDENTITY_SERVER.load(path, os.environ)
+    logs.configure(config.log.format, config.log.level, adopt_twisted=False)
+    return config
+
+
+def needs_config(command: Command) -> Command:
+    """Give a command the option `--config` and the settings that it names."""
+    return _config_option(_read_config)(command)
+
+
+def needs_identity_config(command: Command) -> Command:
+    """The same for the settings of an identity server."""
+    return _config_option(_read_identity_config)(command)
+
+
+def _config_option(callback: Callable[..., object]) -> Callable[[Command], Command]:
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        callback=callback,
+        required=True,
+        metavar="FILE",
+        help="The settings file.",
+    )
+
+
+def progress(sentence: str) -> None:
+    """Tell how far a command is, on standard error, so that what comes of it stands alone on standard output."""
+    click.echo(sentence, err=True)
