@@ -112,7 +112,8 @@ def test_page_comes_back_when_the_server_does(visit: Visit, person: Person, home
     page.say("while it is away")
     page.wait_for(".message.failed")
     home.start()
-    Client(home, token=bob.token, user_id=bob.user_id).send(room, "after")
+    bobs = Client(home, token=bob.token, user_id=bob.user_id)
+    bobs.send_event(room, "m.room.message", {"msgtype": "m.text", "body": "after"}, txn="after")
     page.page.evaluate("dispatchEvent(new Event('online'))")
     page.wait_until_in()
     page.wait_for_message("while it is away")
@@ -177,12 +178,13 @@ def test_history_is_paged_back_and_what_is_read_stays_where_it_is(visit: Visit, 
 MOVE_UP_AND_WATCH = """
 async text => {
   const scroller = document.getElementById("timeline"), list = document.getElementById("messages");
-  const line = [...list.querySelectorAll(".message")].find(each => each.querySelector(".body").textContent === text);
+  const said = line => line.querySelector(".body").textContent === text;
+  const place = () => [...list.querySelectorAll(".message")].find(said).getBoundingClientRect().top;
   const before = list.children.length;
   scroller.scrollTop = 0;
-  const top = line.getBoundingClientRect().top;
+  const top = place();
   while (list.children.length === before) await new Promise(resolve => setTimeout(resolve, 20));
-  return line.getBoundingClientRect().top - top;
+  return place() - top;
 }
 """
 
@@ -197,7 +199,7 @@ def test_memory_is_bounded(visit: Visit, person: Person) -> None:
 
     def with_smaller_bound(route: Route) -> None:
         answer = route.fetch()
-        route.fulfill(response=answer, body=answer.text().replace("MOST_EVENTS = 1000", "MOST_EVENTS = 60"))
+        route.fulfill(response=answer, body=answer.text().replace("MOST_EVENTS = 1000", "MOST_EVENTS = 40"))
 
     page.page.route("**/model/timeline.js", with_smaller_bound)
     page.take_session(alice.user_id, alice.token)
@@ -245,12 +247,11 @@ def test_pictures_and_files_are_sent_and_seen(visit: Visit, person: Person, tmp_
     two.open_room("Gallery")
     one.send_file(picture(tmp_path))
     shown = two.wait_for(".message[data-event] .picture img")
-    two.page.wait_for_function("document.querySelector('.picture img').naturalWidth > 0")
     assert "/thumbnail/" in str(shown.get_attribute("src"))
-    assert shown.evaluate("e => e.naturalWidth") == 640
+    expect(shown).to_have_js_property("naturalWidth", 640, timeout=PATIENCE)
     shown.click()
     two.wait_for("#picture-dialog", "sea.png")
-    two.page.wait_for_function("document.getElementById('picture').naturalWidth === 1200")
+    expect(two.find("#picture")).to_have_js_property("naturalWidth", 1200, timeout=PATIENCE)
     two.page.keyboard.press("Escape")
     content = alice.history(room)[-1]["content"]
     assert content["msgtype"] == "m.image"
@@ -433,7 +434,7 @@ def test_profile_is_set_and_seen(visit: Visit, person: Person, tmp_path: Path) -
     dialog = two.wait_for("#person-dialog", "down the hole")
     expect(dialog).to_contain_text("away", timeout=PATIENCE)
     expect(dialog).to_contain_text(alice.user_id)
-    two.page.wait_for_function("document.querySelector('#person-avatar img')?.naturalWidth > 0")
+    expect(two.find("#person-avatar img")).to_have_js_property("naturalWidth", 96, timeout=PATIENCE)
     profile = bob.profile(alice)
     assert profile["displayname"] == "Alice Liddell"
     assert str(profile["avatar_url"]).startswith("mxc://")
