@@ -8,7 +8,7 @@ from typing import Any
 
 from synapse_like import __version__
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import mail_of, public_url
+from synapse_like.app.parts import mail_of
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
@@ -82,7 +82,11 @@ def make_entrance(
     stages.append(identity.row())
     providers = make_providers(config, reactor, clock)
     if providers:
-        stages.append(OAuth2Stage(name, database, clock, providers, f"{public_url(config)}{CHOOSE_PATH}/").row())
+        stages.append(
+            OAuth2Stage(
+                name, database, clock, providers, f"{config.client.url(config.server_name)}{CHOOSE_PATH}/"
+            ).row()
+        )
     login = Login(
         database,
         authentication,
@@ -125,7 +129,7 @@ def make_postman(config: Config, reactor: Any, clock: ReactorClock, limits: Limi
     if config.mail.host is None:
         return None
     letters, mailer = mail_of(config.mail, config.server_name, reactor, clock)
-    return Postman(mailer, letters, clock, limits.check, public_url(config))
+    return Postman(mailer, letters, clock, limits.check, config.client.url(config.server_name))
 
 
 def make_providers(config: Config, reactor: Any, clock: ReactorClock) -> list[Provider]:
@@ -137,7 +141,7 @@ def make_providers(config: Config, reactor: Any, clock: ReactorClock) -> list[Pr
     if not settings.providers:
         return []
     web = make_web_client(reactor, settings.ca_file, settings.timeout)
-    return [_provider(provider, web, clock, public_url(config)) for provider in settings.providers]
+    return [_provider(provider, web, clock, config.client.url(config.server_name)) for provider in settings.providers]
 
 
 def _provider(settings: OAuth2Provider, web: WebClient, clock: ReactorClock, base_url: str) -> Provider:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -15,10 +14,11 @@ from twisted.names.client import Resolver
 
 from synapse_like import __version__, logs
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import mail_of, stop_listening, url_of
+from synapse_like.app.parts import mail_of, stop_listening
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
+from synapse_like.config.shared import url_of
 from synapse_like.federation import own_keys as own_key_files
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.own_keys import KeysUnusable
@@ -82,17 +82,6 @@ class IdentityServer:
         await self.replication.start()
 
 
-def public_url(config: IdentityConfig) -> str:
-    """The address by which others reach the server."""
-    if config.http.public_url is not None:
-        return config.http.public_url.rstrip("/")
-    address = ip_address(config.http.bind[0])
-    if address.is_unspecified:
-        host = config.server_name.rpartition(":")[0] or config.server_name
-        return f"http://{host}:{config.http.port}"
-    return url_of(str(address), config.http.port)
-
-
 def engine_of(config: IdentityConfig) -> Engine:
     """The database engine of the settings.
 
@@ -132,7 +121,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     database = _open_database(config, reactor, bus, metrics)
     rates = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
     limits = Limiter(rates, clock.monotonic, enabled=config.rate_limits.enabled)
-    url = public_url(config)
+    url = config.http.url(config.server_name)
 
     siblings = [Sibling(item.name, item.url.rstrip("/"), item.verify_keys()) for item in config.siblings]
     notices = Notices(database, bus, clock, signer, agent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -32,18 +31,6 @@ R = TypeVar("R")
 
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
-
-
-def public_url(config: Config) -> str:
-    """The address by which clients reach the server."""
-    if config.client.public_url is not None:
-        return config.client.public_url.rstrip("/")
-    address = ip_address(config.client.bind[0])
-    if address.is_unspecified:
-        # Every address of this machine: its name should lead to one of them.
-        host = config.server_name.rpartition(":")[0] or config.server_name
-        return f"http://{host}:{config.client.port}"
-    return url_of(str(address), config.client.port)
 
 
 def limiter(config: Config, clock: ReactorClock) -> Limiter:
@@ -177,7 +164,3 @@ def stop_listening(port: IListeningPort) -> Deferred[Any]:
         stopped.callback(None)
         return stopped
     return result
-
-
-def url_of(address: str, port: int, scheme: str = "http") -> str:
-    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"

@@ -13,10 +13,10 @@ from twisted.internet.defer import CancelledError
 from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
-from synapse_like import __version__
+from synapse_like import __version__, webclient
 from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client, make_policy
-from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
+from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, site, timeouts
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
@@ -97,6 +97,7 @@ from synapse_like.http.federation.third_party_invites import ThirdPartyInviteEnd
 from synapse_like.http.federation.v1 import mount_federation
 from synapse_like.http.limits import Limiter
 from synapse_like.http.pages.browsers import Browsers
+from synapse_like.http.pages.chat import FOLDER, mount_chat_page
 from synapse_like.http.pages.login import LoginPages, mount_login_pages
 from synapse_like.http.pages.mail_links import MailLinkPages, mount_mail_links
 from synapse_like.http.pages.oauth2 import OAuth2Pages, mount_oauth2
@@ -334,7 +335,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
             ContactEndpoints(address_books, retransmissions),
         ),
         mount_content(
-            ContentEndpoints(content.repository, content.thumbnails, name, public_url(config)),
+            ContentEndpoints(content.repository, content.thumbnails, name, config.client.url(config.server_name)),
             max_upload=config.content.max_upload_size,
             upload_seconds=config.content.upload_timeout,
         ),
@@ -458,15 +459,21 @@ def make_metrics(config: Config, bus: Bus) -> HomeServerMetrics | None:
 
 def mount_pages(config: Config, entrance: Entrance, limits: Limiter) -> list[Mount[Requester]]:
     """The pages for people."""
-    name, base_url = config.server_name, public_url(config)
+    name, base_url = config.server_name, config.client.url(config.server_name)
     browsers = Browsers(is_secure=base_url.startswith("https:"))
     providers = entrance.identities.providers
     pages = LoginPages(entrance.login, entrance.identity, providers, name, base_url, browsers, limits.check)
     return [
+        *mount_chat(config),
         mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
         *mount_login_pages(pages),
         mount_oauth2(OAuth2Pages(entrance.login, pages, providers, name, browsers)),
     ]
+
+
+def mount_chat(config: Config) -> list[Mount[Requester]]:
+    """The chat page, unless the settings want none."""
+    return [mount_chat_page(webclient.load(FOLDER))] if config.webclient.enabled else []
 
 
 def make_people(

@@ -15,10 +15,11 @@ from twisted.internet.interfaces import IListeningPort
 from synapse_like import logs
 from synapse_like.app.errors import StartError
 from synapse_like.app.identity import IdentityService
-from synapse_like.app.parts import stop_listening, url_of
+from synapse_like.app.parts import stop_listening
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
 from synapse_like.config import Config
+from synapse_like.config.shared import url_of
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
 
 _log = logs.get_logger(__name__)

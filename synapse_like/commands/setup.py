@@ -62,6 +62,8 @@ def init(
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
     click.echo(f"To start the server: synapse_like run --config {path}")
+    if config.webclient.enabled:
+        click.echo(f"To chat, open {config.client.url(config.server_name)}/ in a browser")
 
 
 def _keep_or_write_config(path: Path, settings: dict[str, Any]) -> Config:

@@ -19,7 +19,7 @@ from synapse_like.config.entrance import (
     Registration,
 )
 from synapse_like.config.limits import Limits, RateLimits
-from synapse_like.config.listeners import Client, Federation, IdentityServers, Mail
+from synapse_like.config.listeners import Client, Federation, IdentityServers, Mail, Webclient
 from synapse_like.config.policy import Policy
 from synapse_like.config.reading import SettingsFile
 from synapse_like.config.shared import Database, Log, Metrics
@@ -110,6 +110,7 @@ class Config(Settings):
 
     database: Database = Database()
     client: Client = Client()
+    webclient: Webclient = Webclient()
     federation: Federation = Federation()
     registration: Registration = Registration()
     login: Login = Login()

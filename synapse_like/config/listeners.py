@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import PositiveFloat, PositiveInt
 
-from synapse_like.config.shared import MailHandOver
-from synapse_like.config.values import Address, FilePath, ListOf, Network, OneOrMore, Port, Section, ServerName, Url
+from synapse_like.config.shared import Listener, MailHandOver
+from synapse_like.config.values import Address, FilePath, ListOf, OneOrMore, Port, Section, ServerName, Url
 
 
-class Client(Section):
+class Client(Listener):
     """Where clients come in, by HTTP."""
 
     bind: OneOrMore[Address] = ("127.0.0.1",)
@@ -21,8 +21,12 @@ class Client(Section):
     public_url: Url | None = None
     """How clients reach this server where that is not its address and port: https://matrix.example.org"""
 
-    trusted_proxies: ListOf[Network] = ()
-    """Addresses or networks of the proxies whose X-Forwarded-For is believed: [127.0.0.1, 10.0.0.0/8]"""
+
+class Webclient(Section):
+    """The chat page that a browser finds at this server's address."""
+
+    enabled: bool = True
+    """Whether there is one."""
 
 
 class Federation(Section):

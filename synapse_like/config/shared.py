@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from email.utils import parseaddr
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from synapse_like.config.values import Address, FilePath, OneOrMore, Port, Section, Settings, folder_of
+from synapse_like.config.values import (
+    Address,
+    FilePath,
+    ListOf,
+    Network,
+    OneOrMore,
+    Port,
+    Section,
+    Settings,
+    Url,
+    folder_of,
+)
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import MatrixError
 
@@ -44,6 +56,37 @@ class Database(Section):
         if path in {"", url}:
             raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
         return f"sqlite:{folder_of(info) / path}"
+
+
+class Listener(Section):
+    """Where requests come in, by HTTP."""
+
+    bind: OneOrMore[Address] = ("127.0.0.1",)
+    """IP addresses to listen on."""
+
+    port: Port
+    """Port to listen on."""
+
+    public_url: Url | None = None
+    """How this server is reached where that is not its address and port."""
+
+    trusted_proxies: ListOf[Network] = ()
+    """Addresses or networks of the proxies whose X-Forwarded-For is believed: [127.0.0.1, 10.0.0.0/8]"""
+
+    def url(self, server_name: str) -> str:
+        """How a server of this name is reached, without a slash at the end."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        address = ip_address(self.bind[0])
+        if address.is_unspecified:
+            # Every address of this machine: its name should lead to one of them.
+            return f"http://{server_name.rpartition(':')[0] or server_name}:{self.port}"
+        return url_of(str(address), self.port)
+
+
+def url_of(address: str, port: int, scheme: str = "http") -> str:
+    """The URL of a port at an IP address, without a slash at the end."""
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
 
 class MailHandOver(Section):

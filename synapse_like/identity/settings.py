@@ -10,12 +10,11 @@ from signedjson.types import VerifyKey
 
 from synapse_like.config.reading import SettingsFile
 from synapse_like.config.shared import Database as AnyDatabase
-from synapse_like.config.shared import Log, MailHandOver, Metrics, Rate
+from synapse_like.config.shared import Listener, Log, MailHandOver, Metrics, Rate
 from synapse_like.config.values import (
     Address,
     FilePath,
     ListOf,
-    Network,
     OneOrMore,
     Port,
     Section,
@@ -48,7 +47,7 @@ class Database(AnyDatabase):
     `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_IDENTITY_DATABASE_URL."""
 
 
-class Listen(Section):
+class Listen(Listener):
     """Where requests come in, by HTTP."""
 
     bind: OneOrMore[Address] = ("127.0.0.1",)
@@ -60,9 +59,6 @@ class Listen(Section):
     public_url: Url | None = None
     """How browsers, home servers and siblings reach this server where that is not its address and port:
     https://id.example.org"""
-
-    trusted_proxies: ListOf[Network] = ()
-    """Addresses or networks of the proxies whose X-Forwarded-For is believed: [127.0.0.1]"""
 
 
 class TextMessages(Section):

@@ -24,10 +24,11 @@ from synapse_like import __version__
 from synapse_like.app.doctor.findings import Finding, State
 from synapse_like.app.doctor.turn import TurnFault, probe
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import mail_of, timeouts, url_of
+from synapse_like.app.parts import mail_of, timeouts
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
+from synapse_like.config.shared import url_of
 from synapse_like.federation.addresses import is_public
 from synapse_like.federation.agent import Agent
 from synapse_like.federation.client import KEYS, MOST_KEY_BYTES, FederationClient
