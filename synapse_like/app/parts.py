@@ -18,6 +18,7 @@ from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
 from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from synapse_like.handlers.passwords import Hasher
 from synapse_like.http.authentication import Authenticator
+from synapse_like.http.budget import Budget
 from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
 from synapse_like.http.site import Site, make_site
@@ -56,7 +57,12 @@ def limiter(config: Config, clock: ReactorClock) -> Limiter:
 
 
 def site(
-    config: Config, clock: ReactorClock, limits: Limiter, mounts: Iterable[Mount[R]], authenticator: Authenticator[R]
+    config: Config,
+    clock: ReactorClock,
+    limits: Limiter,
+    budget: Budget,
+    mounts: Iterable[Mount[R]],
+    authenticator: Authenticator[R],
 ) -> Site[R]:
     """A site of some routes, with the limits of the configuration."""
     return make_site(
@@ -68,6 +74,9 @@ def site(
         max_json_depth=config.limits.max_json_depth,
         max_pipelined=config.limits.max_pipelined,
         trusted_proxies=config.client.trusted_proxies,
+        budget=budget,
+        max_connections=config.limits.max_connections,
+        max_connections_per_address=config.limits.max_connections_per_address,
     )
 
 

@@ -72,6 +72,7 @@ from synapse_like.handlers.typing import EDU_TYPE as TYPING
 from synapse_like.handlers.typing import Typing
 from synapse_like.handlers.unwanted import Unwanted
 from synapse_like.handlers.voip import Voip
+from synapse_like.http.budget import Budget
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.client.contacts import ContactEndpoints
@@ -232,6 +233,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     database = open_database(config, reactor, bus)
     name = config.server_name
     limits = limiter(config, clock)
+    budget = Budget(config.limits.max_held_bytes)
 
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
@@ -275,7 +277,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
     if people is not None:
         bus.subscribe(ProfileChanged, people.profile_changed)
     event_stream = EventStream(
-        database, notifier, bus, clock, presence=people.presence if people else SilentStream(), typing=typing
+        database,
+        notifier,
+        bus,
+        clock,
+        presence=people.presence if people else SilentStream(),
+        typing=typing,
+        most_polls=config.limits.max_polls_per_user,
     )
     backfill = Backfill(database, speaking.client, checks, missing, locks, clock)
     history_endpoints = HistoryEndpoints(
@@ -309,9 +317,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
     mounts: list[Mount[Requester]] = [
         mount_v1(
             account_endpoints,
-            RoomEndpoints(rooms, directory, retransmissions),
+            RoomEndpoints(rooms, directory, retransmissions, limits.check),
             membership_endpoints,
-            MessageEndpoints(messages, retransmissions),
+            MessageEndpoints(messages, retransmissions, limits),
             history_endpoints,
             ProfileEndpoints(profiles),
             VoipEndpoints(Voip(clock, config.voip.turn_uris, config.voip.shared_secret, config.voip.lifetime)),
@@ -332,7 +340,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         Mount("", [Route("GET", "/health", Health(database, clock).look, auth=Auth.NONE)]),
     ]
     token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
-    client_site = site(config, clock, limits, mounts, token_authenticator)
+    client_site = site(config, clock, limits, budget, mounts, token_authenticator)
 
     transactions = IncomingTransactions(
         database,
@@ -344,6 +352,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         locks,
         edus={TYPING: typing.receive} | (people.edus if people else {}),
         lasting_edus=(INVITE, ACCEPT, DENY),
+        limit=limits.check_all,
         answer_seconds=ANSWER_SECONDS if policy is None else ANSWER_SECONDS_WITH_POLICY,
     )
     federation_mounts: list[Mount[str]] = [
@@ -361,7 +370,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         ),
     ]
     signature_authenticator = SignatureAuthenticator(speaking.keyring, limits, queues.heard_from)
-    federation_site = site(config, clock, limits, federation_mounts, signature_authenticator)
+    federation_site = site(config, clock, limits, budget, federation_mounts, signature_authenticator)
 
     outside_changes = OutsideChanges(database, notifier, authentication, event_stream, queues.look_again, seen=outside)
 

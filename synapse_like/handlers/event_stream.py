@@ -22,6 +22,8 @@ from synapse_like.storage.membership import MembershipChange
 
 #: Events in one answer at the most.
 MOST_EVENTS = 500
+#: Polls of one user that wait at the same time, where nobody says so.
+MOST_POLLS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class EventStream:
 
     :param presence: a stream that polls tell beside the events; it is told of them, too.
     :param typing: another.
+    :param most_polls: how many of one user wait at the same time; the one that has waited longest makes room.
     """
 
     def __init__(
@@ -86,7 +89,10 @@ class EventStream:
         *,
         presence: PresenceStream,
         typing: Stream,
+        most_polls: int = MOST_POLLS,
     ) -> None:
+        self._most_polls = most_polls
+        self._by_user: dict[str, list[_Poll]] = {}
         self._database = database
         self._notifier = notifier
         self._clock = clock
@@ -108,13 +114,31 @@ class EventStream:
         start = self._now() if since is None else StreamToken.parse(since, newest=newest)
         poll = _Poll(requester, StreamToken(start.place // events.GAP, 0, start.presence, start.typing))
         self._polls.add(poll)
+        self._make_room_for(poll)
         self._presence.opened(requester)
         try:
             await self._find(poll, self._clock.monotonic() + timeout_ms / 1000)
         finally:
             self._polls.discard(poll)
+            self._forget(poll)
             self._presence.closed(requester)
         return StreamChunk(start, poll.token, poll.events, poll.others)
+
+    def _make_room_for(self, poll: _Poll) -> None:
+        """Of too many polls of a user, answer the oldest as if its time was up: its client has mostly gone."""
+        polls = self._by_user.setdefault(poll.requester.user_id, [])
+        polls.append(poll)
+        if len(polls) > self._most_polls:
+            oldest = polls.pop(0)
+            oldest.timed_out = True
+            oldest.stop_waiting()
+
+    def _forget(self, poll: _Poll) -> None:
+        polls = self._by_user[poll.requester.user_id]
+        if poll in polls:
+            polls.remove(poll)
+        if not polls:
+            del self._by_user[poll.requester.user_id]
 
     def _now(self) -> StreamToken:
         return StreamToken(self._notifier.position, 0, self._presence.present(), self._typing.present())
@@ -132,7 +156,7 @@ class EventStream:
             if poll.token.events < self._notifier.position or watcher.wake_ups != wake_ups:
                 continue
             left = deadline - self._clock.monotonic()
-            if left <= 0 or self._closing:
+            if left <= 0 or self._closing or poll.timed_out:
                 return
             await self._wait(poll, watcher, left)
 
