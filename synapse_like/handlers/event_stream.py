@@ -17,11 +17,15 @@ from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.engines import batched
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.membership import MembershipChange
 
-#: Events in one answer at the most.
+#: Events in one answer at the most, and bytes of them, but for the last one.
 MOST_EVENTS = 500
+MOST_BYTES = 8 * 1024 * 1024
+#: Events that are loaded at a time.
+LOADED_AT_ONCE = 128
 #: Polls of one user that wait at the same time, where nobody says so.
 MOST_POLLS = 64
 
@@ -268,7 +272,15 @@ def visible_since(
         if (room_nid not in changed or sees(histories[room_nid], position)) and event_nid not in hidden
     ]
     reached = rows[-1][0] if len(rows) == limit else up_to
-    return reached, events.load(txn, seen)
+    found: list[StoredEvent] = []
+    size = 0
+    for part in batched(seen, LOADED_AT_ONCE):
+        for stored in events.load(txn, part):
+            found.append(stored)
+            size += stored.size
+            if size >= MOST_BYTES:
+                return stored.position, found
+    return reached, found
 
 
 def sees(history: Sequence[MembershipChange], position: float) -> bool:
