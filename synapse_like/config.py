@@ -796,7 +796,7 @@ class Limits(Section):
     max_connections: PositiveInt = 10_000
     """Connections of clients that there may be; of other servers as many again."""
 
-    max_connections_per_address: PositiveInt = 1000
+    max_connections_per_address: PositiveInt = 2000
     """The same from one address; trusted proxies may have more."""
 
     max_held_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)

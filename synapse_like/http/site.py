@@ -51,7 +51,7 @@ _ROUND_SECONDS = 5
 USUAL_BUDGET = 256 * 1024 * 1024
 #: The same of connections, of all clients and of one address.
 USUAL_CONNECTIONS = 10_000
-USUAL_CONNECTIONS_PER_ADDRESS = 1000
+USUAL_CONNECTIONS_PER_ADDRESS = 2000
 #: Bytes of an answer that is given in any case: less than what there would be to say instead is worth.
 _SMALL = 64 * 1024
 
