@@ -24,9 +24,9 @@ from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import rules_for
-from tests.fuzz.inside import PASSWORD, PEER, US, Inside, inside, quoted, request
 from tests.fuzz.mutations import mutate
 from tests.fuzz.requests import Known, Shot, routes_of, shots
+from tests.support.inside import PASSWORD, PEER, US, Inside, inside, quoted, request
 from tests.support.peer_rooms import PeerRoom
 
 #: How many requests of each side are made; by hand as many as one likes, others each time.
