@@ -128,20 +128,14 @@ def routes_of(router: Router[Any]) -> list[tuple[str, Route[Any]]]:
     return sorted(walk(router._root), key=lambda found: (found[0], found[1].method))
 
 
-def shots(
-    routes: Sequence[tuple[str, Route[Any]]], known: Callable[[], Known], tokens: Sequence[str], *, signs: bool
-) -> st.SearchStrategy[Shot]:
-    """Requests of some routes.
+def tries(router: Router[Any]) -> st.SearchStrategy[tuple[str, Route[Any], Random]]:
+    """Routes of a site, each with dice to make a request of it.
 
-    :param known: what there is at the moment.
-    :param tokens: what may stand behind `Bearer`.
-    :param signs: whether those who ask sign instead.
+    Not the requests themselves, since what these name is other users and rooms each time.
     """
-
-    def make(chosen: tuple[str, Route[Any]], random: Random) -> Shot:
-        return Maker(random, known(), tokens).shot(*chosen, signs=signs)
-
-    return st.builds(make, st.sampled_from(routes), st.randoms(use_true_random=False))
+    routes = routes_of(router)
+    numbers = st.integers(0, len(routes) - 1)
+    return st.builds(lambda number, seed: (*routes[number], Random(seed)), numbers, st.integers(0, 2**64 - 1))
 
 
 class Maker:
