@@ -18,6 +18,7 @@ from synapse_like.federation.own_keys import KeysUnusable, OwnKeys
 from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from synapse_like.handlers.passwords import Hasher
 from synapse_like.http.authentication import Authenticator
+from synapse_like.http.budget import Budget
 from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
 from synapse_like.http.site import Answered, Site, make_site
@@ -43,6 +44,7 @@ def site(
     config: Config,
     clock: ReactorClock,
     limits: Limiter,
+    budget: Budget,
     mounts: Iterable[Mount[R]],
     authenticator: Authenticator[R],
     answered: Answered | None = None,
@@ -58,6 +60,9 @@ def site(
         max_pipelined=config.limits.max_pipelined,
         trusted_proxies=config.client.trusted_proxies,
         answered=answered,
+        budget=budget,
+        max_connections=config.limits.max_connections,
+        max_connections_per_address=config.limits.max_connections_per_address,
     )
 
 

@@ -74,6 +74,7 @@ from synapse_like.handlers.typing import EDU_TYPE as TYPING
 from synapse_like.handlers.typing import Typing
 from synapse_like.handlers.unwanted import Unwanted
 from synapse_like.handlers.voip import Voip
+from synapse_like.http.budget import Budget
 from synapse_like.http.client.accounts import AccountEndpoints
 from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.client.contacts import ContactEndpoints
@@ -242,6 +243,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     metrics = make_metrics(config, bus)
     database = open_database(config, reactor, bus, metrics)
     limits = limiter(config, clock)
+    budget = Budget(config.limits.max_held_bytes)
 
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
@@ -285,7 +287,13 @@ def build(config: Config, reactor: Any) -> HomeServer:
     if people is not None:
         bus.subscribe(ProfileChanged, people.profile_changed)
     event_stream = EventStream(
-        database, notifier, bus, clock, presence=people.presence if people else SilentStream(), typing=typing
+        database,
+        notifier,
+        bus,
+        clock,
+        presence=people.presence if people else SilentStream(),
+        typing=typing,
+        most_polls=config.limits.max_polls_per_user,
     )
     backfill = Backfill(database, speaking.client, checks, missing, locks, clock)
     history_endpoints = HistoryEndpoints(
@@ -320,9 +328,9 @@ def build(config: Config, reactor: Any) -> HomeServer:
     mounts: list[Mount[Requester]] = [
         mount_v1(
             account_endpoints,
-            RoomEndpoints(rooms, directory, retransmissions),
+            RoomEndpoints(rooms, directory, retransmissions, limits.check),
             membership_endpoints,
-            MessageEndpoints(messages, retransmissions),
+            MessageEndpoints(messages, retransmissions, limits),
             history_endpoints,
             ProfileEndpoints(profiles),
             VoipEndpoints(Voip(clock, config.voip.turn_uris, config.voip.shared_secret, config.voip.lifetime)),
@@ -344,7 +352,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     ]
     token_authenticator = TokenAuthenticator(authentication.authenticate, lambda requester: requester.user_id)
     client_site = site(
-        config, clock, limits, mounts, token_authenticator, metrics.answered("clients") if metrics else None
+        config, clock, limits, budget, mounts, token_authenticator, metrics.answered("clients") if metrics else None
     )
 
     transactions = IncomingTransactions(
@@ -357,6 +365,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         locks,
         edus={TYPING: typing.receive} | (people.edus if people else {}),
         lasting_edus=(INVITE, ACCEPT, DENY),
+        limit=limits.check_all,
         answer_seconds=ANSWER_SECONDS if policy is None else ANSWER_SECONDS_WITH_POLICY,
     )
     federation_mounts: list[Mount[str]] = [
@@ -378,6 +387,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         config,
         clock,
         limits,
+        budget,
         federation_mounts,
         signature_authenticator,
         metrics.answered("servers") if metrics else None,

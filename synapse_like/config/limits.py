@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from synapse_like.config.shared import Rate
 from synapse_like.config.values import Section
@@ -32,11 +32,35 @@ class RateClasses(Section):
     send: Rate = Rate(per_second=10, burst=50)
     """Whatever changes something, per user."""
 
+    room: Rate = Rate(per_second=50, burst=500)
+    """Messages and state that users of this server send into one room, all together, per room."""
+
+    joins: Rate = Rate(per_second=1, burst=30)
+    """Rooms that are joined, per user."""
+
+    invites: Rate = Rate(per_second=0.5, burst=100)
+    """Invites, those into a new room included, per user."""
+
+    creations: Rate = Rate(per_second=0.2, burst=20)
+    """New rooms, per user."""
+
     read: Rate = Rate(per_second=50, burst=200)
     """Everything else, per user, or per client address where no user is known."""
 
     federation: Rate = Rate(per_second=100, burst=500)
     """Requests of other servers, per server."""
+
+    federation_joins: Rate = Rate(per_second=5, burst=50)
+    """Steps by which users of other servers come into rooms, knock and leave, per server."""
+
+    federation_invites: Rate = Rate(per_second=1, burst=50)
+    """Invites by users of other servers, per server."""
+
+    federation_events: Rate = Rate(per_second=500, burst=5000)
+    """Events that other servers send, and news of other kinds, per server."""
+
+    federation_room: Rate = Rate(per_second=200, burst=2000)
+    """Events that another server sends into one room, per server and room."""
 
     strangers: Rate = Rate(per_second=5, burst=100)
     """Requests of other servers for which this one may have to ask for the keys of a server, per address."""
@@ -52,7 +76,7 @@ class RateLimits(Section):
 
 
 class Limits(Section):
-    """How large a single request may be."""
+    """How large a single request may be, and how much there may be at the same time."""
 
     max_body_bytes: int = Field(1024 * 1024, ge=65536)
     """Bytes in the body of a request."""
@@ -62,6 +86,19 @@ class Limits(Section):
 
     max_pipelined: int = Field(8, ge=1, le=64)
     """Requests of one connection that are worked on at the same time."""
+
+    max_connections: PositiveInt = 10_000
+    """Connections of clients that there may be; of other servers as many again."""
+
+    max_connections_per_address: PositiveInt = 2000
+    """The same from one address; trusted proxies may have more."""
+
+    max_held_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    """Bytes of memory for requests that are being received and answers that their clients have not taken yet. One
+    address may have a quarter. What is beyond is refused with 503, to be tried again."""
+
+    max_polls_per_user: PositiveInt = 64
+    """Requests of one user that wait for events at the same time; beyond, the oldest is answered at once."""
 
     long_poll_max_ms: int = Field(300_000, ge=1000)
     """Milliseconds that a client may wait for events in one request; a longer wait is cut to this."""

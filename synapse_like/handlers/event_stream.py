@@ -17,11 +17,17 @@ from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.engines import batched
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.membership import MembershipChange
 
-#: Events in one answer at the most.
+#: Events in one answer at the most, and bytes of them, but for the last one.
 MOST_EVENTS = 500
+MOST_BYTES = 8 * 1024 * 1024
+#: Events that are loaded at a time.
+LOADED_AT_ONCE = 128
+#: Polls of one user that wait at the same time, where nobody says so.
+MOST_POLLS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class EventStream:
 
     :param presence: a stream that polls tell beside the events; it is told of them, too.
     :param typing: another.
+    :param most_polls: how many of one user wait at the same time; the one that has waited longest makes room.
     """
 
     def __init__(
@@ -86,7 +93,10 @@ class EventStream:
         *,
         presence: PresenceStream,
         typing: Stream,
+        most_polls: int = MOST_POLLS,
     ) -> None:
+        self._most_polls = most_polls
+        self._by_user: dict[str, list[_Poll]] = {}
         self._database = database
         self._notifier = notifier
         self._clock = clock
@@ -108,11 +118,13 @@ class EventStream:
         start = self._now() if since is None else StreamToken.parse(since, newest=newest)
         poll = _Poll(requester, StreamToken(start.place // events.GAP, 0, start.presence, start.typing))
         self._polls.add(poll)
+        self._make_room_for(poll)
         self._presence.opened(requester)
         try:
             await self._find(poll, self._clock.monotonic() + timeout_ms / 1000)
         finally:
             self._polls.discard(poll)
+            self._forget(poll)
             self._presence.closed(requester)
         return StreamChunk(start, poll.token, poll.events, poll.others)
 
@@ -120,6 +132,22 @@ class EventStream:
     def polls(self) -> int:
         """How many are under way."""
         return len(self._polls)
+
+    def _make_room_for(self, poll: _Poll) -> None:
+        """Of too many polls of a user, answer the oldest as if its time was up: its client has mostly gone."""
+        polls = self._by_user.setdefault(poll.requester.user_id, [])
+        polls.append(poll)
+        if len(polls) > self._most_polls:
+            oldest = polls.pop(0)
+            oldest.timed_out = True
+            oldest.stop_waiting()
+
+    def _forget(self, poll: _Poll) -> None:
+        polls = self._by_user[poll.requester.user_id]
+        if poll in polls:
+            polls.remove(poll)
+        if not polls:
+            del self._by_user[poll.requester.user_id]
 
     def _now(self) -> StreamToken:
         return StreamToken(self._notifier.position, 0, self._presence.present(), self._typing.present())
@@ -137,7 +165,7 @@ class EventStream:
             if poll.token.events < self._notifier.position or watcher.wake_ups != wake_ups:
                 continue
             left = deadline - self._clock.monotonic()
-            if left <= 0 or self._closing:
+            if left <= 0 or self._closing or poll.timed_out:
                 return
             await self._wait(poll, watcher, left)
 
@@ -249,7 +277,15 @@ def visible_since(
         if (room_nid not in changed or sees(histories[room_nid], position)) and event_nid not in hidden
     ]
     reached = rows[-1][0] if len(rows) == limit else up_to
-    return reached, events.load(txn, seen)
+    found: list[StoredEvent] = []
+    size = 0
+    for part in batched(seen, LOADED_AT_ONCE):
+        for stored in events.load(txn, part):
+            found.append(stored)
+            size += stored.size
+            if size >= MOST_BYTES:
+                return stored.position, found
+    return reached, found
 
 
 def sees(history: Sequence[MembershipChange], position: float) -> bool:

@@ -36,14 +36,26 @@ class Page:
     :ivar events: newest first if it was read backwards, oldest first otherwise.
     :ivar end: where the next page in the same direction starts.
     :ivar is_cut: whether so many events of ignored users were left out that it ends before it is full.
+    :ivar is_full: whether there is no room for another event in it.
     """
 
     start: StreamToken
     end: StreamToken
     events: Sequence[StoredEvent]
     is_cut: bool = False
+    is_full: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of its events."""
+        return sum(stored.size for stored in self.events)
 
 
+#: Bytes of the events of a page: with so many it is full, however few they are. As many large events as most clients
+#: ask for fit in (SEC-1).
+MOST_BYTES = 8 * 1024 * 1024
+#: Events that are loaded for a page at a time, so that no more than this many are loaded in vain.
+LOADED_AT_ONCE = 128
 #: Events that are looked at for one page in one transaction at the most, and at the least if it is not full at once.
 MOST_LOOKED_AT, FEWEST_LOOKED_AT = 2000, 100
 #: How often older history is fetched for one page, and how long a client waits for that, in seconds.
@@ -101,7 +113,7 @@ class History:
                     continue
                 fetches = MOST_FETCHES
             found += page.events
-            if not page.is_cut:
+            if not page.is_cut or sum(stored.size for stored in found) >= MOST_BYTES:
                 return replace(page, start=first, events=found)
             # A page that is shorter than its limit says that history has ended (EVS-10), so it is filled up.
             begin = page.end
@@ -122,8 +134,7 @@ class History:
             return page, None
         # One place more: if the page before ended with an event before which something is missing, this begins there.
         gap = gaps.newest(txn, room_nid, after=page.end.place, before_or_at=page.start.place + 1)
-        is_full = len(page.events) == limit
-        if gap is not None and is_full and gap.place == page.events[-1].place:
+        if gap is not None and page.is_full and gap.place == page.events[-1].place:
             gap = None
         return page, gap
 
@@ -199,17 +210,19 @@ def page_back(
     *,
     ignored: frozenset[str],
     remember: bool,
+    most_bytes: int = MOST_BYTES,
 ) -> Page:
     """A page of a room, newest first, from a token down to another.
 
     :param ignored: whose messages are left out.
     :param remember: keep copies of its events: for pages at the present, which everybody reads.
+    :param most_bytes: of its events, but for the last one.
     """
 
     def rows_from(place: int, many: int) -> list[tuple[int, int]]:
         return events.page_back(txn, room_nid, before_or_at=place, after=last.place, limit=many)
 
-    return _fill(txn, first, min(first.place, last.place), -1, limit, rows_from, ignored, remember)
+    return _fill(txn, first, min(first.place, last.place), -1, limit, rows_from, ignored, remember, most_bytes)
 
 
 def page_forward(
@@ -227,8 +240,8 @@ def page_forward(
     def rows_from(place: int, many: int) -> list[tuple[int, int]]:
         return events.page_forward(txn, room_nid, after=place, before_or_at=last.place, limit=many)
 
-    page = _fill(txn, first, max(first.place, last.place), 0, limit, rows_from, ignored, remember)
-    if page.is_cut or len(page.events) == limit:
+    page = _fill(txn, first, max(first.place, last.place), 0, limit, rows_from, ignored, remember, MOST_BYTES)
+    if page.is_cut or page.is_full:
         return page
     return replace(page, end=StreamToken.at(max(first.place, last.place)))
 
@@ -242,6 +255,7 @@ def _fill(
     rows_from: Callable[[int, int], list[tuple[int, int]]],
     ignored: frozenset[str],
     remember: bool,
+    most_bytes: int,
 ) -> Page:
     """Read on until a page is full, nothing is left, or enough was looked at.
 
@@ -250,18 +264,21 @@ def _fill(
     :param rows_from: place and number of so many events from a place on.
     """
     found: list[StoredEvent] = []
-    place, looked_at, many = first.place, 0, limit
+    place, looked_at, many, size = first.place, 0, min(limit, LOADED_AT_ONCE), 0
     while True:
-        wanted = limit - len(found)
         rows = rows_from(place, many)
         kept = without_ignored(txn, ignored, events.load(txn, [row[1] for row in rows], remember=remember))
-        found += kept[:wanted]
-        if len(kept) > wanted and found[-1].place is not None:
-            return Page(first, StreamToken.at(found[-1].place + step), found)
+        for index, stored in enumerate(kept):
+            found.append(stored)
+            size += stored.size
+            is_full = len(found) == limit or size >= most_bytes
+            if is_full and index + 1 < len(kept) and stored.place is not None:
+                return Page(first, StreamToken.at(stored.place + step), found, is_full=True)
         place = rows[-1][0] + step if rows else none_left
         looked_at += len(rows)
-        if len(rows) < many or len(found) == limit:
-            return Page(first, StreamToken.at(place), found)
+        is_full = len(found) == limit or size >= most_bytes
+        if len(rows) < many or is_full:
+            return Page(first, StreamToken.at(place), found, is_full=is_full)
         if looked_at >= MOST_LOOKED_AT:
             return Page(first, StreamToken.at(place), found, is_cut=True)
-        many = max(limit - len(found), FEWEST_LOOKED_AT)
+        many = min(max(limit - len(found), FEWEST_LOOKED_AT), LOADED_AT_ONCE)

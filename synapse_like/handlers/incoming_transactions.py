@@ -11,7 +11,8 @@ that stores them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,10 @@ MOST_ORIGINS = 10_000
 #: Rooms whose rules are remembered.
 MOST_ROOMS = 10_000
 
+#: The classes of rate limits in which what a server sends is counted, in all and for each room.
+EVENTS_LIMIT, ROOM_LIMIT = "federation_events", "federation_room"
+
+Limit = Callable[[Iterable[tuple[str, str, int]]], None]
 EduHandler = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 Json = dict[str, Any]
 _log = get_logger(__name__)
@@ -93,6 +98,7 @@ class IncomingTransactions:
     :param edus: what takes EDUs, by their type; others are ignored.
     :param lasting_edus: the types of those that must not be lost. They are taken before the transaction is written down
         as done, so that it comes again if they could not be; taking one twice must do no harm.
+    :param limit: counts what a server sends, each (class of rate limits, key, how much), or raises LimitExceeded.
     :param answer_seconds: after which a transaction is answered in any case.
     """
 
@@ -108,9 +114,11 @@ class IncomingTransactions:
         *,
         edus: Mapping[str, EduHandler],
         lasting_edus: Collection[str] = (),
+        limit: Limit = lambda _: None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._answer_seconds = answer_seconds
+        self._limit = limit
         self._database = database
         self._clock = clock
         self._client = client
@@ -134,11 +142,23 @@ class IncomingTransactions:
         :param origin: the server that sent it, by its signature.
         :raises BadJson: it is no transaction.
         :raises Forbidden: it claims to come from another server.
+        :raises LimitExceeded: that server sends too much, or too much into one room.
         """
         _check_shape(origin, body)
         key = origin, transaction_id
+        if key not in self._running:
+            self._limit(self._costs(origin, body))
         self._bodies.setdefault(key, body)
         return await self._running.get(key)
+
+    def _costs(self, origin: str, body: Json) -> list[tuple[str, str, int]]:
+        """What a transaction counts for, by class and key. Rooms that are not known have no count of their own."""
+        pdus, edus = body.get("pdus", []), body.get("edus", [])
+        if not pdus and not edus:
+            return []
+        rooms_of = Counter(room_id for pdu in pdus if (room_id := _room_of(pdu)) in self._rules)
+        costs = [(ROOM_LIMIT, f"{origin} {room_id}", count) for room_id, count in rooms_of.items()]
+        return [(EVENTS_LIMIT, origin, len(pdus) + len(edus)), *costs]
 
     async def _receive(self, key: tuple[str, str]) -> bytes:
         origin, transaction_id = key
@@ -184,9 +204,9 @@ class IncomingTransactions:
         lots: dict[str, _Lot] = {}
         settled: dict[str, str | None] = {}
         for pdu in pdus:
-            room_id = pdu.get("context", pdu.get("room_id"))
-            rules = await self._rules_of(room_id) if isinstance(room_id, str) else None
-            if rules is None or not isinstance(room_id, str):
+            room_id = _room_of(pdu)
+            rules = await self._rules_of(room_id) if room_id is not None else None
+            if rules is None or room_id is None:
                 _log.info("an event of an unknown room was ignored", origin=origin)
                 continue
             try:
@@ -398,6 +418,11 @@ def _check_shape(origin: str, body: Json) -> None:
         raise BadJson(f"A transaction may have at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs.")
     if body.get("origin", origin) != origin:
         raise Forbidden(f"The transaction claims to come from another server than {origin}, which sent it.")
+
+
+def _room_of(pdu: Pdu) -> str | None:
+    room_id = pdu.get("context", pdu.get("room_id"))
+    return room_id if isinstance(room_id, str) else None
 
 
 def _is_edu(edu: object) -> bool:

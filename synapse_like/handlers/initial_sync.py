@@ -86,9 +86,14 @@ class InitialSync:
         invites = [room.event_nid for room in mine if room.membership == "invite"]
         hidden = unwanted.hidden_among(txn, invites)
         told = [nid for nid in invites if nid not in hidden]
+        shown: list[JoinedRoom] = []
+        left = history.MOST_BYTES
+        for room in joined:
+            shown.append(_joined_room(txn, found[room.room_nid], now, limit, ignored, left))
+            left -= shown[-1].messages.size
         return Snapshot(
             now,
-            [_joined_room(txn, found[room.room_nid], now, limit, ignored) for room in joined],
+            shown,
             [
                 InvitedRoom(invite.event.room_id, invite.event.sender)
                 for invite in events.load(txn, told)
@@ -117,7 +122,17 @@ def _now(txn: Transaction) -> StreamToken:
     return StreamToken(events.current_position(txn))
 
 
-def _joined_room(txn: Transaction, room: Room, now: StreamToken, limit: int, ignored: frozenset[str]) -> JoinedRoom:
-    newest_first = history.page_back(txn, room.room_nid, now, OLDEST, limit, ignored=ignored, remember=True)
+def _joined_room(
+    txn: Transaction,
+    room: Room,
+    now: StreamToken,
+    limit: int,
+    ignored: frozenset[str],
+    most_bytes: int = history.MOST_BYTES,
+) -> JoinedRoom:
+    """A room with its newest events: as many as `limit`, or as fit into so many bytes, but one at the least."""
+    newest_first = history.page_back(
+        txn, room.room_nid, now, OLDEST, limit, ignored=ignored, remember=True, most_bytes=most_bytes
+    )
     messages = Page(newest_first.end, now, newest_first.events[::-1])
     return JoinedRoom(room.room_id, room.is_public, messages, events.load(txn, state.current(txn, room.room_nid)))

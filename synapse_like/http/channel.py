@@ -136,6 +136,10 @@ class Exchange(ABC):
     def settled(self) -> None:
         """The answer is on its way, or the client has gone; free what is held."""
 
+    @abstractmethod
+    def taken(self) -> None:
+        """The client has taken the answer, or has gone: it is in memory no more."""
+
     def give(self, head: bytes, body: bytes | BodySource) -> None:
         """Have an answer sent as soon as it is its turn; it is thrown away if the client has gone."""
         if not self.is_lost:
@@ -175,8 +179,8 @@ class Front(Protocol):
     def new_exchange(self, channel: PipelinedChannel) -> Exchange:
         """A request begins."""
 
-    def connected(self, channel: PipelinedChannel) -> None:
-        """A connection begins: call its `look_at_the_clock` every now and then."""
+    def connected(self, channel: PipelinedChannel) -> bool:
+        """A connection begins: call its `look_at_the_clock` every now and then. False if there are too many."""
 
     def disconnected(self, channel: PipelinedChannel) -> None:
         """A connection is over."""
@@ -199,6 +203,7 @@ class PipelinedChannel(HTTPChannel):
         self._writable: Deferred[None] | None = None
         self._unheard = 0
         self._linger: IDelayedCall | None = None
+        self._untaken: list[Exchange] = []
         self._active_at = self._receiving_since = self._sent_at = site.clock.monotonic()
 
     # HTTPChannel is content with less of a request than its annotation says.
@@ -208,7 +213,9 @@ class PipelinedChannel(HTTPChannel):
     def connectionMade(self) -> None:  # noqa: N802
         super().connectionMade()
         self.peer: str = getattr(self.getPeer(), "host", "")
-        self.site.connected(self)
+        if not self.site.connected(self):
+            self.is_ending = True
+            self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         if self._linger is not None and self._linger.active():
@@ -217,6 +224,8 @@ class PipelinedChannel(HTTPChannel):
         for exchange in lost:
             exchange.is_lost = True
             exchange.settled()
+            exchange.taken()
+        self._have_been_taken()
         self._may_write()
         self.site.disconnected(self)
 
@@ -357,6 +366,10 @@ class PipelinedChannel(HTTPChannel):
         """The first answer is sent; whether it was the last."""
         exchange = self.requests.pop(0)
         exchange.settled()
+        if self._waitingForTransport:
+            self._untaken.append(exchange)
+        else:
+            exchange.taken()
         is_last = exchange.is_last or (self.site.is_draining and not self.requests)
         if is_last:
             self.end()
@@ -392,9 +405,15 @@ class PipelinedChannel(HTTPChannel):
         if waiting is not None:
             waiting.callback(None)
 
+    def _have_been_taken(self) -> None:
+        taken, self._untaken = self._untaken, []
+        for exchange in taken:
+            exchange.taken()
+
     def resumeProducing(self) -> None:  # noqa: N802
         super().resumeProducing()
         self._active_at = self.site.clock.monotonic()
+        self._have_been_taken()
         self._may_write()
         self._read_on()
 

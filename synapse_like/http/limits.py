@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from synapse_like.protocol.errors import LimitExceeded
 
@@ -50,16 +50,47 @@ class Limiter:
         :raises LimitExceeded: it is one too many; says how many milliseconds to wait.
         :raises KeyError: nobody set up this class.
         """
+        self.look(rate_class, key, cost)
+        self.take(rate_class, key, cost)
+
+    def check_all(self, requests: Iterable[tuple[str, str, int]]) -> None:
+        """Count something in several buckets, each (class, key, cost), or in none.
+
+        :raises LimitExceeded: it is too much for one of them; says how many milliseconds to wait for all.
+        """
+        requests = list(requests)
+        refusals = []
+        for request in requests:
+            try:
+                self.look(*request)
+            except LimitExceeded as refusal:
+                refusals.append(refusal)
+        if refusals:
+            raise max(refusals, key=lambda refusal: int(refusal.extra["retry_after_ms"]))
+        for request in requests:
+            self.take(*request)
+
+    def look(self, rate_class: str, key: str, cost: int = 1) -> None:
+        """See that a request would be let in, and do not count it; raises as `check` does."""
         per_second, burst = self._rates[rate_class]
         if not self._enabled:
             return
         now = self._monotonic()
-        bucket = (rate_class, key)
-        begins_at = max(self._full_at.get(bucket, now), now)
-        wait = begins_at - now + (min(cost, burst) - burst) / per_second
+        wait = max(self._full_at.get((rate_class, key), now) - now, 0) + (min(cost, burst) - burst) / per_second
         if wait > _ROUNDING:
             raise LimitExceeded("Too many requests. Try again later.", math.ceil(wait * 1000))
-        self._full_at[bucket] = begins_at + cost / per_second
+
+    def take(self, rate_class: str, key: str, cost: int = 1) -> None:
+        """Count a request that was let in already."""
+        if not self._enabled:
+            return
+        now = self._monotonic()
+        bucket = (rate_class, key)
+        self._full_at[bucket] = max(self._full_at.get(bucket, now), now) + cost / self._rates[rate_class][0]
         self._full_at.move_to_end(bucket)
         if len(self._full_at) > self._max_buckets:
             self._full_at.popitem(last=False)
+
+    def interval_ms(self, rate_class: str) -> int:
+        """After how many milliseconds one more request of a class is let in, at the latest, if there is no other."""
+        return math.ceil(1000 / self._rates[rate_class][0])

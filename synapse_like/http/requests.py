@@ -24,6 +24,9 @@ _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 #: Brackets as signed bytes: 1 for an opening one, -1 for a closing one.
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
+#: About how many bytes a small value takes in memory; and how many a body may weigh beyond its length unlooked at.
+_VALUE_BYTES = 40
+_LIGHT = 1024 * 1024
 _MOST_FAULTS_NAMED = 20
 #: Characters of the name of a faulty field; such a name may be the client's invention.
 _LONGEST_PLACE = 100
@@ -137,7 +140,7 @@ class Call(Generic[R]):
     :ivar query: the query parameters.
     :ivar body: the pydantic model, the dict or the stream that the route asked for; None if it asked for nothing.
     :ivar headers: as they came, the names spelled like Content-Type.
-    :ivar client_address: the IP address of the client, seen through trusted proxies.
+    :ivar client_address: the IP address of the client, seen through trusted proxies, as it is counted: IPv6 by its /64.
     :ivar retransmit_key: for an idempotent route what makes a repetition one: method, path template and parameters
         (API-4). Whose it is has to be added by who keeps the answers. None for all other routes.
     """
@@ -215,6 +218,21 @@ def decode_json(content: bytes, max_depth: int) -> object:
         raise NotJson("The body is not valid JSON in UTF-8.", reason=error.reason) from None
 
 
+def weight(content: bytes) -> int:
+    """About how many bytes of memory the values of a JSON text take beside the text.
+
+    What is text within text is looked at only where it would make a difference.
+    """
+    count = _count(content)
+    if count * _VALUE_BYTES > len(content) + _LIGHT:
+        count = _count(_without_strings(content))
+    return count * _VALUE_BYTES
+
+
+def _count(content: bytes) -> int:
+    return content.count(b",") + content.count(b"[") + content.count(b"{")
+
+
 def is_form(content_type: str | None) -> bool:
     """Tell whether a body is what a form of a web page sends."""
     return (content_type or "").partition(";")[0].strip().lower() == "application/x-www-form-urlencoded"
@@ -259,9 +277,14 @@ def nests_deeper(content: bytes, max_depth: int) -> bool:
     if content.count(b"{") + content.count(b"[") <= max_depth:
         return False
     # Strip the strings, whose brackets mean nothing, then all that is not a bracket; the rest are steps down and up.
-    unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
-    steps = b"".join(unescaped.split(b'"')[::2]).translate(_STEPS, _NO_BRACKETS)
+    steps = _without_strings(content).translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0) > max_depth
+
+
+def _without_strings(content: bytes) -> bytes:
+    """JSON without what stands between quotation marks."""
+    unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(unescaped.split(b'"')[::2])
 
 
 def _sentence(error: ValidationError) -> str:

@@ -16,6 +16,7 @@ turn. `bench/http_floor.py` measures both.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from itertools import count
@@ -29,14 +30,15 @@ from twisted.internet.protocol import ServerFactory
 from synapse_like.byte_streams import ByteStream
 from synapse_like.clock import Clock
 from synapse_like.http.authentication import Asking, Authenticator
+from synapse_like.http.budget import Budget
 from synapse_like.http.channel import Exchange, PipelinedChannel, too_large
 from synapse_like.http.limits import Limiter
-from synapse_like.http.proxies import TrustedProxies
-from synapse_like.http.requests import Body, Call, Query, as_object, decode_form, decode_json, is_form
+from synapse_like.http.proxies import TrustedProxies, counted_as
+from synapse_like.http.requests import Body, Call, Query, as_object, decode_form, decode_json, is_form, weight
 from synapse_like.http.responses import NOTHING_MORE, FileBody, Response, refusal, render
 from synapse_like.http.routing import Auth, Match, Mount, Router, split_path
 from synapse_like.logs import bind, get_logger
-from synapse_like.protocol.errors import MatrixError, MethodNotAllowed, Unrecognized
+from synapse_like.protocol.errors import LimitExceeded, MatrixError, MethodNotAllowed, Unavailable, Unrecognized
 
 R = TypeVar("R")
 
@@ -44,6 +46,14 @@ _log = get_logger(__name__)
 
 #: Seconds between two looks at how long the clients have been taking.
 _ROUND_SECONDS = 5
+
+#: Bytes of answers together that all clients of a site may leave unread, where nobody says so.
+USUAL_BUDGET = 256 * 1024 * 1024
+#: The same of connections, of all clients and of one address.
+USUAL_CONNECTIONS = 10_000
+USUAL_CONNECTIONS_PER_ADDRESS = 2000
+#: Bytes of an answer that is given in any case: less than what there would be to say instead is worth.
+_SMALL = 64 * 1024
 
 
 class ClientGone(MatrixError):
@@ -71,6 +81,9 @@ def make_site(
     max_pipelined: int = 8,
     trusted_proxies: Iterable[str] = (),
     answered: Answered | None = None,
+    budget: Budget | None = None,
+    max_connections: int = USUAL_CONNECTIONS,
+    max_connections_per_address: int = USUAL_CONNECTIONS_PER_ADDRESS,
 ) -> Site[R]:
     """Make a site of tables of routes.
 
@@ -80,6 +93,9 @@ def make_site(
     :param max_pipelined: how many requests of one connection are worked on at the same time.
     :param trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
     :param answered: is told of each answer.
+    :param budget: bounds what requests and answers hold in memory; several sites may have one together.
+    :param max_connections: how many connections there may be.
+    :param max_connections_per_address: the same from one address, proxies that are trusted aside.
     :raises ValueError: a route or a proxy is malformed.
     """
     return Site(
@@ -92,6 +108,9 @@ def make_site(
         max_pipelined=max_pipelined,
         trusted_proxies=TrustedProxies(trusted_proxies),
         answered=answered,
+        budget=budget or Budget(USUAL_BUDGET),
+        max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address,
     )
 
 
@@ -117,7 +136,14 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         max_pipelined: int,
         trusted_proxies: TrustedProxies,
         answered: Answered | None,
+        budget: Budget,
+        max_connections: int,
+        max_connections_per_address: int,
     ) -> None:
+        self.budget = budget
+        self._max_connections = max_connections
+        self._max_connections_per_address = max_connections_per_address
+        self._by_address: Counter[str] = Counter()
         self.router = router
         self.authenticator = authenticator
         self.limiter = limiter
@@ -148,13 +174,22 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
             self._second, self._date = second, b"Date: %b\r\n" % formatdate(second, usegmt=True).encode()
         return self._date
 
-    def connected(self, channel: PipelinedChannel) -> None:
+    def connected(self, channel: PipelinedChannel) -> bool:
         self.connections.add(channel)
+        address = counted_as(channel.peer)
+        self._by_address[address] += 1
         if self._next_round is None:
             self._next_round = self.clock.call_later(_ROUND_SECONDS, self._go_round)
+        if len(self.connections) > self._max_connections:
+            return False
+        return self._by_address[address] <= self._max_connections_per_address or channel.peer in self.trusted_proxies
 
     def disconnected(self, channel: PipelinedChannel) -> None:
         self.connections.discard(channel)
+        address = counted_as(channel.peer)
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
         if not self.connections and self._next_round is not None:
             self._next_round.cancel()
             self._next_round = None
@@ -210,6 +245,8 @@ class _Visit(Exchange, Generic[R]):
         self._file: FileBody | None = None
         self._value: object = None
         self._user: str | None = None
+        self._address = ""
+        self._held = self._answer_held = 0
         self._started = 0.0
         self._running: Deferred[None] | None = None
         self._has_begun = False
@@ -224,6 +261,7 @@ class _Visit(Exchange, Generic[R]):
             # The whole URL, as one writes to a proxy.
             path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
         self._found = self._find(self.method.decode("ascii"), path)
+        self._address = self._client_address()
         self.max_body = self._site.max_body
         if isinstance(self._found, Match):
             route = self._found.route
@@ -256,7 +294,23 @@ class _Visit(Exchange, Generic[R]):
         elif isinstance(self._found, Match) and (
             self._found.route.body is not Body.NONE or self._site.authenticator.reads_body
         ):
+            try:
+                self._hold(len(data))
+            except Unavailable as error:
+                self._chunks.clear()
+                self.channel.refuse(error)
+                return
             self._chunks.append(data)
+
+    def _hold(self, size: int) -> None:
+        """Have some more bytes of memory for this request, until it is answered.
+
+        :raises Unavailable: there are none left.
+        """
+        budget = self._site.budget
+        budget.check(self._address, size, own=self._held)
+        budget.hold(self._address, size)
+        self._held += size
 
     def stream(self, length: int | None) -> None:
         self._stream = ByteStream(
@@ -309,7 +363,8 @@ class _Visit(Exchange, Generic[R]):
         if self.is_too_large:
             raise too_large(self.max_body)
         query = Query(self._query)
-        address = self._client_address()
+        address = self._address
+        site.budget.check(address, own=self._held)
         requester = None if route.auth is Auth.NONE else await self._authenticate(query, address, route.auth)
         if route.rate is not None:
             site.limiter.check(route.rate, self._user or address)
@@ -323,10 +378,16 @@ class _Visit(Exchange, Generic[R]):
             retransmit_key=self._found.key() if route.idempotent else None,
             is_closed=lambda: self.is_lost,
         )
-        if self._user is None:
-            return await route.endpoint(call)
-        with bind(user=self._user):
-            return await route.endpoint(call)
+        try:
+            if self._user is None:
+                return await route.endpoint(call)
+            with bind(user=self._user):
+                return await route.endpoint(call)
+        except LimitExceeded as error:
+            if route.rate is not None:
+                # Who waits for the other limit has to get past this one, too.
+                error.wait_at_least(site.limiter.interval_ms(route.rate))
+            raise
 
     async def _authenticate(self, query: Query, address: str, auth: Auth) -> R | None:
         authenticator = self._site.authenticator
@@ -337,10 +398,12 @@ class _Visit(Exchange, Generic[R]):
         return requester
 
     def _client_address(self) -> str:
+        """Whence the request comes, as it is counted."""
         forwarded_for = self.headers.get(b"X-Forwarded-For")
         if forwarded_for is None:
-            return self.channel.peer
-        return self._site.trusted_proxies.client_address(self.channel.peer, forwarded_for.decode("latin-1"))
+            return counted_as(self.channel.peer)
+        proxies = self._site.trusted_proxies
+        return counted_as(proxies.client_address(self.channel.peer, forwarded_for.decode("latin-1")))
 
     def _body(self, kind: Body | type[BaseModel]) -> object:
         if kind is Body.NONE:
@@ -361,6 +424,7 @@ class _Visit(Exchange, Generic[R]):
             if self._is_form() and not content.lstrip().startswith(b"{"):
                 self._value = decode_form(content)
             else:
+                self._hold(weight(content))
                 self._value = decode_json(content, self._site.max_json_depth)
         return self._value
 
@@ -386,6 +450,15 @@ class _Visit(Exchange, Generic[R]):
             self._file = result.body
         cors = self._found.cors if isinstance(self._found, Match) else site.router.has_cors
         status, head, body = render(result, cors=cors)
+        if isinstance(body, bytes) and len(body) > _SMALL and self.method == b"GET":
+            try:
+                site.budget.check(self._address, len(body), own=self._held)
+            except Unavailable as error:
+                causes = {"errcode": error.errcode, "reason": error.reason}
+                status, head, body = render(refusal(error), cors=cors)
+        if isinstance(body, bytes) and not self.is_lost:
+            site.budget.hold(self._address, len(body))
+            self._answer_held = len(body)
         method, seconds = self.method.decode("ascii"), site.clock.monotonic() - self._started
         if site.answered is not None:
             site.answered(method, self._route, status, seconds)
@@ -430,6 +503,14 @@ class _Visit(Exchange, Generic[R]):
             return
         if self._file is not None:
             self._file.close()
+        if self._held:
+            self._site.budget.release(self._address, self._held)
+            self._held = 0
         if self._is_over:
             self._site.in_flight -= 1
             self._site.look_whether_drained()
+
+    def taken(self) -> None:
+        if self._answer_held:
+            self._site.budget.release(self._address, self._answer_held)
+            self._answer_held = 0

@@ -46,7 +46,7 @@ MOST_REASONS = 10
 
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _SPACE = re.compile(r"\s+")
-_PHONE = re.compile(r"[+0-9 ()./-]*[0-9][+0-9 ()./-]*")
+_PHONE = re.compile(r"[+ ()./-]*[0-9][+0-9 ()./-]*")
 _WORDS = {"user": "the user ID", "email": "the e-mail address", "called": "the name and the phone number"}
 
 

@@ -159,6 +159,10 @@ class LimitExceeded(_FixedError):
     def __init__(self, message: str, retry_after_ms: int, *, reason: str | None = None) -> None:
         super().__init__(message, reason=reason, extra={"retry_after_ms": retry_after_ms})
 
+    def wait_at_least(self, milliseconds: int) -> None:
+        """Say so much, if less was said: another limit would be in the way before."""
+        self.extra["retry_after_ms"] = max(milliseconds, self.extra["retry_after_ms"])
+
 
 class Unavailable(_FixedError):
     """Something that the server needs is not there at the moment."""

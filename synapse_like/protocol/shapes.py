@@ -78,7 +78,7 @@ def integer(name: str, value: object) -> int:
 
 
 _LARGEST_DOUBLE = int(sys.float_info.max)
-_INTEGER_AS_TEXT = re.compile(r"\s*([+-]?)0*([0-9]{1,309})\s*", re.ASCII)
+_INTEGER_AS_TEXT = re.compile(r"\s*([+-]?)(?=[0-9])0*+([0-9]{0,309})\s*", re.ASCII)
 
 
 def integer_or_text(name: str, value: object) -> int:
@@ -100,7 +100,7 @@ def _from_text(value: object) -> object:
     if not isinstance(value, str):
         return value
     found = _INTEGER_AS_TEXT.fullmatch(value)
-    return int(found[1] + found[2]) if found is not None else None
+    return int(f"{found[1]}{found[2] or 0}") if found is not None else None
 
 
 def count(name: str, value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -21,8 +21,9 @@ from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.incoming_transactions import IncomingTransactions
 from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.http.limits import Limiter
 from synapse_like.protocol.canonical_json import decode
-from synapse_like.protocol.errors import BadJson, Unavailable
+from synapse_like.protocol.errors import BadJson, LimitExceeded, Unavailable
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import incoming, rooms
@@ -65,13 +66,19 @@ class Receiver:
             RoomLocks(),
             edus={"m.test": self._hear, "m.lasting": self._hear},
             lasting_edus=["m.lasting"],
+            limit=self._count,
         )
+        self.limiter: Limiter | None = None
         self.room = self._await(database.write("make", self._make_room))
 
     async def _hear(self, _: str, content: Any) -> None:
         if self.fault is not None:
             raise self.fault
         self.edus.append(content)
+
+    def _count(self, requests: Iterable[tuple[str, str, int]]) -> None:
+        if self.limiter is not None:
+            self.limiter.check_all(requests)
 
     def _make_room(self, txn: Transaction) -> str:
         room = self.here.found_room(txn, SPEC_2014, ALICE, is_public=True)
@@ -196,3 +203,40 @@ def test_edu_that_we_fail_at_is_in_nobodys_way(receiver: Receiver) -> None:
     """Its server sent it again and again, and nothing else."""
     receiver.fault = RuntimeError("not foreseen")
     assert b"error" not in receiver.receive("1", [], receiver.message("hello"), edus=2)
+
+
+def test_what_a_server_sends_into_one_room_is_limited_and_waits_for_no_longer_than_it_was_told(
+    receiver: Receiver,
+) -> None:
+    """RATE-1, SEC-5: nothing of a transaction that comes too soon is taken; later it is taken whole."""
+    time = HandMovedTime()
+    receiver.receive("1", [], receiver.message("the first loads what is remembered then"))
+    receiver.limiter = Limiter({"federation_events": (10, 100), "federation_room": (1, 3)}, time.seconds)
+    receiver.receive("2", ["1"], *(receiver.message(f"{n}") for n in range(3)))
+    flood = [receiver.message("more"), receiver.message("and more")]
+    with pytest.raises(LimitExceeded) as refusal:
+        receiver.receive("3", ["2"], *flood)
+    assert receiver.recorded("3") is None
+    receiver.receive("4", ["2"], edus=5)
+    time.advance(refusal.value.extra["retry_after_ms"] / 1000)
+    assert b"error" not in receiver.receive("3", ["4"], *flood)
+
+
+def test_all_that_a_server_sends_is_limited_whatever_it_is(receiver: Receiver) -> None:
+    """RATE-1, SEC-1: EDUs, and events of rooms that nobody knows, count as well, but fill no memory."""
+    time = HandMovedTime()
+    receiver.limiter = Limiter({"federation_events": (1, 100), "federation_room": (1, 3)}, time.seconds)
+    receiver.receive("1", [], edus=60)
+    unknown = [{"context": f"!{n}:there"} for n in range(50)]
+    with pytest.raises(LimitExceeded):
+        receiver.receive("2", ["1"], *unknown)
+    time.advance(10)
+    receiver.receive("2", ["1"], *unknown)
+    assert len(receiver.limiter._full_at) == 1
+
+
+def test_transaction_that_is_under_way_is_counted_once(receiver: Receiver) -> None:
+    receiver.limiter = Limiter({"federation_events": (1, 100), "federation_room": (1, 3)}, lambda: 0.0)
+    body = {"prev_ids": [], "pdus": [], "edus": [{"edu_type": "m.test", "content": {}}] * 60}
+    both = [Deferred.fromCoroutine(receiver.transactions.receive("there", "1", body)) for _ in range(2)]
+    assert [receiver._await(one) for one in both] == [b'{"pdus":{}}'] * 2

@@ -85,6 +85,26 @@ def test_of_too_many_buckets_the_longest_unused_is_forgotten() -> None:
     assert refused_for(limiter, "@alice") == 0
 
 
+def test_what_is_looked_at_is_not_counted() -> None:
+    limiter = Limiter({"send": (1, 1)}, Clock().seconds)
+    for _ in range(3):
+        limiter.look("send", "@alice")
+    limiter.take("send", "@alice")
+    with pytest.raises(LimitExceeded):
+        limiter.look("send", "@alice")
+
+
+def test_what_is_refused_by_one_bucket_is_counted_in_none_and_the_longest_wait_is_told() -> None:
+    time = Clock()
+    limiter = Limiter({"peer": (1, 10), "room": (2, 4)}, time.seconds)
+    limiter.check_all([("peer", "a", 4), ("room", "a !r", 4)])
+    with pytest.raises(LimitExceeded) as refusal:
+        limiter.check_all([("peer", "a", 7), ("room", "a !r", 4)])
+    assert refusal.value.extra["retry_after_ms"] == 2000
+    time.advance(2)
+    limiter.check_all([("peer", "a", 7), ("room", "a !r", 4)])
+
+
 def test_request_for_many_things_counts_as_many() -> None:
     limiter = Limiter({"lookup": (2, 10)}, Clock().seconds)
     limiter.check("lookup", "@alice", 9)

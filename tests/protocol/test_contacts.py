@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from synapse_like.protocol.contacts import LONGEST, MOST, Absorbed, Contact, absorb, read_contact, stored_contact
 from synapse_like.protocol.errors import BadJson
 
+#: Of contacts; none has the ID of another one, nor of one that was.
+_numbers = count(1)
+
 
 def add(book: dict[str, Contact], *new: Contact, merge: bool = True) -> Absorbed:
     """Put contacts into a book, as it is done with the tables; all of the book is looked at."""
-    numbers = count(len(book) * 1000)
-    result = absorb(book, new, [f"c{next(numbers)}" for _ in new], merge=merge)
+    result = absorb(book, new, [f"c{next(_numbers)}" for _ in new], merge=merge)
     for contact_id in result.gone:
         del book[contact_id]
     book.update(result.changed)

@@ -489,6 +489,31 @@ def test_sending_is_limited_for_each_user_alone(fresh_server: FreshServer) -> No
     alice, bob = Client(server).register("alice"), Client(server).register("bob")
     room = alice.create_room(visibility="public")
     sent = [alice.request("POST", f"/rooms/{room}/send/m.room.message", {"msgtype": "x"}) for _ in range(8)]
-    assert [answer.status for answer in sent] == [200] * 4 + [429] * 4
+    assert [answer.status for answer in sent] == [200] * 5 + [429] * 3
     bob.join(room)
     assert bob.send(room, "not my flood")
+
+
+def test_rooms_joins_and_invites_have_limits_of_their_own(fresh_server: FreshServer) -> None:
+    """RATE-1, SEC-5, SEC-9: what is said in a room is counted for all who are in it together; who may not speak there
+    uses up nothing of it. Whoever has made, joined or invited too much may still speak."""
+    rare = {"per_second": 0.001, "burst": 2}
+    classes = {f"rate_limits.classes.{name}": rare for name in ("joins", "invites", "creations")}
+    classes["rate_limits.classes.room"] = {"per_second": 0.01, "burst": 6}
+    server = fresh_server({"rate_limits.enabled": True, **classes})
+    alice, bob, eve = (Client(server).register(name) for name in ("alice", "bob", "eve"))
+    rooms = [alice.create_room(visibility="public") for _ in range(2)]
+    assert alice.request("POST", "/createRoom", {}).status == 429
+    assert bob.request("POST", "/createRoom", {"invite": [alice.user_id, alice.user_id]}).status == 200
+    assert bob.request("POST", "/createRoom", {"invite": [alice.user_id]}).status == 429
+    for room, status in ((rooms[0], 200), (rooms[1], 200), (rooms[0], 429)):
+        assert bob.request("POST", f"/join/{room}", {}).status == status
+    for user, status in (("@carol:x", 200), ("@dave:x", 200), ("@eve:x", 429)):
+        answer = alice.request("POST", f"/rooms/{rooms[0]}/invite", {"user_id": user.replace("x", server.name)})
+        assert answer.status == status, answer.json
+    path = f"/rooms/{rooms[0]}/send/m.room.message"
+    assert {eve.request("POST", path, {"msgtype": "x"}).status for _ in range(10)} == {403}
+    sent = [client.request("POST", path, {"msgtype": "x"}) for _ in range(4) for client in (alice, bob)]
+    assert [answer.status for answer in sent] == [200] * 6 + [429] * 2
+    assert 0 < sent[-1].json["retry_after_ms"] <= 100_000
+    assert bob.send(rooms[1], "not that room")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Literal
 
@@ -40,9 +41,19 @@ class AliasBody(BaseModel):
 
 
 class RoomEndpoints:
-    """Making and finding rooms."""
+    """Making and finding rooms.
 
-    def __init__(self, rooms: Rooms, directory: Directory, retransmissions: Retransmissions) -> None:
+    :param limit: counts so many requests of a class for a user, or raises LimitExceeded.
+    """
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        directory: Directory,
+        retransmissions: Retransmissions,
+        limit: Callable[[str, str, int], None],
+    ) -> None:
+        self._limit = limit
         self._rooms = rooms
         self._directory = directory
         self._retransmissions = retransmissions
@@ -50,6 +61,8 @@ class RoomEndpoints:
     async def create(self, call: Call[Requester]) -> object:
         """Make a room."""
         body: CreateRoomBody = call.body
+        if body.invite:
+            self._limit("invites", call.requester.user_id, len(body.invite))
         wish = RoomWish(
             version=body.room_version,
             is_public=body.visibility == "public",

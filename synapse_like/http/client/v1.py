@@ -92,15 +92,15 @@ def mount_v1(
         Route("GET", "/contacts/{contact_id}", contacts.one, rate="read"),
         *_both("/contacts/{contact_id}", contacts.change, Body.RAW),
         Route("DELETE", "/contacts/{contact_id}", contacts.delete, rate="send"),
-        *_both("/createRoom", rooms.create, CreateRoomBody),
+        *_both("/createRoom", rooms.create, CreateRoomBody, rate="creations"),
         Route("GET", "/publicRooms", rooms.public, auth=Auth.NONE, rate="read"),
         Route("GET", "/directory/room/{alias}", rooms.resolve_alias, auth=Auth.NONE, rate="read"),
         Route("PUT", "/directory/room/{alias}", rooms.add_alias, rate="send", body=AliasBody),
         Route("DELETE", "/directory/room/{alias}", rooms.delete_alias, rate="send"),
-        *_both("/join/{room}", membership.join),
-        *_both("/rooms/{room}/join", membership.join),
+        *_both("/join/{room}", membership.join, rate="joins"),
+        *_both("/rooms/{room}/join", membership.join, rate="joins"),
         *_both("/rooms/{room}/leave", membership.leave),
-        *_both("/rooms/{room}/invite", third_party_ids.invite, InviteBody),
+        *_both("/rooms/{room}/invite", third_party_ids.invite, InviteBody, rate="invites"),
         *_both("/rooms/{room}/kick", membership.kick, TargetBody),
         *_both("/rooms/{room}/ban", membership.ban, TargetBody),
         *_both("/rooms/{room}/unban", membership.unban, TargetBody),
@@ -135,10 +135,10 @@ def mount_v1(
 
 
 def _both(
-    path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT, **options: Any
+    path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT, rate: str = "send", **options: Any
 ) -> tuple[Route[Requester], Route[Requester]]:
     """A POST, and the same as an idempotent PUT with a transaction ID."""
     return (
-        Route("POST", path, endpoint, rate="send", body=body, **options),
-        Route("PUT", f"{path}/{{txn_id}}", endpoint, rate="send", body=body, idempotent=True, **options),
+        Route("POST", path, endpoint, rate=rate, body=body, **options),
+        Route("PUT", f"{path}/{{txn_id}}", endpoint, rate=rate, body=body, idempotent=True, **options),
     )

@@ -38,7 +38,10 @@ class ThirdPartyInviteEndpoints:
     async def exchange(self, call: Call[str]) -> object:
         """Invite a user of the server that asks, whom one of ours has invited by an address."""
         body: ExchangeBody = call.body
-        redemption = redemption_in(body.content.get("third_party_invite") or {}, call.params["room"], body.sender)
+        invite = body.content.get("third_party_invite")
+        if not isinstance(invite, dict):
+            raise BadJson("'content.third_party_invite' must be an object.")
+        redemption = redemption_in(invite, call.params["room"], body.sender)
         if redemption.target != body.state_key:
             raise BadJson("The identity server spoke of another user.")
         await self._invites.exchange(call.requester, redemption)

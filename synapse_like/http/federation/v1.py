@@ -16,6 +16,9 @@ from synapse_like.http.routing import Mount, Route
 PREFIX = "/_matrix/federation/v1"
 PREFIX_V2 = "/_matrix/federation/v2"
 
+#: The classes of rate limits for the steps by which users come and go.
+JOINS, INVITES = "federation_joins", "federation_invites"
+
 #: Bytes of a transaction at the most: fifty events of 64 KiB, and a hundred EDUs.
 MOST_TRANSACTION_BYTES = 8 * 1024 * 1024
 
@@ -33,24 +36,24 @@ def mount_federation(rooms: FederatedRoomEndpoints) -> list[Mount[str]]:
         *_slashed("GET", "/pull", rooms.pull),
         *_slashed("GET", "/query/{kind}", rooms.query),
         Route("POST", "/get_missing_events/{room}", rooms.missing_events, rate="federation", body=MissingEventsBody),
-        Route("GET", "/make_join/{room}/{user_id}", rooms.make("join"), rate="federation"),
-        Route("GET", "/make_leave/{room}/{user_id}", rooms.make("leave"), rate="federation"),
-        Route("GET", "/make_knock/{room}/{user_id}", rooms.make("knock"), rate="federation"),
+        Route("GET", "/make_join/{room}/{user_id}", rooms.make("join"), rate=JOINS),
+        Route("GET", "/make_leave/{room}/{user_id}", rooms.make("leave"), rate=JOINS),
+        Route("GET", "/make_knock/{room}/{user_id}", rooms.make("knock"), rate=JOINS),
         _put("/send_join/{room}/{event_id}", rooms.take("join", version=1)),
         _put("/send_leave/{room}/{event_id}", rooms.take("leave", version=1)),
         _put("/send_knock/{room}/{event_id}", rooms.take("knock", version=2)),
-        _put("/invite/{room}/{event_id}", rooms.invite_by_version_1),
+        _put("/invite/{room}/{event_id}", rooms.invite_by_version_1, rate=INVITES),
     ]
     second = [
         _put("/send_join/{room}/{event_id}", rooms.take("join", version=2)),
         _put("/send_leave/{room}/{event_id}", rooms.take("leave", version=2)),
-        _put("/invite/{room}/{event_id}", rooms.invite, InviteBody),
+        _put("/invite/{room}/{event_id}", rooms.invite, InviteBody, rate=INVITES),
     ]
     return [Mount(PREFIX, routes), Mount(PREFIX_V2, second)]
 
 
-def _put(path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT) -> Route[str]:
-    return Route("PUT", path, endpoint, rate="federation", body=body)
+def _put(path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT, rate: str = JOINS) -> Route[str]:
+    return Route("PUT", path, endpoint, rate=rate, body=body)
 
 
 def _slashed(method: str, path: str, endpoint: Endpoint, **options: Any) -> tuple[Route[str], Route[str]]:
