@@ -25,6 +25,10 @@ from tests.support.threads import ThreadBridge
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 
+# Whole servers are started by the hundred: what they are made of shall be compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: more than there are cores, since tests of whole servers spend much of their time waiting."""
     return 3 * (os.cpu_count() or 1) // 2

@@ -8,7 +8,7 @@ from tests.chaos.__main__ import live_through
 from tests.support.needed import needed
 from tests.support.postgres import HOW_TO_INSTALL, find_binaries
 
-SECONDS = {"sqlite": 90, "postgresql": 60}
+SECONDS = {"sqlite": 60, "postgresql": 45}
 
 
 @pytest.mark.timeout(600)

@@ -22,10 +22,10 @@ MIB = 1024 * 1024
 
 
 async def whole(file: IncomingFile) -> bytes:
-    data = b""
+    pieces = []
     while piece := await file.body.read():
-        data += piece
-    return data
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 class DownloadCase(FederationCase):
@@ -73,7 +73,8 @@ class DownloadTests(DownloadCase):
 
     async def test_nothing_more_is_received_while_nobody_reads(self) -> None:
         other = self.listen(lambda visitor: visitor.say(answer(bytes(20 * MIB))))
-        async with self.client().content(f"localhost:{other.port}", "abc", most_bytes=20 * MIB) as file:
+        client = self.client(timeouts=Timeouts(30, 30, 30))
+        async with client.content(f"localhost:{other.port}", "abc", most_bytes=20 * MIB) as file:
             await self.until(lambda: file.body.received >= MOST_WAITING)
             await deferLater(loop, 0.2)
             assert file.body.received < MOST_WAITING + MIB

@@ -22,6 +22,14 @@ from tests.support.server import ROOT
 MOMENTS = [f"{when}:{step}" for step in STEPS for when in ("before", "after")]
 
 
+@pytest.fixture(autouse=True)
+def _where_it_matters(request: pytest.FixtureRequest, database_kind: str) -> None:
+    """Of the moments, only those around the row have to do with the kind of database."""
+    moment = request.node.callspec.params.get("moment", "row")
+    if database_kind == "postgresql" and not moment.endswith("row"):
+        pytest.skip("what happens to the file has nothing to do with the database")
+
+
 @pytest.fixture
 def config_file(tmp_path: Path, database_url: str) -> Path:
     path = tmp_path / "homeserver.yaml"

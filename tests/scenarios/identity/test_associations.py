@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -111,8 +112,10 @@ def test_pepper_changes_and_the_last_one_is_still_good(identity_servers: Identit
     server = identity_servers().start()
     server.bind("alice@example.org", "@alice:example.org")
     old = server.call("GET", "/hash_details")["lookup_pepper"]
+    is_known_since = time.monotonic()
     server.terminate()
     server.set(lookup={"pepper_lifetime": 1})
+    wait_until("the pepper to be old", lambda: time.monotonic() - is_known_since > 1)
     server.start()
     new = wait_until(
         "another pepper",
