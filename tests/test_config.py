@@ -13,6 +13,7 @@ import yaml
 from synapse_like.config import Config, ConfigError, load, parse, sample
 from synapse_like.config.entrance import PASSWORD_STAGE, TOKEN_STAGE
 from synapse_like.config.values import Section, Settings
+from synapse_like.config.writing import help_of
 
 PROVIDER = {
     "id": "example",
@@ -377,9 +378,9 @@ def test_sample_shows_every_default_commented_out(tmp_path: Path) -> None:
 
 def test_sample_explains_every_setting() -> None:
     for section in all_sections(config()):
-        for key, field in type(section).model_fields.items():
+        for key in type(section).model_fields:
             value = getattr(section, key)
-            text = type(value).__doc__ if isinstance(value, Section) else field.description
+            text = type(value).__doc__ if isinstance(value, Section) else help_of(type(section)).get(key)
             assert text, f"{type(section).__name__}.{key} has no help"
 
 

@@ -14,7 +14,6 @@ from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config, OAuth2Provider
 from synapse_like.federation.identity_client import IdentityClient
-from synapse_like.federation.oauth2_client import Endpoints, OAuth2Client, Registered
 from synapse_like.federation.own_keys import OwnKeys
 from synapse_like.federation.policy_client import PolicyClient
 from synapse_like.federation.web_client import WebClient
@@ -82,11 +81,8 @@ def make_entrance(
     stages.append(identity.row())
     providers = make_providers(config, reactor, clock)
     if providers:
-        stages.append(
-            OAuth2Stage(
-                name, database, clock, providers, f"{config.client.url(config.server_name)}{CHOOSE_PATH}/"
-            ).row()
-        )
+        choose = f"{config.client.url(name)}{CHOOSE_PATH}/"
+        stages.append(OAuth2Stage(name, database, clock, providers, choose).row())
     login = Login(
         database,
         authentication,
@@ -145,6 +141,9 @@ def make_providers(config: Config, reactor: Any, clock: ReactorClock) -> list[Pr
 
 
 def _provider(settings: OAuth2Provider, web: WebClient, clock: ReactorClock, base_url: str) -> Provider:
+    # Most servers have none, and start sooner without.
+    from synapse_like.federation.oauth2_client import Endpoints, OAuth2Client, Registered
+
     source: str | Endpoints
     if settings.authorization_endpoint is not None and settings.token_endpoint is not None:
         source = Endpoints(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -14,13 +15,14 @@ from twisted.internet.interfaces import IListeningPort
 
 from synapse_like import logs
 from synapse_like.app.errors import StartError
-from synapse_like.app.identity import IdentityService
 from synapse_like.app.parts import stop_listening
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
 from synapse_like.config import Config
 from synapse_like.config.shared import url_of
-from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
+
+if TYPE_CHECKING:
+    from synapse_like.identity.settings import IdentityConfig
 
 _log = logs.get_logger(__name__)
 
@@ -162,13 +164,20 @@ def services(settings: Config | IdentityConfig, reactor: Any, tell: Callable[[st
 
     :raises ConfigError: the settings of the one beside cannot be read.
     """
-    if isinstance(settings, IdentityConfig):
-        return [IdentityService(settings, reactor, tell)]
-    home = HomeServerService(settings, reactor, tell)
-    beside = settings.identity_servers.beside
-    return (
-        [home] if beside is None else [IdentityService(IDENTITY_SERVER.load(beside, os.environ), reactor, tell), home]
-    )
+    if not isinstance(settings, Config):
+        return [_identity_service(settings, reactor, tell)]
+    home, beside = HomeServerService(settings, reactor, tell), settings.identity_servers.beside
+    return [home] if beside is None else [_identity_service(beside, reactor, tell), home]
+
+
+def _identity_service(settings: Path | IdentityConfig, reactor: Any, tell: Callable[[str], object]) -> Service:
+    """An identity server, by its settings or their file."""
+    # Most home servers have none beside them, and start sooner without.
+    from synapse_like.app.identity import IdentityService
+    from synapse_like.identity.settings import IDENTITY_SERVER
+
+    config = IDENTITY_SERVER.load(settings, os.environ) if isinstance(settings, Path) else settings
+    return IdentityService(config, reactor, tell)
 
 
 def make_service(settings: Config | IdentityConfig) -> Service:

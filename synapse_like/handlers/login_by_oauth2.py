@@ -19,10 +19,9 @@ import hmac
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from synapse_like.clock import Clock
-from synapse_like.federation.oauth2_client import OAuth2Client
 from synapse_like.handlers.login import user_in_use, wrong
 from synapse_like.handlers.login_by_mail import EMAIL
 from synapse_like.handlers.login_stages import LINK, LOGIN, REGISTER, Done, Facts, Pending, Stage, Submission
@@ -33,6 +32,9 @@ from synapse_like.protocol.profiles import DISPLAYNAME, PUBLIC, check_value
 from synapse_like.storage import account_addresses, accounts, external_identities, profiles
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.profiles import ProfileField
+
+if TYPE_CHECKING:
+    from synapse_like.federation.oauth2_client import OAuth2Client
 
 OAUTH2 = "m.login.oauth2"
 
