@@ -15,4 +15,4 @@ if [[ -z ${DEMO_PYTHON:-} && ! -x $root/.venv/bin/synapse_like ]]; then
         exit 1
     fi
 fi
-exec "$python" "$root/demo/servers.py" start "$@"
+exec "$python" "$root/demo/commands.py" start "$@"
