@@ -46,7 +46,7 @@ def sees(person: Client, demo: Demo) -> Json:
     said = [event for event in person.history(room) if event["type"] == "m.room.message"]
     return {
         "rooms": {person.call("GET", f"/directory/room/{quote(alias)}")["room_id"] for alias in aliases},
-        "names": [event["content"]["displayname"] for event in members],
+        "members": [(event["content"]["displayname"], event["content"]["membership"]) for event in members],
         "pictures": [person.profile_field(event["state_key"], "avatar_url")["avatar_url"] for event in members],
         "said": [(event["user_id"], event["content"]["body"]) for event in said],
     }
@@ -98,7 +98,7 @@ def test_three_people_share_a_room_from_the_beginning_and_whatever_is_broken_off
     people = demo.people()
     found = [sees(person, demo) for person in people]
     assert found[0]["rooms"] == {demo.room}
-    assert found[0]["names"] == ["Alice", "Bob", "Carol"]
+    assert found[0]["members"] == [("Alice", "join"), ("Bob", "join"), ("Carol", "join")]
     assert len(found[0]["said"]) == len(set(found[0]["said"])) == 6
     assert found == [found[0]] * 3
     for person, server in zip(people, demo.servers, strict=True):
