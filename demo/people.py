@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from servers import DemoError, Server
+from servers import HERE, DemoError, Server, shown
 
 API = "/_matrix/client/api/v1"
 UPLOAD = "/_matrix/media/v1/upload"
@@ -76,16 +76,28 @@ class Person:
         return answer
 
     def enter(self) -> None:
-        """Get an account, or log in to the one from the last time."""
+        """Get an account, or log in to the one from the last time.
+
+        :raises DemoError: somebody has given it another password.
+        """
         who: Json = {"type": "m.login.password", "user": self.name, "password": PASSWORD}
         try:
             answer = self.call("POST", "/register", who)
         except Refused as refusal:
             if refusal.errcode != "M_USER_IN_USE":
                 raise
-            answer = self.call("POST", "/login", who)
+            answer = self._log_in(who)
         self._token = answer["access_token"]
         self._position = self.call("GET", "/events", timeout=0)["end"]
+
+    def _log_in(self, who: Json) -> Json:
+        try:
+            return self.call("POST", "/login", who)
+        except Refused as refusal:
+            if refusal.errcode != "M_FORBIDDEN":
+                raise
+            anew = f"{shown(HERE / 'clean.sh')} && {shown(HERE / 'start.sh')}"
+            raise DemoError(f"{self.user_id} has another password than {PASSWORD}. To begin anew: {anew}") from None
 
     def leave(self) -> None:
         """Log out."""
