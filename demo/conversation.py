@@ -93,7 +93,7 @@ def main(version: str | None) -> None:
         raise DemoError(f"{', '.join(away)} cannot have a conversation: start all servers with demo/start.sh first.")
     people = alice, bob, carol = [Person(*pair) for pair in zip(NAMES, servers, strict=True)]
 
-    tell("Three servers, which know nothing of each other yet, and a person on each:")
+    tell("Three servers, and a person on each:")
     print()
     for person in people:
         person.enter()
