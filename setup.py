@@ -53,6 +53,7 @@ setup(
         "synapse_like": ["py.typed", "templates/*/*"],
         "synapse_like.http.pages": ["templates/*"],
         "synapse_like.storage": ["schema/*.sql"],
+        "synapse_like.webclient": ["static/*", "static/*/*"],
         "synapse_like.storage.identity": ["schema/*.sql"],
     },
     # As a module and not as a package: twisted/plugins must stay without an __init__.py.

@@ -282,6 +282,13 @@ class Client(Section):
     """Addresses or networks of the proxies whose X-Forwarded-For is believed: [127.0.0.1, 10.0.0.0/8]"""
 
 
+class Webclient(Section):
+    """The chat page that a browser finds at this server's address."""
+
+    enabled: bool = True
+    """Whether there is one."""
+
+
 class Federation(Section):
     """How this server speaks with other servers, by HTTPS."""
 
@@ -811,6 +818,7 @@ class Config(Settings):
 
     database: Database = Database()
     client: Client = Client()
+    webclient: Webclient = Webclient()
     federation: Federation = Federation()
     registration: Registration = Registration()
     login: Login = Login()

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError
 from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
-from synapse_like import __version__
+from synapse_like import __version__, webclient
 from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client, make_policy
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
@@ -95,6 +95,7 @@ from synapse_like.http.federation.third_party_invites import ThirdPartyInviteEnd
 from synapse_like.http.federation.v1 import mount_federation
 from synapse_like.http.limits import Limiter
 from synapse_like.http.pages.browsers import Browsers
+from synapse_like.http.pages.chat import FOLDER, mount_chat_page
 from synapse_like.http.pages.login import LoginPages, mount_login_pages
 from synapse_like.http.pages.mail_links import MailLinkPages, mount_mail_links
 from synapse_like.http.pages.oauth2 import OAuth2Pages, mount_oauth2
@@ -415,7 +416,9 @@ def mount_pages(config: Config, entrance: Entrance, limits: Limiter) -> list[Mou
     browsers = Browsers(is_secure=base_url.startswith("https:"))
     providers = entrance.identities.providers
     pages = LoginPages(entrance.login, entrance.identity, providers, name, base_url, browsers, limits.check)
+    chat = [mount_chat_page(webclient.load(FOLDER))] if config.webclient.enabled else []
     return [
+        *chat,
         mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
         *mount_login_pages(pages),
         mount_oauth2(OAuth2Pages(entrance.login, pages, providers, name, browsers)),

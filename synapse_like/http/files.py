@@ -61,7 +61,7 @@ async def answer(call: Call[Any], file: Named, open_file: Callable[[], Awaitable
         "Content-Security-Policy": SAFETY,
         "Cross-Origin-Resource-Policy": "cross-origin",
     }
-    if _has(call.header("If-None-Match"), tag):
+    if has_tag(call.header("If-None-Match"), tag):
         return Response(304, headers)
     headers |= {
         "Content-Type": file.mimetype,
@@ -94,7 +94,7 @@ async def send_file(repository: ContentRepository, call: Call[Any], server: str,
     return await answer(call, named, lambda: repository.open(found))
 
 
-def _has(tags: str | None, tag: str) -> bool:
+def has_tag(tags: str | None, tag: str) -> bool:
     """Whether a list of entity tags has one, compared as If-None-Match wants it."""
     listed = [part.strip().removeprefix("W/") for part in (tags or "").split(",")]
     return tag in listed or "*" in listed

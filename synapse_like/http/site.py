@@ -387,7 +387,8 @@ class _Visit(Exchange, Generic[R]):
             user=self._user,
             **{name: cause for name, cause in causes.items() if cause is not None},
         )
-        self.give(head + site.date(), body)
+        # To HEAD it is told how long the body would be; there is none, whatever is answered.
+        self.give(head + site.date(), b"" if self.method == b"HEAD" else body)
 
     def _header(self, name: bytes) -> str | None:
         given = self.headers.get(name)

@@ -1,0 +1,38 @@
+/** Where the page begins: with the chat if somebody is logged in here, else with the way in. */
+
+import { forgetSession, handedOver, onOtherTabs, savedSession, saveSession } from "./model/session.js";
+import { showChat } from "./views/chat.js";
+import { showLogin } from "./views/login.js";
+
+/** A sentence for the page that is loaded next. */
+const MESSAGE = "synapse_like.message";
+
+function start() {
+  const session = handedOver() ?? savedSession();
+  const message = sessionStorage.getItem(MESSAGE);
+  sessionStorage.removeItem(MESSAGE);
+  if (session) enter(session);
+  else showLogin({ message, onSession: enter });
+  onOtherTabs(() => {
+    if (savedSession()?.access_token !== current?.access_token) location.reload();
+  });
+}
+
+/** Who is in. @type {?import("./model/session.js").Session} */
+let current = null;
+
+function enter(session) {
+  current = session;
+  saveSession(session);
+  showChat(session, { onEnd: leave });
+}
+
+/** @param {string} message why */
+function leave(message) {
+  forgetSession();
+  sessionStorage.setItem(MESSAGE, message);
+  // Begun anew, so that nothing of one user is left for the next.
+  location.replace(location.pathname);
+}
+
+start();
