@@ -93,8 +93,6 @@ export class Power {
   /** What a level is called; nothing for that of most people. */
   static title(level) {
     if (level >= ABOVE_ALL) return "Creator";
-    if (level >= 100) return "Admin";
-    if (level >= 50) return "Moderator";
-    return level === 0 ? "" : `Level ${level}`;
+    return { 100: "Admin", 50: "Moderator", 0: "" }[level] ?? `Level ${level}`;
   }
 }

@@ -38,7 +38,7 @@ export function onOtherTabs(told) {
  * @param {"login"|"register"} purpose
  */
 export function goToFallback(purpose) {
-  sessionStorage.setItem(EXPECTED, JSON.stringify({ since: Date.now(), back: location.pathname }));
+  sessionStorage.setItem(EXPECTED, String(Date.now()));
   location.assign(`${API}/${purpose}/fallback`);
 }
 

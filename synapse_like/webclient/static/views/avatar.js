@@ -4,18 +4,19 @@ import { mediaAddress } from "../api.js";
 import { h } from "./dom.js";
 
 const COLOURS = 8;
-const SIZES = { small: 32, normal: 32, large: 96 };
+/** Width and height of the pictures, large enough for all places where they are shown. */
+const SIDE = 96;
 
 /**
  * @param {string} id of whom or what
  * @param {string} name
  * @param {?string} address of the picture
- * @param {keyof SIZES} [size]
+ * @param {"normal"|"large"} [size]
  */
 export function avatar(id, name, address, size = "normal") {
-  const side = Math.max(96, SIZES[size]);
-  const shown = h("span", { class: `avatar ${size} colour-${colourOf(id)}`, "aria-hidden": "true" }, initial(name));
-  const source = mediaAddress(address, { width: side, height: side, method: "crop" });
+  const kind = id.startsWith("!") ? "room" : "person";
+  const shown = h("span", { class: `avatar ${kind} ${size} colour-${colourOf(id)}`, "aria-hidden": "true" }, initial(name));
+  const source = mediaAddress(address, { width: SIDE, height: SIDE, method: "crop" });
   if (source) {
     const picture = h("img", { src: source, alt: "", loading: "lazy" });
     picture.addEventListener("error", () => picture.remove());

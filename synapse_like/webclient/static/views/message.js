@@ -20,8 +20,8 @@ const text = (value) => (typeof value === "string" ? value : "");
 /** An event in one line of plain words, for the list of rooms. @param {Room} room @param {?MatrixEvent} event */
 export function preview(room, event) {
   if (!event) return room.topic;
+  if (event.content.msgtype === "m.emote") return `${room.nameOf(event.user_id)} ${text(event.content.body)}`;
   const who = event.user_id === room.userId ? "You" : room.nameOf(event.user_id);
-  if (event.content.msgtype === "m.emote") return `${who} ${text(event.content.body)}`;
   return `${who}: ${wordsOf(event.content)}`;
 }
 
@@ -62,6 +62,8 @@ function membershipChange(room, event) {
   if (membership === "invite") return `${who} invited ${whom}.`;
   if (membership === "ban") return `${who} banned ${whom}${why}`;
   if (membership === "knock") return `${whom} would like to come in.`;
+  const isMaker = isOwn && !before && room.state("m.room.create")?.user_id === event.user_id;
+  if (membership === "join" && isMaker) return null;
   if (membership === "join") return before === "join" ? profileChange(event, whom) : `${whom} joined.`;
   if (isOwn) return before === "invite" ? `${whom} declined the invitation.` : `${whom} left.`;
   if (before === "ban") return `${who} unbanned ${whom}.`;
