@@ -43,6 +43,11 @@ class DemoServer:
         """What a person types into a browser."""
         return f"http://localhost:{self.port}"
 
+    @property
+    def log(self) -> Path:
+        """What it wrote, over all its starts."""
+        return self.folder / "server.log"
+
     def kill9(self) -> None:
         """End it as a power cut would."""
         os.kill(int((self.folder / "server.pid").read_text()), signal.SIGKILL)
