@@ -153,7 +153,7 @@ def test_server_is_killed_while_both_write(demo: Demo, alice: ChatPage, bob: Cha
 
 
 def test_browser_is_offline_for_a_while(alice: ChatPage, bob: ChatPage) -> None:
-    """API-4, EVS-5: what was written meanwhile arrives, and what was said meanwhile is read, each once."""
+    """API-4, EVS-1: what was written meanwhile arrives, and what was said meanwhile is read, each once."""
     people = (alice, bob)
     before = talk((alice, "Off to the cellar?"), (bob, "A minute."), listeners=people)
     bob.context.set_offline(True)
