@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from urllib.parse import quote
 
 import room
 from people import NAMES, PASSWORD
@@ -38,7 +39,7 @@ def main(words: Sequence[str]) -> int:
             may_open = NO_OPEN not in numbers
             chosen = choose(servers, [word for word in numbers if word != NO_OPEN])
             see_that_nobody_wants_other_ports(servers)
-            start_and_tell(servers, chosen, may_open=may_open and chosen == servers)
+            start_and_tell(servers, chosen, may_open=may_open and all(server.pid() is None for server in servers))
         elif command == "stop":
             stop(choose(servers, numbers))
         else:
@@ -64,8 +65,8 @@ def start_and_tell(servers: Sequence[Server], chosen: Sequence[Server], *, may_o
         room.prepare(servers)
         print("Alice, Bob and Carol have met in a room")
     tell_what_to_try(servers)
-    if may_open and open_browser(servers[0].url):
-        print(f"A browser opens {servers[0].url} for you.")
+    if may_open and open_browser(f"{servers[0].url}/#{quote(room.room_id(), safe='')}"):
+        print("A browser opens Alice's page for you.")
 
 
 def tell_what_to_try(servers: Sequence[Server]) -> None:
@@ -76,7 +77,7 @@ def tell_what_to_try(servers: Sequence[Server]) -> None:
     for name, server in zip(NAMES, servers, strict=True):
         print(f"  {server.url}/    user {name:<6} password {PASSWORD}    (server {server.number}, {server.name})")
     print()
-    print("Open two of them side by side, log in, and write. Then:")
+    print("Open two of them side by side, log in, go into the Kitchen, and write. Then:")
     print()
     pid_file = shown(servers[1].pid_file)
     for line, what in (

@@ -43,6 +43,11 @@ def is_ready() -> bool:
     return _note().exists()
 
 
+def room_id() -> str:
+    """Its ID, once it is ready."""
+    return _note().read_text().strip()
+
+
 def prepare(servers: Sequence[Server]) -> None:
     """Make it, or what is missing of it.
 
