@@ -22,6 +22,7 @@ import yaml
 from signedjson.key import generate_signing_key, write_signing_keys
 
 from synapse_like import __version__, app, logs
+from synapse_like.app.parts import public_url
 from synapse_like.config import Config, ConfigError, load, parse, sample
 from synapse_like.federation.own_keys import KeysUnusable, replace_file, rotate
 from synapse_like.federation.tls import make_key, make_self_signed
@@ -130,6 +131,8 @@ def init(
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
     click.echo(f"To start the server: synapse_like run --config {path}")
+    if config.webclient.enabled:
+        click.echo(f"To chat, open {public_url(config)}/ in a browser")
 
 
 def _keep_or_write_config(path: Path, settings: dict[str, Any]) -> Config:

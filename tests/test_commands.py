@@ -95,6 +95,13 @@ def test_init_writes_settings_that_only_the_owner_can_read(data_dir: Path) -> No
     assert written.database.url == "sqlite"
 
 
+def test_init_says_where_to_chat_if_anywhere(data_dir: Path, tmp_path: Path) -> None:
+    assert "open http://127.0.0.1:9001/ in a browser" in init(data_dir, "--client-port", "9001").output
+    proxied = init(tmp_path / "proxied", "--set", "client.public_url=https://chat.example.org/")
+    assert "open https://chat.example.org/ in a browser" in proxied.output
+    assert "browser" not in init(tmp_path / "none", "--set", "webclient.enabled=false").output
+
+
 def test_init_writes_a_signing_key_that_only_the_owner_can_read(data_dir: Path) -> None:
     init(data_dir)
     path = data_dir / "signing.key"

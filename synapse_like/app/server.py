@@ -416,13 +416,17 @@ def mount_pages(config: Config, entrance: Entrance, limits: Limiter) -> list[Mou
     browsers = Browsers(is_secure=base_url.startswith("https:"))
     providers = entrance.identities.providers
     pages = LoginPages(entrance.login, entrance.identity, providers, name, base_url, browsers, limits.check)
-    chat = [mount_chat_page(webclient.load(FOLDER))] if config.webclient.enabled else []
     return [
-        *chat,
+        *mount_chat(config),
         mount_mail_links(MailLinkPages(entrance.login, entrance.accounts, name)),
         *mount_login_pages(pages),
         mount_oauth2(OAuth2Pages(entrance.login, pages, providers, name, browsers)),
     ]
+
+
+def mount_chat(config: Config) -> list[Mount[Requester]]:
+    """The chat page, unless the settings want none."""
+    return [mount_chat_page(webclient.load(FOLDER))] if config.webclient.enabled else []
 
 
 def make_people(

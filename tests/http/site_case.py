@@ -90,13 +90,16 @@ class Client(Protocol):
         assert self.transport is not None
         self.transport.loseConnection()
 
-    async def answer(self) -> Answer:
-        """The next answer, once it is there."""
+    async def answer(self, *, has_body: bool = True) -> Answer:
+        """The next answer, once it is there.
+
+        :param has_body: False for the answer to a HEAD.
+        """
         while b"\r\n\r\n" not in self.received:
             assert not self.is_closed, self.received
             await self._change()
         head, _, rest = self.received.partition(b"\r\n\r\n")
-        length = int(Answer(head, b"").headers.get("content-length", "0"))
+        length = int(Answer(head, b"").headers.get("content-length", "0")) if has_body else 0
         while len(rest) < length:
             assert not self.is_closed, self.received
             await self._change()

@@ -68,10 +68,22 @@ class RoutingTests(SiteCase):
         self.serve(open_route("GET", "/here/{x}"), open_route("PUT", "/here/{x}"))
         unknown = await self.ask("GET", "/there")
         assert (unknown.status, unknown.json["errcode"]) == (404, "M_UNRECOGNIZED")
-        for method in ("POST", "HEAD", "BREW"):
+        for method in ("POST", "BREW"):
             wrong = await self.ask(method, "/here/1")
             assert (wrong.status, wrong.json["errcode"]) == (405, "M_UNRECOGNIZED")
             assert wrong.headers["allow"] == "GET, PUT"
+
+    async def test_head_is_answered_without_a_body(self) -> None:
+        self.serve(open_route("GET", "/here/{x}"), open_route("HEAD", "/here/{x}"))
+        client = await self.connect()
+        for path in ("/here/1", "/there", "/here/1"):
+            client.send(request("HEAD", PREFIX + path))
+        client.send(request("GET", f"{PREFIX}/here/1"))
+        for status in (200, 404, 200):
+            answer = await client.answer(has_body=False)
+            assert answer.status == status
+            assert int(answer.headers["content-length"]) > 0
+        assert (await client.answer()).json["params"] == {"x": "1"}
 
     async def test_path_that_is_not_utf8_is_refused(self) -> None:
         self.serve(open_route("GET", "/here/{x}"))

@@ -34,7 +34,8 @@ export function showFault(dialog, sentence) {
 /**
  * Do what a dialog is for: once at a time, and close it when it is done.
  * @param {HTMLDialogElement} dialog
- * @param {() => Promise<void>} work
+ * @param {() => Promise<void | (() => void)>} work may give what is to be done when the dialog is closed, and the focus
+ *   is back where it was
  * @param {{stays?: boolean}} [options]
  */
 export async function doIn(dialog, work, { stays = false } = {}) {
@@ -42,8 +43,9 @@ export async function doIn(dialog, work, { stays = false } = {}) {
   dialog.ariaBusy = "true";
   showFault(dialog, null);
   try {
-    await work();
+    const then = await work();
     if (!stays) dialog.close();
+    then?.();
   } catch (error) {
     showFault(dialog, error.message);
   } finally {
@@ -53,7 +55,7 @@ export async function doIn(dialog, work, { stays = false } = {}) {
 
 /**
  * Ask whether something is meant.
- * @param {{title: string, text: string, yes: string, work: () => Promise<void>}} question
+ * @param {{title: string, text: string, yes: string, work: () => Promise<void | (() => void)>}} question
  */
 export function confirm({ title, text, yes, work }) {
   const dialog = openDialog("confirm-dialog");

@@ -36,6 +36,8 @@ export function mountKeys(chat) {
       openDialog("help-dialog");
     } else if (event.key === "Escape" && chat.pane === "people") {
       byId("people-close").click();
+    } else if (event.key === "Escape" && chat.room) {
+      byId("composer-text").focus();
     } else {
       return;
     }

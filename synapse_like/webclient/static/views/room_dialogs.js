@@ -20,10 +20,10 @@ function onOpen(dialog, work) {
 
 const valueOf = (id) => byId(id).value.trim();
 
-/** Open a room that was just joined. */
-async function enter(chat, roomId) {
+/** Wait until a room is there that was just joined; gives what opens it. */
+async function entering(chat, roomId) {
   if (chat.store.rooms.get(roomId)?.membership !== "join") await chat.sync.load(roomId);
-  chat.open(roomId);
+  return () => chat.open(roomId);
 }
 
 /** @param {import("./chat.js").Chat} chat */
@@ -47,7 +47,7 @@ function mountCreate(chat) {
       if (alias) wish.room_alias_name = alias;
       if (valueOf("create-invite")) wish.invite = valueOf("create-invite").split(/[\s,]+/);
       const { room_id } = await chat.api.createRoom(wish, transaction);
-      await enter(chat, room_id);
+      return entering(chat, room_id);
     });
   });
 }
@@ -56,7 +56,7 @@ function mountCreate(chat) {
 function mountFind(chat) {
   const dialog = byId("find-dialog");
   let rooms = [];
-  const join = (room) => doIn(dialog, async () => enter(chat, (await chat.api.join(room)).room_id));
+  const join = (room) => doIn(dialog, async () => entering(chat, (await chat.api.join(room)).room_id));
 
   const show = (isThere = true) => {
     const wanted = valueOf("find-alias").toLowerCase();

@@ -172,7 +172,10 @@ class TimelineView {
       title: "Delete this message?",
       text: `“${wordsOf(event.content).slice(0, 200)}” will be gone for everybody, on every server.`,
       yes: "Delete",
-      work: () => this.chat.api.redact(room.id, event.event_id, transaction),
+      work: async () => {
+        await this.chat.api.redact(room.id, event.event_id, transaction);
+        return () => this.#line(event.event_id)?.focus();
+      },
     });
   }
 
@@ -190,8 +193,13 @@ class TimelineView {
   }
 
   #restore({ key, top }) {
-    const line = this.list.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    const line = this.#line(key);
     if (line) this.scroller.scrollTop += line.getBoundingClientRect().top - top;
+  }
+
+  /** @returns {?HTMLElement} */
+  #line(key) {
+    return this.list.querySelector(`[data-key="${CSS.escape(key)}"]`);
   }
 
   #toEnd() {
@@ -294,8 +302,6 @@ class TimelineView {
       event.preventDefault();
     } else if (event.key === "Enter" && document.activeElement === line) {
       line.querySelector(".picture, .file, a, .face")?.click();
-    } else if (event.key === "Escape") {
-      byId("composer-text").focus();
     }
   }
 }
