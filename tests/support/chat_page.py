@@ -167,13 +167,17 @@ class ChatPage:
         self.find("#invite-form button[type=submit]").click()
         expect(self.find("#invite-dialog")).to_be_hidden(timeout=PATIENCE)
 
+    def invitation(self, inviter: str) -> Locator:
+        """The invitation of somebody in the list of rooms, by the first part of their user ID."""
+        return self.find(".room-entry.invitation").filter(has_text=inviter)
+
     def accept_invitation(self, inviter: str) -> str:
         """Open the invitation of somebody and accept it.
 
         :param inviter: the first part of their user ID.
         :returns: the ID of the room.
         """
-        self.entry(f"Invitation from {inviter}").click()
+        self.invitation(inviter).click()
         self.find("#invitation-accept").click()
         self.wait_for("#conversation")
         return self.room_id

@@ -6,6 +6,7 @@ import { showLogin } from "./views/login.js";
 
 /** A sentence for the page that is loaded next. */
 const MESSAGE = "synapse_like.message";
+const ENDED = "Your session has ended. Please log in again.";
 
 function start() {
   const session = handedOver() ?? savedSession();
@@ -14,7 +15,9 @@ function start() {
   if (session) enter(session);
   else showLogin({ message, onSession: enter });
   onOtherTabs(() => {
-    if (savedSession()?.access_token !== current?.access_token) location.reload();
+    const saved = savedSession();
+    if (current && !saved) leave(ENDED);
+    else if (saved?.access_token !== current?.access_token) location.reload();
   });
 }
 
@@ -27,8 +30,8 @@ function enter(session) {
   showChat(session, { onEnd: leave });
 }
 
-/** @param {string} message why */
-function leave(message) {
+/** @param {string} [message] why */
+function leave(message = ENDED) {
   forgetSession();
   sessionStorage.setItem(MESSAGE, message);
   // Begun anew, so that nothing of one user is left for the next.

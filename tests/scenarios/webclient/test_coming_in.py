@@ -10,7 +10,7 @@ from playwright.sync_api import Request, Route, expect
 
 from tests.scenarios.conftest import Unique
 from tests.scenarios.webclient.conftest import SECRET_WORD, Visit
-from tests.support.chat_page import PATIENCE, ChatPage
+from tests.support.chat_page import ChatPage
 from tests.support.client import PASSWORD, PREFIX, Client, refused
 from tests.support.server import HomeServer
 
@@ -120,6 +120,7 @@ def test_session_that_was_ended_leads_back_with_a_sentence(visit: Visit, person:
     page = visit(alice)
     other = ChatPage(page.context, page.url).wait_until_in()
     alice.call("POST", "/logout/all", {})
-    page.wait_for("#login-message", "Your session has ended")
-    expect(other.find("#login-form")).to_be_visible(timeout=PATIENCE)
+    for each in (page, other):
+        each.wait_for("#login-message", "Your session has ended")
+        each.wait_for("#login-form")
     assert other.problems == []

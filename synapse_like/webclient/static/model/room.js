@@ -1,7 +1,7 @@
 /** One room: its state, its people, its timeline, and how it is called. */
 
 import { Power } from "./power.js";
-import { Timeline } from "./timeline.js";
+import { redacted, Timeline } from "./timeline.js";
 
 /** @typedef {import("./store.js").MatrixEvent} MatrixEvent */
 /** @typedef {{user: string, membership: string, name: string, avatar: ?string}} Member */
@@ -11,6 +11,8 @@ export class Room {
   #state = new Map();
   /** @type {?Map<string, Member>} made when it is asked for, of the state */
   #members = null;
+  /** How many in the room have the same name. @type {Map<string, number>} */
+  #namesakes = new Map();
   #power = null;
 
   /**
@@ -46,6 +48,12 @@ export class Room {
     this.#power = null;
   }
 
+  /** Take out of a piece of state what a redaction takes out. */
+  redactState(eventId, because) {
+    const event = [...this.#state.values()].find((each) => each.event_id === eventId);
+    if (event) this.setState(redacted(event, because));
+  }
+
   /** @param {MatrixEvent[]} events */
   resetState(events) {
     this.#state.clear();
@@ -67,6 +75,10 @@ export class Room {
     if (!this.#members) {
       const found = [...this.#state.values()].filter((event) => event.type === "m.room.member");
       this.#members = new Map(found.map((event) => [event.state_key, memberOf(event)]));
+      this.#namesakes.clear();
+      for (const { name, membership } of this.#members.values()) {
+        if (membership === "join") this.#namesakes.set(name, (this.#namesakes.get(name) ?? 0) + 1);
+      }
     }
     return this.#members;
   }
@@ -84,11 +96,10 @@ export class Room {
 
   /** How somebody is called here: by their ID, too, if others are called the same. */
   nameOf(user) {
-    const name = this.members.get(user)?.name ?? localpart(user);
-    const isTaken = [...this.members.values()].some(
-      (other) => other.name === name && other.user !== user && other.membership === "join",
-    );
-    return isTaken ? `${name} (${user})` : name;
+    const member = this.members.get(user);
+    const name = member?.name ?? localpart(user);
+    const others = (this.#namesakes.get(name) ?? 0) - (member?.membership === "join" ? 1 : 0);
+    return others > 0 ? `${name} (${user})` : name;
   }
 
   avatarOf(user) {

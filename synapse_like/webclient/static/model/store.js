@@ -107,7 +107,11 @@ export class Store extends EventTarget {
     room.last = events.findLast(isNews) ?? null;
     room.lastActive = room.last?.origin_server_ts ?? events.at(-1)?.origin_server_ts ?? Date.now();
     if (!this.marks.get(room.id) && events.length) this.marks.set(room.id, events.at(-1));
-    room.unread = this.marks.after(room.id, events).filter((event) => this.#isUnread(event)).length;
+    const unseen = this.marks.after(room.id, events);
+    const spoken = unseen.findLastIndex((event) => this.#isOwn(event));
+    // Who has spoken, elsewhere, has read what was said before.
+    if (spoken >= 0) this.marks.set(room.id, unseen[spoken]);
+    room.unread = unseen.slice(spoken + 1).filter((event) => this.#isUnread(event)).length;
     held.forEach(([event, before]) => this.#event(event, before));
     for (const event of told.presence ?? []) this.#presence(event);
     this.#tell("room", room.id);
@@ -135,10 +139,15 @@ export class Store extends EventTarget {
     });
   }
 
+  /** What is known of somebody's presence. Of oneself the stream does not tell: who looks is there. @returns {?Person} */
+  person(user) {
+    const own = { presence: "online", status: "", activeAt: null, name: null, avatar: null };
+    return this.people.get(user) ?? (user === this.userId ? own : null);
+  }
+
   /** The user has just chosen how others see them; what the stream tells of oneself comes later, if at all. */
   setOwnPresence(presence, status) {
-    const known = this.people.get(this.userId);
-    this.people.set(this.userId, { activeAt: null, name: null, avatar: null, ...known, presence, status });
+    this.people.set(this.userId, { ...this.person(this.userId), presence, status });
     this.#tell("people");
   }
 
@@ -167,8 +176,10 @@ export class Store extends EventTarget {
       room.last = event;
       room.lastActive = Math.max(room.lastActive, event.origin_server_ts);
     }
-    if (event.user_id === this.userId && this.#isMessage(event)) this.marks.set(room.id, event);
-    else if (this.#isUnread(event)) {
+    if (this.#isOwn(event)) {
+      this.marks.set(room.id, event);
+      room.unread = 0;
+    } else if (this.#isUnread(event)) {
       room.unread += 1;
       this.#tell("message", event);
     }
@@ -224,6 +235,7 @@ export class Store extends EventTarget {
 
   #redacted(room, event) {
     room.timeline.redact(event.redacts, event);
+    room.redactState(event.redacts, event);
     if (room.last?.event_id === event.redacts) room.last = room.timeline.events.findLast(isNews) ?? null;
   }
 
@@ -276,12 +288,12 @@ export class Store extends EventTarget {
 
   // What is read.
 
-  #isMessage(event) {
-    return event.type === "m.room.message" && !event.redacted_because;
+  #isOwn(event) {
+    return event.type === "m.room.message" && event.user_id === this.userId;
   }
 
   #isUnread(event) {
-    return this.#isMessage(event) && event.user_id !== this.userId;
+    return isNews(event) && event.user_id !== this.userId;
   }
 
   /** The user has seen everything in a room. */

@@ -25,7 +25,8 @@ export class Sync extends EventTarget {
   #poll = new AbortController();
 
   /**
-   * Tells `connection` when that changes, and `ended` when the access token is no longer good.
+   * Tells `connection` when that changes, `recovered` when the server is heard again that was not, if only once, and
+   * `ended` when the access token is no longer good.
    * @param {import("../api.js").Api} api
    * @param {import("./store.js").Store} store
    */
@@ -92,9 +93,11 @@ export class Sync extends EventTarget {
       this.store.apply(chunk);
       this.#token = chunk.end;
     }
+    const wasAway = this.#failures > 0;
     this.#heardAt = Date.now();
     this.#failures = 0;
     this.#set("online");
+    if (wasAway) this.dispatchEvent(new Event("recovered"));
   }
 
   async #pause(error) {

@@ -130,8 +130,13 @@ export class Timeline {
   }
 }
 
-/** What this page shows of a redacted event: that there was one. Memberships stay what they are. */
+/** What says who may do what, and stays; of memberships, the memberships do. */
+const KEPT = ["create", "join_rules", "power_levels", "add_state_level", "send_event_level", "ops_levels", "aliases"];
+
+/** What this page shows of a redacted event: that there was one. */
 export function redacted(event, because) {
-  const content = event.type === "m.room.member" ? { membership: event.content.membership } : {};
+  const isKept = KEPT.some((name) => event.type === `m.room.${name}`);
+  const membership = event.type === "m.room.member" ? { membership: event.content.membership } : {};
+  const content = isKept ? event.content : membership;
   return { ...event, content, prev_content: undefined, redacted_because: because };
 }

@@ -68,7 +68,7 @@ export class Chat extends EventTarget {
 
 /**
  * @param {import("../model/session.js").Session} session
- * @param {{onEnd: (message: string) => void}} options
+ * @param {{onEnd: (message?: string) => void}} options called when the user is no longer logged in
  */
 export function showChat(session, { onEnd }) {
   const chat = new Chat(session);
@@ -81,13 +81,18 @@ export function showChat(session, { onEnd }) {
   mountComposer(chat);
   mountPeople(chat);
   mountRoomDialogs(chat);
+  // The stream ends with the token, which is then no surprise.
+  let isLeaving = false;
   mountProfile(chat, async () => {
-    sync.stop();
+    isLeaving = true;
     try {
       await chat.api.logOut();
-    } finally {
-      onEnd("You have logged out.");
+    } catch (error) {
+      isLeaving = error.isLoggedOut === true;
+      if (!isLeaving) throw error;
     }
+    sync.stop();
+    onEnd("You have logged out.");
   });
   mountKeys(chat);
 
@@ -104,12 +109,13 @@ export function showChat(session, { onEnd }) {
     notice(`${room.nameOf(event.user_id)} has ${what} ${room.name}${reason}`);
   });
 
-  sync.addEventListener("connection", () => {
-    showConnection(sync.connection);
-    if (sync.connection === "online") outbox.retryUnheard();
+  sync.addEventListener("connection", () => showConnection(sync.connection));
+  sync.addEventListener("recovered", () => outbox.retryUnheard());
+  sync.addEventListener("ended", () => isLeaving || onEnd());
+  addEventListener("online", () => {
+    sync.breakOff();
+    sync.hurry();
   });
-  sync.addEventListener("ended", () => onEnd("Your session has ended. Please log in again."));
-  addEventListener("online", () => sync.hurry());
   addEventListener("offline", () => sync.breakOff());
   document.addEventListener("visibilitychange", () => document.hidden || sync.hurry());
 

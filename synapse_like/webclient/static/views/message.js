@@ -106,7 +106,7 @@ export function messageLine(room, event, { isFirst, onRedact, onPerson }) {
   bubble.append(event.redacted_because ? h("p", { class: "body gone" }, "Deleted") : bodyOf(event.content, name), time);
   line.append(bubble);
   if (onRedact) {
-    line.append(
+    bubble.append(
       h(
         "button",
         { type: "button", class: "icon small act", tabindex: "-1", "aria-label": "Delete this message", title: "Delete", onclick: onRedact },

@@ -45,7 +45,7 @@ export function mountPeople(chat) {
 
 /** Those with power first, then those who are there, then by name. */
 function sorted(room, { store }, membership) {
-  const isAway = (member) => (THERE.includes(store.people.get(member.user)?.presence) ? 0 : 1);
+  const isAway = (member) => (THERE.includes(store.person(member.user)?.presence) ? 0 : 1);
   return room
     .those(membership)
     .sort(
@@ -55,12 +55,12 @@ function sorted(room, { store }, membership) {
 }
 
 function lookOf(member, room, { store }) {
-  const person = store.people.get(member.user);
+  const person = store.person(member.user);
   return JSON.stringify([room.nameOf(member.user), member.avatar, room.power.of(member.user), person?.presence, person?.status]);
 }
 
 function entry(member, room, chat) {
-  const person = chat.store.people.get(member.user);
+  const person = chat.store.person(member.user);
   const title = Power.title(room.power.of(member.user));
   return h(
     "li",
@@ -105,7 +105,7 @@ function mountPerson(chat) {
     byId("person-name").textContent = name;
     byId("person-id").textContent = user;
     byId("person-avatar").replaceChildren(avatar(user, name, member?.avatar, "large"));
-    showPresence(chat.store.people.get(user));
+    showPresence(chat.store.person(user));
     const { power } = room;
     const level = power.of(user);
     const mayChange = power.mayChangeLevel(chat.userId, user);

@@ -18,7 +18,7 @@ export function mountProfile(chat, logOut) {
 
   const show = () => {
     const name = profile.displayname || localpart(userId);
-    const own = store.people.get(userId) ?? { presence: "online", status: "" };
+    const own = store.person(userId);
     byId("me").replaceChildren(
       h("span", { class: "with-dot" }, avatar(userId, name, profile.avatar_url), presenceDot(own)),
       h("span", { class: "me-words" }, h("strong", {}, name), h("span", { class: "quiet" }, own.status || userId)),
@@ -37,8 +37,8 @@ export function mountProfile(chat, logOut) {
 
   byId("me-id").textContent = userId;
   byId("me").onclick = () => {
-    const own = store.people.get(userId);
-    shown = { name: profile.displayname ?? "", presence: own?.presence ?? "online", status: own?.status ?? "" };
+    const own = store.person(userId);
+    shown = { name: profile.displayname ?? "", presence: own.presence, status: own.status };
     byId("me-name").value = shown.name;
     byId("me-presence").value = shown.presence === "offline" ? "online" : shown.presence;
     byId("me-status").value = shown.status;

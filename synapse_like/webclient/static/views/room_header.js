@@ -54,7 +54,7 @@ export function mountRoomHeader(chat) {
       chat.open(null);
       return;
     }
-    byId("no-room").hidden = Boolean(room);
+    byId("no-room").hidden = Boolean(chat.store.openRoom);
     byId("invitation").hidden = room?.membership !== "invite";
     byId("conversation").hidden = room?.membership !== "join";
     if (room?.membership === "invite") showInvitation(room);

@@ -87,7 +87,8 @@ export function roomAvatar(room, size) {
 function entry(room, chat) {
   const isOpen = room.id === chat.store.openRoom;
   const isInvite = room.membership === "invite";
-  const second = isInvite ? "You are invited" : room.typing.length ? "typing…" : preview(room, room.last);
+  const name = isInvite ? localpart(room.inviter ?? "") : room.name;
+  const second = isInvite ? "invites you to a room" : room.typing.length ? "typing…" : preview(room, room.last);
   const count = isInvite ? "!" : room.unread > 99 ? "99+" : String(room.unread);
   const badge = (isInvite || room.unread > 0) && [
     h("span", { class: "badge", "aria-hidden": "true" }, count),
@@ -100,7 +101,7 @@ function entry(room, chat) {
       "button",
       {
         type: "button",
-        class: `room-entry${badge ? " unread" : ""}`,
+        class: `room-entry ${isInvite ? "invitation" : ""} ${badge ? "unread" : ""}`,
         "aria-current": isOpen ? "true" : null,
         dataset: { room: room.id },
         onclick: () => chat.open(room.id),
@@ -109,7 +110,7 @@ function entry(room, chat) {
       h(
         "span",
         { class: "room-words" },
-        h("span", { class: "room-entry-name" }, room.name),
+        h("span", { class: "room-entry-name" }, name),
         h("span", { class: "room-entry-last" }, second),
       ),
       h(
