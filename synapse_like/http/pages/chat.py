@@ -36,7 +36,6 @@ _SAFETY = {
     "Content-Security-Policy": "; ".join(f"{key} {value}" for key, value in _POLICY.items()),
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.scenarios.conftest import Unique
 from tests.scenarios.webclient.conftest import Visit
 from tests.scenarios.webclient.test_talking import Person, picture
 from tests.support.chat_page import PATIENCE
-from tests.support.client import PASSWORD
+from tests.support.client import PASSWORD, PREFIX
 from tests.support.content import upload
 from tests.support.server import HomeServer
 
 
-@pytest.mark.parametrize(
-    "screen", [{"width": 1280}, {"width": 1280, "dark": True}, {"width": 360}], ids=["light", "dark", "narrow"]
-)
+@pytest.mark.parametrize("screen", [{"width": 1280}, {"width": 360, "dark": True}], ids=["wide", "narrow-and-dark"])
 def test_everybody_can_use_every_view(
     visit: Visit, person: Person, screen: dict[str, int], tmp_path: Path, unique: Unique
 ) -> None:
@@ -254,6 +252,66 @@ def test_nothing_that_people_write_does_anything(visit: Visit, person: Person) -
     page.wait_for("#notices", HOSTILE[1])
     assert page.page.evaluate("window.ran") is None
     assert not any("example.org" in url or "spy" in url for url in asked)
+
+
+#: Content that the rules of a room allow, and no client of ours would send.
+ODD = [
+    {"msgtype": "m.text"},
+    {"msgtype": "m.text", "body": 5},
+    {"msgtype": "m.emote", "body": None},
+    {"msgtype": "m.image", "body": ["x"], "url": 7, "info": None},
+    {"msgtype": "m.image", "url": "mxc://x/y", "info": {"w": "wide", "h": -1e300, "size": "big"}},
+    {"msgtype": "m.file", "url": {"x": 1}, "info": []},
+    {"msgtype": {"a": 1}, "body": {"b": 2}},
+    {},
+]
+ODD_STATE = {
+    "m.room.name": {"name": ["a list"]},
+    "m.room.topic": {"topic": {"an": "object"}},
+    "m.room.aliases": {"aliases": 5},
+    "m.room.member": {"membership": "join", "displayname": 5, "avatar_url": []},
+    "m.room.unknown": {},
+}
+
+
+def test_what_other_servers_let_through_breaks_nothing(visit: Visit, person: Person) -> None:
+    """SEC-3: odd contents, and times at which nothing can have happened."""
+    alice = person("alice")
+    room = alice.create_room(name="Odd")
+    page = visit()
+
+    def with_odd_events(route: Route) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        events = told["rooms"][0]["messages"]["chunk"]
+        usual = {"room_id": room, "user_id": "@x:odd.example", "origin_server_ts": 1}
+        for number, content in enumerate(ODD):
+            events.append({**usual, "event_id": f"$m{number}", "type": "m.room.message", "content": content})
+        for number, (kind, content) in enumerate(ODD_STATE.items()):
+            state = {
+                **usual,
+                "event_id": f"$s{number}",
+                "type": kind,
+                "content": content,
+                "state_key": "@x:odd.example",
+            }
+            events.append(state)
+            told["rooms"][0]["state"].append(state)
+        for number, ts in enumerate((-1, 0, 2**53 - 1, 8_640_000_000_000_001)):
+            said = {"msgtype": "m.text", "body": f"at {ts}"}
+            event = {**usual, "event_id": f"$t{number}", "type": "m.room.message", "content": said}
+            events.append({**event, "origin_server_ts": ts})
+        route.fulfill(response=answer, json=told)
+
+    page.page.route(f"**{PREFIX}/initialSync?**", with_odd_events)
+    page.take_session(alice.user_id, alice.token)
+    page.entry("at 8640000000000001").click()
+    page.wait_for_message(f"at {2**53 - 1}")
+    assert page.find("#messages .message").count() == len(ODD) + 4
+    page.open_person("@x:odd.example")
+    page.page.keyboard.press("Escape")
+    page.say("All is well")
+    page.wait_for_message("All is well")
 
 
 def test_only_plain_web_addresses_become_links(visit: Visit, person: Person) -> None:

@@ -147,6 +147,26 @@ def test_token_that_the_server_does_not_know_begins_anew(visit: Visit, person: P
     assert page.texts() == ["first", "in between", "afterwards"]
 
 
+def test_long_absence_is_made_up_by_a_snapshot(visit: Visit, person: Person) -> None:
+    """EVS-4: not by everything that was missed, one after the other."""
+    alice = person("alice")
+    room = alice.create_room(name="Sleep")
+    page = visit()
+    page.page.clock.install()
+    snapshots: list[str] = []
+    page.page.on("request", lambda request: snapshots.append(request.url) if "/initialSync" in request.url else None)
+    page.take_session(alice.user_id, alice.token)
+    page.open_room("Sleep")
+    assert len(snapshots) == 1
+    # As when a lid is closed and opened: time has gone by, and what was waited for does not come.
+    page.page.clock.fast_forward(11 * 60 * 1000)
+    with page.page.expect_response(f"**{PREFIX}/initialSync?**", timeout=PATIENCE):
+        page.page.evaluate("dispatchEvent(new Event('online'))")
+    alice.send(room, "Good morning")
+    page.wait_for_message("Good morning")
+    assert len(snapshots) == 2
+
+
 def test_history_is_paged_back_and_what_is_read_stays_where_it_is(visit: Visit, person: Person) -> None:
     """EVS-6: 200 messages, whole and in their order."""
     alice = person("alice")

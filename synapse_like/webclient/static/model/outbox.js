@@ -157,6 +157,8 @@ export class Outbox {
     );
     echo.eventId = event_id;
     change("sent");
+    // By then the picture that the server has is shown in its place.
+    if (echo.preview) setTimeout(() => URL.revokeObjectURL(echo.preview), 60_000);
   }
 
   /** What is refused only for coming too often waits as long as the server says. */

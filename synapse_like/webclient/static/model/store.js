@@ -105,7 +105,7 @@ export class Store extends EventTarget {
     room.held = null;
     const events = room.timeline.events;
     room.last = events.findLast(isNews) ?? null;
-    room.lastActive = room.last?.origin_server_ts ?? events.at(-1)?.origin_server_ts ?? Date.now();
+    room.lastActive = timeOf(room.last ?? events.at(-1));
     if (!this.marks.get(room.id) && events.length) this.marks.set(room.id, events.at(-1));
     const unseen = this.marks.after(room.id, events);
     const spoken = unseen.findLastIndex((event) => this.#isOwn(event));
@@ -174,7 +174,7 @@ export class Store extends EventTarget {
     this.#settleEcho(room, event);
     if (isNews(event)) {
       room.last = event;
-      room.lastActive = Math.max(room.lastActive, event.origin_server_ts);
+      room.lastActive = Math.max(room.lastActive, timeOf(event));
     }
     if (this.#isOwn(event)) {
       this.marks.set(room.id, event);
@@ -192,14 +192,14 @@ export class Store extends EventTarget {
     const { membership } = event.content;
     const known = this.rooms.get(event.room_id);
     if (membership === "invite") {
-      if (known?.membership !== "join") this.#invited(event.room_id, event.user_id, event.origin_server_ts);
+      if (known?.membership !== "join") this.#invited(event.room_id, event.user_id, timeOf(event));
       return true;
     }
     if (membership === "join") {
       if (known?.membership === "join") return false;
       const room = this.#room(event.room_id);
       room.membership = "join";
-      room.lastActive = event.origin_server_ts;
+      room.lastActive = timeOf(event);
       this.expectLoad(room.id);
       this.onJoined(room.id);
       return true;
@@ -322,6 +322,11 @@ export class Store extends EventTarget {
     room.timeline.prepend(page.chunk, page.end, page.chunk.length < limit);
     this.#tell("room", roomId);
   }
+}
+
+/** When something happened: not later than now, whatever its server says, so that no room stays on top for ever. */
+function timeOf(event) {
+  return Math.min(event?.origin_server_ts ?? Infinity, Date.now());
 }
 
 /** What brings a room up in the list. */

@@ -5,7 +5,7 @@ import { localpart } from "../model/room.js";
 import { avatar, colourOf } from "./avatar.js";
 import { openDialog } from "./dialogs.js";
 import { byId, h, icon } from "./dom.js";
-import { sizeName, timeOf, wholeTimeOf, withLinks } from "./text.js";
+import { isoTimeOf, sizeName, timeOf, wholeTimeOf, withLinks } from "./text.js";
 
 const PICTURE = { width: 640, height: 480, method: "scale" };
 /** What a picture takes at the most, in the units of its own. */
@@ -87,7 +87,7 @@ function profileChange(event, whom) {
 export function messageLine(room, event, { isFirst, onRedact, onPerson }) {
   const isOwn = event.user_id === room.userId;
   const name = room.nameOf(event.user_id);
-  const time = h("time", { datetime: new Date(event.origin_server_ts).toISOString(), title: wholeTimeOf(event.origin_server_ts) }, timeOf(event.origin_server_ts));
+  const time = h("time", { datetime: isoTimeOf(event.origin_server_ts), title: wholeTimeOf(event.origin_server_ts) }, timeOf(event.origin_server_ts));
   const line = frame({ isOwn, isFirst, kind: kindOf(event) });
   line.dataset.event = event.event_id;
   line.dataset.sender = event.user_id;

@@ -73,9 +73,9 @@ function entry(member, room, chat) {
         "span",
         { class: "person-words" },
         h("span", { class: "person-entry-name" }, room.nameOf(member.user), member.user === chat.userId && h("span", { class: "quiet" }, " (you)")),
-        person?.status && h("span", { class: "quiet" }, person.status),
+        (title || person?.status) &&
+          h("span", { class: "quiet" }, title && h("span", { class: "tag" }, title), title && person?.status ? " " : "", person?.status),
       ),
-      title && h("span", { class: "tag" }, title),
     ),
   );
 }

@@ -6,24 +6,34 @@ const DAY_AND_YEAR = new Intl.DateTimeFormat(undefined, { day: "numeric", month:
 const DATE = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 
-export const timeOf = (ts) => TIME.format(ts);
-export const wholeTimeOf = (ts) => WHOLE.format(ts);
+/** The last moment that a `Date` can hold. */
+const END_OF_TIME = 8.64e15;
+
+/** A time that can be shown, whatever another server says that the time was. */
+function sane(ts) {
+  return Math.min(Math.max(Number(ts) || 0, 0), END_OF_TIME);
+}
+
+export const timeOf = (ts) => TIME.format(sane(ts));
+export const wholeTimeOf = (ts) => WHOLE.format(sane(ts));
+export const isoTimeOf = (ts) => new Date(sane(ts)).toISOString();
 
 /** @returns {string} which day it is, to tell days apart */
 export function dayKey(ts) {
-  return new Date(ts).toDateString();
+  return new Date(sane(ts)).toDateString();
 }
 
 /** What a day is called. */
 export function dayName(ts, now = Date.now()) {
   if (dayKey(ts) === dayKey(now)) return "Today";
   if (dayKey(ts) === dayKey(now - 24 * 3600_000)) return "Yesterday";
-  return new Date(ts).getFullYear() === new Date(now).getFullYear() ? DAY.format(ts) : DAY_AND_YEAR.format(ts);
+  const isThisYear = new Date(sane(ts)).getFullYear() === new Date(now).getFullYear();
+  return (isThisYear ? DAY : DAY_AND_YEAR).format(sane(ts));
 }
 
 /** A time in few characters: of today the hour, else the day. */
 export function shortTime(ts, now = Date.now()) {
-  return dayKey(ts) === dayKey(now) ? TIME.format(ts) : DATE.format(ts);
+  return dayKey(ts) === dayKey(now) ? timeOf(ts) : DATE.format(sane(ts));
 }
 
 export function sizeName(bytes) {
