@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.client import Client, Json, quote
 from tests.support.demo import Demo
+from tests.support.processes import wait_until
 
 #: What `demo/start.sh` does, but broken off when two things have been said in the room.
 BROKEN_OFF = """
@@ -85,6 +86,8 @@ def test_three_people_share_a_room_from_the_beginning_and_whatever_is_broken_off
     # What they make of it is theirs.
     people[0].tell("displayname", "Queen Alice")
     people[2].leave(demo.room)
+    gone = ("Carol", "leave")
+    wait_until("Alice's server to know that Carol has gone", lambda: gone in sees(people[0], demo)["members"])
     before = sees(people[0], demo)
     demo.servers[1].kill9()
     assert "tea-for-three" in demo.script("start.sh")
