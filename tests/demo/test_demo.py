@@ -61,6 +61,7 @@ def sees(person: Client, demo: Demo) -> Json:
     }
 
 
+@pytest.mark.timeout(300)
 def test_three_people_share_a_room_from_the_beginning_and_whatever_is_broken_off(lasting_demo: Demo) -> None:
     demo = lasting_demo
     alone = demo.script("start.sh", "1")
@@ -94,6 +95,7 @@ def test_three_people_share_a_room_from_the_beginning_and_whatever_is_broken_off
     assert sees(people[0], demo) == before
 
 
+@pytest.mark.timeout(300)
 def test_three_servers_hold_a_conversation_and_one_catches_up(lasting_demo: Demo) -> None:
     demo = lasting_demo
     names = [server.name for server in demo.servers]
