@@ -256,7 +256,7 @@ function readJson(text) {
  * Where a browser finds a file by the address that an event names: that of the server itself, which fetches those of
  * others. Files elsewhere in the web are not shown: who writes a message is not to learn who reads it.
  * @param {unknown} address
- * @param {{width: number, height: number, method?: "scale"|"crop"}} [thumbnail] for a smaller picture
+ * @param {{width: number, height: number, method?: string}} [thumbnail] for a smaller picture: `scale` or `crop`
  * @returns {?string}
  */
 export function mediaAddress(address, thumbnail) {
@@ -265,5 +265,6 @@ export function mediaAddress(address, thumbnail) {
   if (!parts) return address.startsWith(`${location.origin}/_matrix/content/`) ? address : null;
   const file = `${encodeURIComponent(parts[1])}/${encodeURIComponent(parts[2])}`;
   if (!thumbnail) return `${MEDIA}/download/${file}`;
-  return `${MEDIA}/thumbnail/${file}?${new URLSearchParams(thumbnail)}`;
+  const { width, height, method = "scale" } = thumbnail;
+  return `${MEDIA}/thumbnail/${file}?width=${width}&height=${height}&method=${method}`;
 }

@@ -57,7 +57,7 @@ export class Store extends EventTarget {
   /** The rooms as they are listed: invitations first, then by what happened last. */
   get listed() {
     return [...this.rooms.values()].sort(
-      (a, b) => (b.membership === "invite") - (a.membership === "invite") || b.lastActive - a.lastActive,
+      (a, b) => Number(b.membership === "invite") - Number(a.membership === "invite") || b.lastActive - a.lastActive,
     );
   }
 

@@ -15,7 +15,11 @@ const SIDE = 96;
  */
 export function avatar(id, name, address, size = "normal") {
   const kind = id.startsWith("!") ? "room" : "person";
-  const shown = h("span", { class: `avatar ${kind} ${size} colour-${colourOf(id)}`, "aria-hidden": "true" }, initial(name));
+  const shown = h(
+    "span",
+    { class: `avatar ${kind} ${size} colour-${colourOf(id)}`, "aria-hidden": "true" },
+    initial(name),
+  );
   const source = mediaAddress(address, { width: SIDE, height: SIDE, method: "crop" });
   if (source) {
     const picture = h("img", { src: source, alt: "", loading: "lazy" });

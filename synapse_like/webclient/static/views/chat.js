@@ -10,6 +10,7 @@ import { closeDialogs, prepareDialogs } from "./dialogs.js";
 import { byId, notice, together } from "./dom.js";
 import { mountKeys } from "./keys.js";
 import { mountPeople } from "./people.js";
+import { mountPerson } from "./person.js";
 import { mountProfile } from "./profile.js";
 import { mountRoomDialogs } from "./room_dialogs.js";
 import { mountRoomHeader } from "./room_header.js";
@@ -80,6 +81,7 @@ export function showChat(session, { onEnd }) {
   mountTimeline(chat);
   mountComposer(chat);
   mountPeople(chat);
+  mountPerson(chat);
   mountRoomDialogs(chat);
   // The stream ends with the token, which is then no surprise.
   let isLeaving = false;

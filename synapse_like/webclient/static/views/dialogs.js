@@ -4,7 +4,8 @@ import { byId } from "./dom.js";
 
 /** Let the buttons marked `data-closes` close their dialog, and those marked `data-opens` open one. */
 export function prepareDialogs() {
-  document.addEventListener("click", ({ target }) => {
+  document.addEventListener("click", (event) => {
+    const target = /** @type {Element} */ (event.target);
     if (target.closest("[data-closes]")) target.closest("dialog").close();
     const opens = target.closest("[data-opens]");
     if (opens) openDialog(opens.dataset.opens);
@@ -34,7 +35,7 @@ export function showFault(dialog, sentence) {
 /**
  * Do what a dialog is for: once at a time, and close it when it is done.
  * @param {HTMLDialogElement} dialog
- * @param {() => Promise<void | (() => void)>} work may give what is to be done when the dialog is closed, and the focus
+ * @param {() => Promise<any>} work may give what is to be done when the dialog is closed, and the focus
  *   is back where it was
  * @param {{stays?: boolean}} [options]
  */
@@ -45,7 +46,7 @@ export async function doIn(dialog, work, { stays = false } = {}) {
   try {
     const then = await work();
     if (!stays) dialog.close();
-    then?.();
+    if (then) then();
   } catch (error) {
     showFault(dialog, error.message);
   } finally {
@@ -55,7 +56,7 @@ export async function doIn(dialog, work, { stays = false } = {}) {
 
 /**
  * Ask whether something is meant.
- * @param {{title: string, text: string, yes: string, work: () => Promise<void | (() => void)>}} question
+ * @param {{title: string, text: string, yes: string, work: () => Promise<any>}} question
  */
 export function confirm({ title, text, yes, work }) {
   const dialog = openDialog("confirm-dialog");

@@ -9,7 +9,7 @@ export function byId(id) {
  * Make an element.
  * @param {string} tag
  * @param {object} [attributes] attributes by name; `onclick` and the like are listeners, `dataset` an object
- * @param {...(Node|string|null|undefined|false)} children what is none is left out
+ * @param {...any} children elements and texts; what is none is left out
  */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -34,7 +34,8 @@ const DRAWINGS = {
   help: "M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18zM9.5 9.5a2.5 2.5 0 1 1 3.6 2.3c-.8.4-1.1.9-1.1 1.7M12 16.8v.1",
   info: "M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18zM12 11v5.5M12 7.6v.1",
   invite: "M9.5 11a3.5 3.5 0 1 0 0-7 3.5 3.5 0 0 0 0 7zM3 20c0-3.3 2.9-5.5 6.5-5.5S16 16.700 16 20M19 8v6M16 11h6",
-  people: "M9 11a3.500 3.500 0 1 0 0-7 3.500 3.500 0 0 0 0 7zM2.500 20c0-3.300 2.900-5.500 6.500-5.500s6.500 2.200 6.500 5.500M16 4.300a3.500 3.500 0 0 1 0 6.400M18 14.900c2.100.8 3.500 2.600 3.500 5.100",
+  people:
+    "M9 11a3.500 3.500 0 1 0 0-7 3.500 3.500 0 0 0 0 7zM2.500 20c0-3.300 2.900-5.500 6.500-5.500s6.500 2.200 6.500 5.500M16 4.300a3.500 3.500 0 0 1 0 6.400M18 14.900c2.100.8 3.500 2.600 3.500 5.100",
   send: "M4 12l16-8-5.500 16-3-6.500zM11.500 13.500L20 4",
   trash: "M4 7h16M9 7V4h6v3M6.500 7l1 13h9l1-13M10 11v5.500M14 11v5.500",
 };

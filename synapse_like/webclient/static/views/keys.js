@@ -4,6 +4,7 @@ import { openDialog } from "./dialogs.js";
 import { byId, h } from "./dom.js";
 import { shownRooms } from "./room_list.js";
 
+/** @type {[string[], string][]} */
 const SHORTCUTS = [
   [["Alt", "↑"], "The room above"],
   [["Alt", "↓"], "The room below"],
@@ -21,7 +22,12 @@ const SHORTCUTS = [
 export function mountKeys(chat) {
   byId("shortcuts").replaceChildren(
     ...SHORTCUTS.map(([keys, what]) =>
-      h("div", {}, h("dt", {}, ...keys.flatMap((key, index) => [index ? " + " : "", h("kbd", {}, key)])), h("dd", {}, what)),
+      h(
+        "div",
+        {},
+        h("dt", {}, ...keys.flatMap((key, index) => [index ? " + " : "", h("kbd", {}, key)])),
+        h("dd", {}, what),
+      ),
     ),
   );
   addEventListener("keydown", (event) => {

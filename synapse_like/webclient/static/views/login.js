@@ -27,6 +27,7 @@ const WORDS = {
  */
 export function showLogin({ message, onSession }) {
   const api = new Api();
+  /** @type {keyof WORDS} */
   let purpose = "login";
   byId("login-view").hidden = false;
   byId("login-where").textContent = `at ${location.host}`;

@@ -87,7 +87,11 @@ function profileChange(event, whom) {
 export function messageLine(room, event, { isFirst, onRedact, onPerson }) {
   const isOwn = event.user_id === room.userId;
   const name = room.nameOf(event.user_id);
-  const time = h("time", { datetime: isoTimeOf(event.origin_server_ts), title: wholeTimeOf(event.origin_server_ts) }, timeOf(event.origin_server_ts));
+  const time = h(
+    "time",
+    { datetime: isoTimeOf(event.origin_server_ts), title: wholeTimeOf(event.origin_server_ts) },
+    timeOf(event.origin_server_ts),
+  );
   const line = frame({ isOwn, isFirst, kind: kindOf(event) });
   line.dataset.event = event.event_id;
   line.dataset.sender = event.user_id;
@@ -95,13 +99,20 @@ export function messageLine(room, event, { isFirst, onRedact, onPerson }) {
     line.append(
       h(
         "button",
-        { type: "button", class: "face", tabindex: "-1", "aria-label": `Profile of ${name}`, onclick: () => onPerson(event.user_id) },
+        {
+          type: "button",
+          class: "face",
+          tabindex: "-1",
+          "aria-label": `Profile of ${name}`,
+          onclick: () => onPerson(event.user_id),
+        },
         avatar(event.user_id, name, room.avatarOf(event.user_id)),
       ),
     );
   }
   const bubble = h("div", { class: "bubble" });
-  if (!isOwn) bubble.append(h("span", { class: `sender ink-${colourOf(event.user_id)}${isFirst ? "" : " for-ears"}` }, name));
+  if (!isOwn)
+    bubble.append(h("span", { class: `sender ink-${colourOf(event.user_id)}${isFirst ? "" : " for-ears"}` }, name));
   else bubble.append(h("span", { class: "for-ears" }, "You: "));
   bubble.append(event.redacted_because ? h("p", { class: "body gone" }, "Deleted") : bodyOf(event.content, name), time);
   line.append(bubble);
@@ -109,7 +120,14 @@ export function messageLine(room, event, { isFirst, onRedact, onPerson }) {
     bubble.append(
       h(
         "button",
-        { type: "button", class: "icon small act", tabindex: "-1", "aria-label": "Delete this message", title: "Delete", onclick: onRedact },
+        {
+          type: "button",
+          class: "icon small act",
+          tabindex: "-1",
+          "aria-label": "Delete this message",
+          title: "Delete",
+          onclick: onRedact,
+        },
         icon("trash"),
       ),
     );
@@ -136,7 +154,12 @@ export function happeningLine(words, event) {
  */
 export function echoLine(echo, { isFirst, onRetry, onDrop }) {
   const line = frame({ isOwn: true, isFirst, kind: `echo ${echo.stage}` });
-  const bubble = h("div", { class: "bubble" }, h("span", { class: "for-ears" }, "You: "), bodyOf(echo.content, "You", echo.preview));
+  const bubble = h(
+    "div",
+    { class: "bubble" },
+    h("span", { class: "for-ears" }, "You: "),
+    bodyOf(echo.content, "You", echo.preview),
+  );
   if (echo.stage === "uploading") {
     bubble.append(
       h("progress", { max: "100", value: String(Math.round(echo.progress * 100)), "aria-label": "Uploading" }),
@@ -163,16 +186,22 @@ export function echoLine(echo, { isFirst, onRetry, onDrop }) {
 }
 
 function frame({ isOwn, isFirst, kind }) {
-  return h("li", { class: `line message ${isOwn ? "own" : "other"} ${isFirst ? "first" : ""} ${kind}`, tabindex: "-1" });
+  return h("li", {
+    class: `line message ${isOwn ? "own" : "other"} ${isFirst ? "first" : ""} ${kind}`,
+    tabindex: "-1",
+  });
 }
 
-/** @param {string} name of who says it */
-function bodyOf(content, name, preview = null) {
+/**
+ * @param {string} name of who says it
+ * @param {?string} local where its picture is as long as it is only here
+ */
+function bodyOf(content, name, local = null) {
   switch (content.msgtype) {
     case "m.emote":
       return h("p", { class: "body" }, `* ${name} `, ...withLinks(text(content.body)));
     case "m.image":
-      return pictureOf(content, preview);
+      return pictureOf(content, local);
     case "m.audio":
     case "m.video":
       return playable(content);
@@ -184,14 +213,16 @@ function bodyOf(content, name, preview = null) {
 }
 
 /** A smaller picture, in a frame of the right size from the beginning, that leads to the whole one. */
-function pictureOf(content, preview) {
+function pictureOf(content, local) {
   const whole = mediaAddress(content.url);
-  const source = preview ?? mediaAddress(content.url, PICTURE);
+  const source = local ?? mediaAddress(content.url, PICTURE);
   if (!source) return fileOf(content);
   const title = text(content.body) || "picture";
   const [width, height] = fitting(content.info);
   const picture = h("img", { src: source, alt: title, width, height, decoding: "async" });
-  picture.addEventListener("error", () => picture.replaceWith(h("span", { class: "no-picture" }, `${title} cannot be shown`)));
+  picture.addEventListener("error", () =>
+    picture.replaceWith(h("span", { class: "no-picture" }, `${title} cannot be shown`)),
+  );
   return h("button", { type: "button", class: "picture", onclick: () => showPicture(title, whole ?? source) }, picture);
 }
 
@@ -221,8 +252,19 @@ function fileOf(content) {
   const source = mediaAddress(content.url);
   const name = text(content.body) || "file";
   const size = sizeName(content.info?.size);
-  const words = h("span", { class: "file-words" }, h("span", { class: "file-name" }, name), size && h("span", { class: "quiet" }, size));
-  if (source) return h("a", { class: "file", href: source, download: name, target: "_blank", rel: "noopener noreferrer" }, icon("file"), words);
+  const words = h(
+    "span",
+    { class: "file-words" },
+    h("span", { class: "file-name" }, name),
+    size && h("span", { class: "quiet" }, size),
+  );
+  if (source)
+    return h(
+      "a",
+      { class: "file", href: source, download: name, target: "_blank", rel: "noopener noreferrer" },
+      icon("file"),
+      words,
+    );
   // It lies elsewhere in the web: whoever wants to go there may.
   return h("p", { class: "body" }, name, " ", ...withLinks(text(content.url)));
 }

@@ -106,9 +106,22 @@ function publicRoom(room, chat, join) {
       "span",
       { class: "room-words" },
       h("span", { class: "room-entry-name" }, name),
-      h("span", { class: "room-entry-last" }, [alias, room.topic, `${count} ${count === 1 ? "person" : "people"}`].filter(Boolean).join(" · ")),
+      h(
+        "span",
+        { class: "room-entry-last" },
+        [alias, room.topic, `${count} ${count === 1 ? "person" : "people"}`].filter(Boolean).join(" · "),
+      ),
     ),
-    h("button", { type: "button", class: isIn ? "other" : "main", "aria-label": `${isIn ? "Open" : "Join"} ${name}`, onclick: go }, isIn ? "Open" : "Join"),
+    h(
+      "button",
+      {
+        type: "button",
+        class: isIn ? "other" : "main",
+        "aria-label": `${isIn ? "Open" : "Join"} ${name}`,
+        onclick: go,
+      },
+      isIn ? "Open" : "Join",
+    ),
   );
 }
 
@@ -161,7 +174,10 @@ function mountAbout(chat) {
     dialog.close();
     confirm({
       title: `Leave ${room.name}?`,
-      text: room.content("m.room.join_rules")?.join_rule === "public" ? "You can join it again." : "To come back you must be invited again.",
+      text:
+        room.content("m.room.join_rules")?.join_rule === "public"
+          ? "You can join it again."
+          : "To come back you must be invited again.",
       yes: "Leave",
       work: async () => {
         await chat.api.leave(room.id);

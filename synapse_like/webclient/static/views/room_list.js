@@ -20,7 +20,12 @@ export function mountRoomList(chat) {
 
   const show = () => {
     const rooms = shownRooms(chat);
-    reconcile(list, rooms, (room) => [room.id, lookOf(room, chat)], (room) => entry(room, chat));
+    reconcile(
+      list,
+      rooms,
+      (room) => [room.id, lookOf(room, chat)],
+      (room) => entry(room, chat),
+    );
     byId("no-rooms").hidden = store.rooms.size > 0 || chat.sync.connection === "starting";
   };
   const showSoon = together(show);

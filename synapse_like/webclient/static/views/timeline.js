@@ -9,7 +9,7 @@ import { newTransaction } from "../api.js";
 import { confirm } from "./dialogs.js";
 import { announce, byId, h, icon, notice, reconcile, together } from "./dom.js";
 import { echoLine, happening, happeningLine, messageLine, wordsOf } from "./message.js";
-import { showPerson } from "./people.js";
+import { showPerson } from "./person.js";
 import { dayKey, dayName, names } from "./text.js";
 
 /** How many events are asked for in one page of history. */
@@ -83,7 +83,12 @@ class TimelineView {
       return;
     }
     const anchor = this.isAtEnd ? null : this.#anchor();
-    reconcile(this.list, this.#rows(room), (row) => [row.key, row.look], (row) => row.make());
+    reconcile(
+      this.list,
+      this.#rows(room),
+      (row) => [row.key, row.look],
+      (row) => row.make(),
+    );
     if (anchor) this.#restore(anchor);
     else this.#toEnd();
     this.#showEdges(room);
@@ -134,7 +139,11 @@ class TimelineView {
 
   #day(event) {
     const name = dayName(event.origin_server_ts);
-    return { key: `day ${event.event_id}`, look: name, make: () => h("li", { class: "line day" }, h("span", {}, name)) };
+    return {
+      key: `day ${event.event_id}`,
+      look: name,
+      make: () => h("li", { class: "line day" }, h("span", {}, name)),
+    };
   }
 
   #newMark() {
@@ -147,7 +156,13 @@ class TimelineView {
 
   #message(room, event, isFirst) {
     const mayRedact = !event.redacted_because && room.power.mayRedact(room.userId, event);
-    const look = [room.nameOf(event.user_id), room.avatarOf(event.user_id), isFirst, mayRedact, Boolean(event.redacted_because)];
+    const look = [
+      room.nameOf(event.user_id),
+      room.avatarOf(event.user_id),
+      isFirst,
+      mayRedact,
+      Boolean(event.redacted_because),
+    ];
     const options = {
       isFirst,
       onRedact: mayRedact ? () => this.#redact(room, event) : null,
