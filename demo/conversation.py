@@ -7,142 +7,19 @@ where something does not happen, it says so and ends with exit code 1.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 import textwrap
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
 from itertools import count, zip_longest
-from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
+from people import NAMES, Json, Person, Refused
 from servers import HERE, DemoError, Server, data_folder, find_servers
-
-API = "/_matrix/client/api/v1"
-PASSWORD = "a cup of tea"
-#: How long anything may take. A server that was away is tried again after 1, 2, 4 ... seconds, and so, at the latest,
-#: after as long as it was away.
-PATIENCE_SECONDS = 90
-
-Json = dict[str, Any]
-
-
-class Refused(DemoError):
-    """A server has answered with an error."""
-
-    def __init__(self, request: str, status: int, answer: Json) -> None:
-        super().__init__(f"{request}: {status} {answer.get('errcode')} {answer.get('error')}")
-        self.errcode = answer.get("errcode")
-
-
-class Person:
-    """Somebody with an account on one of the servers, who follows the event stream there."""
-
-    def __init__(self, name: str, server: Server) -> None:
-        self.name = name
-        self.server = server
-        self.user_id = f"@{name}:{server.name}"
-        self._token = ""
-        self._position = ""
-        self._transactions = count(time.time_ns())
-        #: What the event stream has told since `listen`.
-        self.heard: list[Json] = []
-
-    def call(self, method: str, path: str, body: Json | None = None, **query: Any) -> Json:
-        """Ask the server for something.
-
-        :raises Refused: it answers with an error.
-        :raises DemoError: it does not answer.
-        """
-        if self._token:
-            query["access_token"] = self._token
-        connection = HTTPConnection("127.0.0.1", self.server.client_port, timeout=PATIENCE_SECONDS)
-        try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, f"{API}{path}?{urlencode(query)}", data, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer: Json = json.loads(response.read())
-        except (OSError, HTTPException, ValueError) as error:
-            raise DemoError(f"{self.server.name} does not answer: {error}") from error
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise Refused(f"{self.name}: {method} {path}", response.status, answer)
-        return answer
-
-    def enter(self) -> None:
-        """Get an account, or log in to the one from the last time."""
-        who: Json = {"type": "m.login.password", "user": self.name, "password": PASSWORD}
-        try:
-            answer = self.call("POST", "/register", who)
-        except Refused as refusal:
-            if refusal.errcode != "M_USER_IN_USE":
-                raise
-            answer = self.call("POST", "/login", who)
-        self._token = answer["access_token"]
-        self._position = self.call("GET", "/events", timeout=0)["end"]
-
-    def listen(self, what: str, is_it: Callable[[Json], bool]) -> Json:
-        """Wait until the event stream brings an event.
-
-        :param what: what is waited for, in words.
-        :param is_it: whether an event is the one.
-        :raises DemoError: it has not come in time.
-        """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            for event in self.heard:
-                if is_it(event):
-                    return event
-            if time.monotonic() > deadline:
-                raise DemoError(f"{self.name} has waited {PATIENCE_SECONDS} s in vain for {what}.")
-            query: Json = {"from": self._position, "timeout": 5000}
-            news = self.call("GET", "/events", **query)
-            self._position = news["end"]
-            self.heard += news["chunk"]
-
-    def say(self, room: str, text: str) -> None:
-        """Say something in a room."""
-        path = f"/rooms/{quote(room)}/send/m.room.message/{next(self._transactions)}"
-        self.call("PUT", path, {"msgtype": "m.text", "body": text})
-
-    def hear(self, room: str, text: str) -> None:
-        """Wait until somebody has said something."""
-        self.listen(f"“{text}”", lambda event: event.get("room_id") == room and _body(event) == text)
-
-    def heard_in(self, room: str) -> list[str]:
-        """What the event stream has told of a room, as lines."""
-        return _lines(event for event in self.heard if event.get("room_id") == room)
-
-    def history_of(self, room: str) -> list[str]:
-        """The history of a room as the server keeps it, as lines."""
-        page = self.call("GET", f"/rooms/{quote(room)}/messages", dir="b", limit=100)
-        return _lines(reversed(page["chunk"]))
-
-    def state_of(self, room: str) -> set[tuple[str, str, str]]:
-        """The state of a room: which events say what holds now."""
-        path = f"/rooms/{quote(room)}/state"
-        return {(event["type"], event["state_key"], event["event_id"]) for event in self.call_list(path)}
-
-    def call_list(self, path: str) -> list[Json]:
-        """Ask for what is answered with a list."""
-        answer: Any = self.call("GET", path)
-        return list(answer)
-
-
-def _body(event: Json) -> object:
-    return event["content"].get("body") if event["type"] == "m.room.message" else None
-
-
-def _lines(events: Iterator[Json] | Sequence[Json]) -> list[str]:
-    """What is said among events: `alice: Hello`."""
-    return [f"{event['user_id'][1:].partition(':')[0]}: {_body(event)}" for event in events if _body(event)]
-
 
 # What is shown.
 
@@ -214,9 +91,9 @@ def main(version: str | None) -> None:
     away = [server.name for server in servers if server.pid() is None]
     if away:
         raise DemoError(f"{', '.join(away)} cannot have a conversation: start all servers with demo/start.sh first.")
-    people = alice, bob, carol = [Person(*pair) for pair in zip(("alice", "bob", "carol"), servers, strict=True)]
+    people = alice, bob, carol = [Person(*pair) for pair in zip(NAMES, servers, strict=True)]
 
-    tell("Three servers, which know nothing of each other yet, and a person on each:")
+    tell("Three servers, and a person on each:")
     print()
     for person in people:
         person.enter()

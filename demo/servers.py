@@ -1,9 +1,11 @@
 """The three servers of the demo: making, starting, stopping and removing them.
 
-The scripts beside this file call it, and `conversation.py` asks it where the servers are. All of it lies in a folder:
+The scripts beside this file call it by `commands.py`, and `conversation.py` asks it where the servers are. All of it
+lies in a folder:
 
     ports           a line for each server: its port for clients, and that for other servers
     ca.crt ca.key   the authority whose certificates the servers trust
+    room            the ID of the room that `room.py` has made, once it is ready
     1/ 2/ 3/        the data directory of each server, with its server.log and, while it runs, its server.pid
 
 It uses nothing but the standard library where it stops and removes, so that any Python can do that.
@@ -151,7 +153,7 @@ def _parse_ports(variable: str, text: str | None) -> list[int]:
     return ports
 
 
-def _see_that_nobody_wants_other_ports(servers: Sequence[Server]) -> None:
+def see_that_nobody_wants_other_ports(servers: Sequence[Server]) -> None:
     """The ports are part of the servers' names, which cannot change."""
     asked = any(os.environ.get(variable) for variable in DEFAULT_PORTS)
     if asked and _wanted_ports() != [(server.client_port, server.server_port) for server in servers]:
@@ -159,7 +161,7 @@ def _see_that_nobody_wants_other_ports(servers: Sequence[Server]) -> None:
         others = " ".join(str(server.server_port) for server in servers)
         raise DemoError(
             f"The servers in {data_folder()} were made with {CLIENT_PORTS}='{clients}' {SERVER_PORTS}='{others}'.\n"
-            f"To begin anew with other ports, remove them first: {_shown(HERE / 'clean.sh')}"
+            f"To begin anew with other ports, remove them first: {shown(HERE / 'clean.sh')}"
         )
 
 
@@ -206,9 +208,9 @@ def _see_that_ports_are_free(servers: Sequence[Server]) -> None:
             if reason is not None:
                 faults.append(f"Port {port} ({variable}) of server {server.number} {reason}.")
     if faults:
-        clean = f"{_shown(HERE / 'clean.sh')} && " if (data_folder() / "ports").exists() else ""
+        clean = f"{shown(HERE / 'clean.sh')} && " if (data_folder() / "ports").exists() else ""
         ports = " ".join(f"{variable}='{ports}'" for variable, ports in OTHER_PORTS.items())
-        faults.append(f"To take other ports: {clean}{ports} {_shown(HERE / 'start.sh')}")
+        faults.append(f"To take other ports: {clean}{ports} {shown(HERE / 'start.sh')}")
         raise DemoError("\n".join(faults))
 
 
@@ -279,25 +281,7 @@ def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.1)
 
 
-def tell_what_to_try(servers: Sequence[Server]) -> None:
-    """Print where the servers are, and what can be done with them."""
-    print()
-    for server in servers:
-        print(f"  server {server.number}  {server.name}  for clients at {server.url}  log in {_shown(server.log)}")
-    print()
-    print("To try next:")
-    print()
-    for script, what in (
-        ("conversation.py", "three people talk in a room that lives on all three servers"),
-        ("stop.sh 3", "stops one of them; start.sh 3 starts it again"),
-        ("stop.sh", "stops all of them"),
-        ("clean.sh", "stops them and removes all that they have"),
-        ("README.md", "says what else there is to look at, and how to look with curl"),
-    ):
-        print(f"  {_shown(HERE) + '/' + script:<24} {what}")
-
-
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as one would type it here."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
@@ -342,37 +326,10 @@ def clean(servers: Sequence[Server]) -> None:
     for server in servers:
         if server.folder.exists():
             shutil.rmtree(server.folder)
-    for name in ("ports", "ca.crt", "ca.key"):
+    for name in ("ports", "ca.crt", "ca.key", "room"):
         (folder / name).unlink(missing_ok=True)
     try:
         folder.rmdir()
     except OSError as error:
         raise DemoError(f"{folder} is not empty, so it stays: {error.strerror}") from error
-    print(f"Removed {_shown(folder)}")
-
-
-# The command line of the scripts.
-
-
-def main(words: Sequence[str]) -> int:
-    """Do what a script asks for; the exit code."""
-    command, *numbers = words
-    try:
-        servers = find_servers()
-        chosen = choose(servers, numbers)
-        if command == "start":
-            _see_that_nobody_wants_other_ports(servers)
-            start(chosen)
-            tell_what_to_try(servers)
-        elif command == "stop":
-            stop(chosen)
-        else:
-            clean(servers)
-    except DemoError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print(f"Removed {shown(folder)}")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Starts the three servers of the demo, or those that are named: demo/start.sh 2 3
+# On a desktop it opens a page in the browser, unless it is told not to: demo/start.sh --no-open
 # demo/README.md tells what they are, and which variables change their ports, their folder and their Python.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -15,4 +16,4 @@ if [[ -z ${DEMO_PYTHON:-} && ! -x $root/.venv/bin/synapse_like ]]; then
         exit 1
     fi
 fi
-exec "$python" "$root/demo/servers.py" start "$@"
+exec "$python" "$root/demo/commands.py" start "$@"

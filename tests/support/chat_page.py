@@ -16,6 +16,7 @@ from tests.support.client import PASSWORD
 
 #: Milliseconds until something that should have come has not.
 PATIENCE = 30_000
+expect.set_options(timeout=PATIENCE)
 
 
 @dataclass

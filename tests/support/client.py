@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPMessage, RemoteDisconnected
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote as percent_encode
 from urllib.parse import urlencode
-
-from tests.support.server import HomeServer
 
 PREFIX = "/_matrix/client/api/v1"
 PASSWORD = "correct horse"
@@ -122,15 +120,25 @@ class Pending:
         self._connection.close()
 
 
+class Home(Protocol):
+    """A home server, as its clients know it."""
+
+    @property
+    def name(self) -> str:
+        """What stands behind the colon in the names of its users."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect."""
+
+
 class Client:
     """One login, or none yet, at one server; `token` and `user_id` are empty until there is one.
 
     `room_version` is that of the rooms that `create_room` makes; None leaves the choice to the server.
     """
 
-    def __init__(
-        self, server: HomeServer, *, token: str = "", user_id: str = "", room_version: str | None = None
-    ) -> None:
+    def __init__(self, server: Home, *, token: str = "", user_id: str = "", room_version: str | None = None) -> None:
         self.server = server
         self.token = token
         self.user_id = user_id
@@ -432,7 +440,7 @@ class Client:
 class Pipeline:
     """One raw connection on which requests are sent without waiting for the answers before them."""
 
-    def __init__(self, server: HomeServer) -> None:
+    def __init__(self, server: Home) -> None:
         self._socket = socket.create_connection(server.address, timeout=20)
         self._reader = self._socket.makefile("rb")
 

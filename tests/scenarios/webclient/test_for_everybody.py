@@ -166,6 +166,7 @@ def test_keyboard_alone_is_enough(visit: Visit, home: HomeServer, person: Person
     walk_to("#confirm-yes")
     keyboard.press("Enter")
     expect(page.find("#messages .redacted")).to_have_count(1, timeout=PATIENCE)
+    expect(page.find("#confirm-dialog")).to_be_hidden(timeout=PATIENCE)
     keyboard.press("Escape")
     page.wait_for_focus("#composer-text")
 

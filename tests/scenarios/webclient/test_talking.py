@@ -71,6 +71,7 @@ def test_what_was_not_answered_is_sent_again_and_said_once(visit: Visit, person:
 
     sending = f"**{PREFIX}/rooms/*/send/**"
     page.page.route(f"**{PREFIX}/events?**", lambda route: None)
+    page.page.evaluate("dispatchEvent(new Event('offline'))")
     page.page.route(sending, lose_answers)
     page.say("Just once")
     failed = page.wait_for(".message.failed", "Not sent.")
@@ -85,6 +86,33 @@ def test_what_was_not_answered_is_sent_again_and_said_once(visit: Visit, person:
     page.page.reload()
     page.wait_until_in().wait_for_message("Just once")
     assert texts(alice.history(room)).count("Just once") == 1
+
+
+def test_stream_that_tells_before_the_answer_shows_nothing_twice(visit: Visit, person: Person) -> None:
+    """API-4: and an answer that gets lost then is asked for again."""
+    alice = person("alice")
+    page = visit(alice)
+    room = page.create_room("Echoes")
+    held: list[Route] = []
+
+    def hold_first_answer(route: Route) -> None:
+        if held:
+            route.continue_()
+            return
+        held.append(route)
+        route.fetch()
+
+    page.page.route(f"**{PREFIX}/rooms/*/send/**", hold_first_answer)
+    page.say("Just once")
+    page.wait_for_message("Just once")
+    assert held
+    assert page.texts() == ["Just once"]
+    with page.page.expect_response(held[0].request.url, timeout=PATIENCE):
+        held[0].abort()
+    page.say("and another")
+    page.wait_for_message("and another")
+    assert page.texts() == ["Just once", "and another"]
+    assert [text for text in texts(alice.history(room)) if text] == ["Just once", "and another"]
 
 
 def test_what_the_server_refuses_is_told_and_can_be_discarded(visit: Visit, person: Person) -> None:

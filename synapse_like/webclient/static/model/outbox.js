@@ -7,6 +7,9 @@
 
 import { ApiError, newTransaction, Unreachable } from "../api.js";
 
+/** After how many milliseconds the server is asked again whether it has something. */
+const AGAIN = 2000;
+
 /**
  * @typedef {object} Echo
  * @property {string} transaction
@@ -133,6 +136,8 @@ export class Outbox {
     echo.reason = error.message;
     echo.isUnheard = isUnheard;
     if (!isUnheard) echo.isHidden = false;
+    // The stream has told of something like it: the server says whether it was this.
+    if (echo.isHidden) setTimeout(() => this.retry(roomId, echo), AGAIN);
     this.store.echoChanged(roomId, echo);
   }
 

@@ -273,7 +273,7 @@ export class Store extends EventTarget {
   /** The stream has told of something that we have sent, maybe before the answer to it came. */
   #settleEcho(room, event) {
     if (event.user_id !== this.userId) return;
-    const content = JSON.stringify(event.content);
+    const content = inOrder(event.content);
     const known = room.echoes.find((echo) => echo.eventId === event.event_id);
     if (known) {
       room.echoes = room.echoes.filter((echo) => echo !== known);
@@ -281,7 +281,7 @@ export class Store extends EventTarget {
     }
     // It is most likely this one, and is not shown twice; whether it is the answer says.
     const likely = room.echoes.find(
-      (echo) => echo.isUnderWay && !echo.eventId && !echo.isHidden && JSON.stringify(echo.content) === content,
+      (echo) => echo.isUnderWay && !echo.eventId && !echo.isHidden && inOrder(echo.content) === content,
     );
     if (likely) likely.isHidden = true;
   }
@@ -327,6 +327,15 @@ export class Store extends EventTarget {
 /** When something happened: not later than now, whatever its server says, so that no room stays on top for ever. */
 function timeOf(event) {
   return Math.min(event?.origin_server_ts ?? Infinity, Date.now());
+}
+
+/** A content as text, the same in whatever order its keys come. */
+function inOrder(content) {
+  const sorted = (_, value) =>
+    value && typeof value === "object" && !Array.isArray(value)
+      ? Object.fromEntries(Object.entries(value).sort())
+      : value;
+  return JSON.stringify(content, sorted);
 }
 
 /** What brings a room up in the list. */

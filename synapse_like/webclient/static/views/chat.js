@@ -17,7 +17,7 @@ import { mountRoomHeader } from "./room_header.js";
 import { mountRoomList } from "./room_list.js";
 import { mountTimeline } from "./timeline.js";
 
-/** On narrow screens one of these is shown at a time. @typedef {"rooms"|"room"|"people"} Pane */
+/** On narrow screens one of these is shown at a time; on wide ones, people stay beside the rooms. @typedef {"rooms"|"room"|"people"} Pane */
 
 /** What all parts of the page share. */
 export class Chat extends EventTarget {
@@ -50,7 +50,8 @@ export class Chat extends EventTarget {
     const left = this.room;
     this.store.open(id);
     if (left && left.id !== id && !left.timeline.isLive) this.sync.load(left.id);
-    this.pane = id ? "room" : "rooms";
+    const staysOpen = this.pane === "people" && matchMedia("(min-width: 64.01rem)").matches;
+    this.pane = !id ? "rooms" : staysOpen ? "people" : "room";
     if (before !== id) this.dispatchEvent(new Event("opened"));
   }
 
