@@ -17,7 +17,10 @@ function start() {
   onOtherTabs(() => {
     const saved = savedSession();
     if (current && !saved) leave(ENDED);
-    else if (saved?.access_token !== current?.access_token) location.reload();
+    else if (saved?.access_token !== current?.access_token) {
+      current = saved;
+      location.reload();
+    }
   });
 }
 
@@ -32,6 +35,9 @@ function enter(session) {
 
 /** @param {string} [message] why */
 function leave(message = ENDED) {
+  // Both the stream and another tab may tell.
+  if (!current) return;
+  current = null;
   forgetSession();
   sessionStorage.setItem(MESSAGE, message);
   // Begun anew, so that nothing of one user is left for the next.
