@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -46,10 +46,12 @@ def public_url(config: Config) -> str:
     return url_of(str(address), config.client.port)
 
 
-def limiter(config: Config, clock: ReactorClock) -> Limiter:
-    """The rate limits of the configuration."""
-    classes = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
-    return Limiter(classes, clock.monotonic, enabled=config.rate_limits.enabled)
+def limiter(config: Config, clock: ReactorClock, rates: Mapping[str, tuple[float, int]]) -> Limiter:
+    """The rate limits of the configuration.
+
+    :param rates: by class; they are looked at each time.
+    """
+    return Limiter(rates, clock.monotonic, enabled=config.rate_limits.enabled)
 
 
 def site(

@@ -17,6 +17,7 @@ from synapse_like import __version__
 from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client, make_policy
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, public_url, site, timeouts
+from synapse_like.app.reloading import Takes, rates_of, takes_of_home_server
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
@@ -136,6 +137,7 @@ class HomeServer:
     """A running server's parts, as far as somebody must start and stop them.
 
     :ivar metrics: what answers to Prometheus.
+    :ivar takes: how settings are taken over while it runs.
     :ivar files_agent: fetches files; apart from the other, so that large files never stand in the way of events.
     """
 
@@ -150,6 +152,7 @@ class HomeServer:
     start_presence: Callable[[], Coroutine[Any, Any, None]] | None
     health: Health
     metrics: Site[None] | None
+    takes: Takes[Config]
 
 
 @dataclass(slots=True)
@@ -240,7 +243,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
     name = config.server_name
     metrics = make_metrics(config, bus)
     database = open_database(config, reactor, bus, metrics)
-    limits = limiter(config, clock)
+    rates = rates_of(config)
+    limits = limiter(config, clock, rates)
 
     authentication = Authentication(database, bus, clock)
     passwords = Passwords(hasher(config), reactor)
@@ -442,6 +446,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         people.start if people else None,
         health,
         metrics_parts.site if metrics_parts else None,
+        takes_of_home_server(rates, [client_site, federation_site], speaking.keyring, client_tls),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -16,9 +17,10 @@ from synapse_like import logs
 from synapse_like.app.errors import StartError
 from synapse_like.app.identity import IdentityService
 from synapse_like.app.parts import stop_listening, url_of
+from synapse_like.app.reloading import Reloading, on_hangup, reader, take_log
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
-from synapse_like.config import Config
+from synapse_like.config import Config, load
 from synapse_like.identity.settings import IdentityConfig, load_identity
 
 _log = logs.get_logger(__name__)
@@ -183,9 +185,22 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(settings: Config | IdentityConfig, tell: Callable[[str], object]) -> int:
+def _reload_on_hangup(settings: Config | IdentityConfig, path: Path, service: Together, reactor: Any) -> None:
+    """Have SIGHUP do what it can."""
+    if isinstance(settings, IdentityConfig):
+        of_identity = Reloading(settings, reader(load_identity, path), {"log": take_log})
+        on_hangup(reactor, of_identity.reload, None)
+        return
+    [server] = [part.server for part in service if isinstance(part, HomeServerService)]
+    assert server is not None, "it has been started"
+    reloading = Reloading(settings, reader(load, path), server.takes)
+    on_hangup(reactor, reloading.reload, server.federation.tls if server.federation is not None else None)
+
+
+def run(settings: Config | IdentityConfig, path: Path, tell: Callable[[str], object]) -> int:
     """Run a server until it is told to stop; the exit code.
 
+    :param path: of the settings, for when they are to be read again.
     :param tell: is told, in a sentence, where the server listens.
     :raises StartError: it cannot start.
     """
@@ -197,5 +212,6 @@ def run(settings: Config | IdentityConfig, tell: Callable[[str], object]) -> int
     service.startService()
     loop: Any = reactor
     loop.addSystemEventTrigger("before", "shutdown", service.stopService)
+    _reload_on_hangup(settings, path, service, loop)
     loop.run()
     return 0
