@@ -73,9 +73,15 @@ _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 _bound: ContextVar[Mapping[str, object]] = ContextVar("synapse_like.logs", default={})  # noqa: B039 - never changed
 
 
+#: Each keeps for itself how it was set up when it was first used, which is quick, until `configure` has it look again.
+_given_out: list[Any] = []
+
+
 def get_logger(name: str) -> Logger:
     """A logger, to be kept in the module: `_log = get_logger(__name__)`."""
-    return cast(Logger, structlog.get_logger(logger_name=name))
+    logger = structlog.get_logger(logger_name=name)
+    _given_out.append(logger)
+    return cast(Logger, logger)
 
 
 class _Binding:
@@ -137,6 +143,8 @@ def configure(format: Format = "text", level: Level = "info", *, adopt_twisted: 
         logger_factory=_Output,
         cache_logger_on_first_use=True,
     )
+    for logger in _given_out:
+        vars(logger).pop("bind", None)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _StandardLibraryHandler)]:
         root.removeHandler(handler)

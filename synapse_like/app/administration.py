@@ -12,7 +12,6 @@ from synapse_like.app.parts import engine_of, hasher
 from synapse_like.config import Config
 from synapse_like.federation import status as sending_status
 from synapse_like.federation.own_keys import KeysUnusable, read_signing_file
-from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers import state_explanation
 from synapse_like.handlers.accounts import RESET
 from synapse_like.handlers.passwords import check_strength
@@ -191,22 +190,6 @@ def federation_retry(config: Config, server: str | None) -> str:
     if not count:
         raise NotFound(f"Nothing was ever sent to {server}.")
     return f"{server} is to be tried again at once."
-
-
-def purge_room(config: Config, room_id: str, force: bool) -> str:
-    """Delete a room with everything in it; a sentence about what was deleted.
-
-    :param force: also if users of this server are still in it.
-    :raises StartError: the database cannot be opened.
-    :raises MatrixError: there is no such room, or somebody is still in it.
-    """
-    connection = connect(config)
-    try:
-        deleted = connection.transact(room_handlers.purge, room_id, server_name=config.server_name, force=force)
-        connection.engine.forget_deleted(connection.raw)
-    finally:
-        connection.close()
-    return f"Purged {room_id} with {deleted} events."
 
 
 # An identity server.

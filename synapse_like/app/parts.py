@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -34,10 +34,12 @@ R = TypeVar("R")
 SLOW_FACTOR = 5
 
 
-def limiter(config: Config, clock: ReactorClock) -> Limiter:
-    """The rate limits of the configuration."""
-    classes = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
-    return Limiter(classes, clock.monotonic, enabled=config.rate_limits.enabled)
+def limiter(config: Config, clock: ReactorClock, rates: Mapping[str, tuple[float, int]]) -> Limiter:
+    """The rate limits of the configuration.
+
+    :param rates: by class; they are looked at each time.
+    """
+    return Limiter(rates, clock.monotonic, enabled=config.rate_limits.enabled)
 
 
 def site(

@@ -17,6 +17,7 @@ from synapse_like import __version__, webclient
 from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import Entrance, make_entrance, make_identity_client, make_policy
 from synapse_like.app.parts import hasher, limiter, load_keys, open_database, open_tls, site, timeouts
+from synapse_like.app.reloading import Takes, rates_of, takes_of_home_server
 from synapse_like.background import Repeating, Slices, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
@@ -138,6 +139,7 @@ class HomeServer:
     """A running server's parts, as far as somebody must start and stop them.
 
     :ivar metrics: what answers to Prometheus.
+    :ivar takes: how settings are taken over while it runs.
     :ivar files_agent: fetches files; apart from the other, so that large files never stand in the way of events.
     """
 
@@ -152,6 +154,7 @@ class HomeServer:
     start_presence: Callable[[], Coroutine[Any, Any, None]] | None
     health: Health
     metrics: Site[None] | None
+    takes: Takes[Config]
 
 
 @dataclass(slots=True)
@@ -242,7 +245,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
     name = config.server_name
     metrics = make_metrics(config, bus)
     database = open_database(config, reactor, bus, metrics)
-    limits = limiter(config, clock)
+    rates = rates_of(config)
+    limits = limiter(config, clock, rates)
     budget = Budget(config.limits.max_held_bytes)
 
     authentication = Authentication(database, bus, clock)
@@ -453,6 +457,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         people.start if people else None,
         health,
         metrics_parts.site if metrics_parts else None,
+        takes_of_home_server(rates, [client_site, federation_site], speaking.keyring, client_tls),
     )
 
 

@@ -16,9 +16,10 @@ from twisted.internet.interfaces import IListeningPort
 from synapse_like import logs
 from synapse_like.app.errors import StartError
 from synapse_like.app.parts import stop_listening
+from synapse_like.app.reloading import Reloading, on_hangup, reader, take_log
 from synapse_like.app.server import HomeServer, build
 from synapse_like.background import run_in_background
-from synapse_like.config import Config
+from synapse_like.config import Config, load
 from synapse_like.config.shared import url_of
 
 if TYPE_CHECKING:
@@ -195,9 +196,24 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(settings: Config | IdentityConfig, tell: Callable[[str], object]) -> int:
+def _reload_on_hangup(settings: Config | IdentityConfig, path: Path, service: Together, reactor: Any) -> None:
+    """Have SIGHUP do what it can."""
+    if not isinstance(settings, Config):
+        from synapse_like.identity.settings import IDENTITY_SERVER
+
+        of_identity = Reloading(settings, reader(IDENTITY_SERVER.load, path), {"log": take_log})
+        on_hangup(reactor, of_identity.reload, None)
+        return
+    [server] = [part.server for part in service if isinstance(part, HomeServerService)]
+    assert server is not None, "it has been started"
+    reloading = Reloading(settings, reader(load, path), server.takes)
+    on_hangup(reactor, reloading.reload, server.federation.tls if server.federation is not None else None)
+
+
+def run(settings: Config | IdentityConfig, path: Path, tell: Callable[[str], object]) -> int:
     """Run a server until it is told to stop; the exit code.
 
+    :param path: of the settings, for when they are to be read again.
     :param tell: is told, in a sentence, where the server listens.
     :raises StartError: it cannot start.
     """
@@ -209,5 +225,6 @@ def run(settings: Config | IdentityConfig, tell: Callable[[str], object]) -> int
     service.startService()
     loop: Any = reactor
     loop.addSystemEventTrigger("before", "shutdown", service.stopService)
+    _reload_on_hangup(settings, path, service, loop)
     loop.run()
     return 0

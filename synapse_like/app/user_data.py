@@ -15,6 +15,7 @@ from synapse_like.app.administration import connect
 from synapse_like.app.content import BlockingMeans, do_at_once
 from synapse_like.app.errors import StartError
 from synapse_like.config import Config
+from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.handlers.purging import Freed, HistoryPurge, WordsOfUser, words_of
 from synapse_like.protocol.errors import NotFound
@@ -44,6 +45,29 @@ def purge_history(config: Config, room_id: str, *, before_ms: int | None, before
         connection.close()
     count, size = shown.events + hidden.events, shown.bytes + hidden.bytes
     return f"Deleted {count} events of {room_id}, {size:,} bytes."
+
+
+def purge_room(config: Config, room_id: str, *, force: bool, tell: Tell) -> str:
+    """Delete a room with everything in it; a sentence about what was freed.
+
+    What was said goes step by step, and does not keep the server from writing; then the rest at once. Interrupted, it
+    leaves a room without messages.
+
+    :param force: also if users of this server are still in it.
+    :raises StartError: the database cannot be opened.
+    :raises MatrixError: there is no such room, or somebody is still in it.
+    """
+    said = HistoryPurge(room_id)
+    connection = connect(config)
+    try:
+        name = config.server_name
+        connection.transact(room_handlers.to_be_purged, room_id, server_name=name, force=force)
+        words = _in_steps(connection, said.step, f"{room_id}: ", tell)
+        count, size = connection.transact(room_handlers.purge, room_id, server_name=name, force=force)
+        connection.engine.forget_deleted(connection.raw)
+    finally:
+        connection.close()
+    return f"Purged {room_id} with {words.events + count} events, {words.bytes + size:,} bytes."
 
 
 def _in_steps(connection: Connection, step: Callable[[Transaction, int], Freed], name: str, tell: Tell) -> Freed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synapse_like.commands.options import needs_identity_config
+from synapse_like.commands.options import needs_identity_config, settings_file
 from synapse_like.commands.setup import assign, generate_key, keep_or_write, new_signing_key
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def identity_check_config(config: IdentityConfig) -> None:
 
 @identity.command("run")
 @needs_identity_config
-def identity_run(config: IdentityConfig) -> None:
-    """Run the server until SIGINT or SIGTERM."""
+@click.pass_context
+def identity_run(ctx: click.Context, config: IdentityConfig) -> None:
+    """Run the server until SIGINT or SIGTERM; at SIGHUP it reads the settings again."""
     from synapse_like.app import service
 
-    sys.exit(service.run(config, click.echo))
+    sys.exit(service.run(config, settings_file(ctx), click.echo))
 
 
 @identity.command("migrate")

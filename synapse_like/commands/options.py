@@ -52,10 +52,11 @@ def _read_config(ctx: click.Context, __: click.Parameter, path: Path) -> Config:
     return config
 
 
-def _read_identity_config(_: click.Context, __: click.Parameter, path: Path) -> IdentityConfig:
+def _read_identity_config(ctx: click.Context, __: click.Parameter, path: Path) -> IdentityConfig:
     from synapse_like import logs
     from synapse_like.identity.settings import IDENTITY_SERVER
 
+    ctx.meta[_SETTINGS_FILE] = path
     config = IDENTITY_SERVER.load(path, os.environ)
     logs.configure(config.log.format, config.log.level, adopt_twisted=False)
     return config

@@ -31,9 +31,9 @@ def explain_state(config: Config, room_id: str, event_type: str | None, state_ke
 @click.option("--force", is_flag=True, help="Even if users of this server are still in it.")
 def purge_room(config: Config, room_id: str, force: bool) -> None:
     """Delete the room ROOM_ID and all that was said in it, which cannot be undone."""
-    from synapse_like.app import administration
+    from synapse_like.app import user_data
 
-    click.echo(administration.purge_room(config, room_id, force))
+    click.echo(user_data.purge_room(config, room_id, force=force, tell=progress))
 
 
 @click.command()

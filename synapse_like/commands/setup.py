@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synapse_like.commands.options import needs_config
+from synapse_like.commands.options import needs_config, settings_file
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
@@ -162,11 +162,12 @@ def check_config(config: Config) -> None:
 
 @click.command()
 @needs_config
-def run(config: Config) -> None:
-    """Run the server until SIGINT or SIGTERM."""
+@click.pass_context
+def run(ctx: click.Context, config: Config) -> None:
+    """Run the server until SIGINT or SIGTERM; at SIGHUP it reads the settings again."""
     from synapse_like.app import service
 
-    sys.exit(service.run(config, click.echo))
+    sys.exit(service.run(config, settings_file(ctx), click.echo))
 
 
 @click.command()

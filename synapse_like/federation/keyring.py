@@ -134,7 +134,7 @@ class Keyring:
         self._clock = clock
         self._slices = slices
         self._accept_relayed = accept_relayed
-        self._trusted = tuple(name for name in trusted_key_servers if name != own.server_name)
+        self.trust(trusted_key_servers)
         self._own = _Server(
             {own.signing_id: _Key(get_verify_key(own.signing), _FOR_EVER, is_old=False, relayed_by=None)}
             | {key_id: _Key(old.key, old.ended, is_old=True, relayed_by=None) for key_id, old in own.old.items()},
@@ -145,6 +145,10 @@ class Keyring:
         self._loading: Shared[str, _Server] = Shared(self._load)
         self._fetching: Shared[str, _Server] = Shared(self._fetch)
         self._free = DeferredSemaphore(MOST_AT_ONCE)
+
+    def trust(self, servers: Sequence[str]) -> None:
+        """Have other servers be those that may always vouch for keys."""
+        self._trusted = tuple(name for name in servers if name != self._name)
 
     @property
     def is_idle(self) -> bool:

@@ -91,6 +91,10 @@ class ClientTls:
         self._unchecked.set_verify(SSL.VERIFY_NONE, _as_openssl_says)
         self._sessions: LRUCache[str, SSL.Session] = LRUCache(MOST_SESSIONS)
 
+    def leave_unverified(self, servers: Collection[str]) -> None:
+        """Have other servers be those whose certificates are not checked; connections that are open stay."""
+        self._unverified_servers = frozenset(servers)
+
     def verifies(self, server_name: str) -> bool:
         """Whether the certificate of a server is checked."""
         return self._verify and server_name not in self._unverified_servers

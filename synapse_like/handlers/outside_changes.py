@@ -47,6 +47,8 @@ class OutsideChanges:
         if changes != self._seen:
             # Whoever writes looks for changes first; until somebody did, readers would be given old copies.
             await self._database.write("outside-changes", positions.current, positions.OUTSIDE)
+            # What a command has deleted may still be in the files, if somebody was reading just then.
+            self._database.deleted()
             self._notifier.forget_recent()
             self._authentication.forget_all()
             await self._event_stream.end_revoked()

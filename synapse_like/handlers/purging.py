@@ -46,7 +46,7 @@ class HistoryPurge:
     """Takes old messages of a room out. What is state stays, and so do the newest events, on which the next will rest.
 
     :ivar before_ms: what was said before, as its sender says, goes; in ms since 1970.
-    :ivar before_event: what stands before this event in the timeline goes. One of the two is given.
+    :ivar before_event: what stands before this event in the timeline goes. Without either, all that can goes.
     """
 
     room_id: str

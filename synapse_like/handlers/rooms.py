@@ -26,7 +26,7 @@ from synapse_like.protocol.errors import (
 from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, canonical_user_id, domain_of
 from synapse_like.protocol.room_creation import description, opening_events
 from synapse_like.protocol.room_versions import rules_for
-from synapse_like.storage import directory, events, membership, presence_lists, rooms, state
+from synapse_like.storage import directory, events, membership, presence_lists, purging, rooms, state
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import Room, RoomHead
@@ -270,8 +270,8 @@ def _parse_list_token(text: str | None) -> int:
     return int(number)
 
 
-def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> int:
-    """Delete a room with everything in it (ROOM-8); the number of its events.
+def to_be_purged(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> Room:
+    """A room that may be deleted with everything in it (ROOM-8), locked until the transaction ends.
 
     :param force: also if users of this server are still in it.
     :raises NotFound: this server does not know the room.
@@ -285,4 +285,11 @@ def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> i
     still_in = [user for user in membership.users_in_room(txn, room.room_nid) if user.endswith(suffix)]
     if still_in and not force:
         raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, e.g. {min(still_in)}.")
-    return delete_room(txn, room)
+    return room
+
+
+def purge(txn: Transaction, room_id: str, *, server_name: str, force: bool) -> tuple[int, int]:
+    """Delete such a room; the number of its events, and their bytes. Raises as `to_be_purged`."""
+    room = to_be_purged(txn, room_id, server_name=server_name, force=force)
+    size = purging.size_of_room(txn, room.room_nid)
+    return delete_room(txn, room), size

@@ -54,6 +54,12 @@ def newest_number(txn: Transaction) -> int:
     return 0 if row is None or row[0] is None else int(row[0])
 
 
+def size_of_room(txn: Transaction, room_nid: int) -> int:
+    """The bytes of all events of a room."""
+    row = txn.one("SELECT SUM(LENGTH(pdu)) FROM events WHERE room_nid = ?", (room_nid,))
+    return 0 if row is None or row[0] is None else int(row[0])
+
+
 def delete(txn: Transaction, event_nids: Collection[int]) -> None:
     """Take events out for good. They must be no state, and nothing may come right after them any more."""
     for part in batched(event_nids):

@@ -130,7 +130,7 @@ def check_database(config: Config) -> Iterator[Finding]:
     for fault in faults:
         yield Finding("database", "fault", fault, "Stop the server, and restore a backup or repair the database.")
     if not faults:
-        yield Finding("database", "ok", f"{engine.name} finds no fault in its files.")
+        yield Finding("database", "ok", f"{engine.name} finds no fault with itself.")
 
 
 def _schema(connection: Connection) -> Iterator[Finding]:
