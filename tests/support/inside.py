@@ -106,8 +106,9 @@ class Inside:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.loop = Loop()
-        with (folder / "signing.key").open("w") as file:
-            write_signing_keys(file, [generate_signing_key("1")])
+        if not (folder / "signing.key").exists():
+            with (folder / "signing.key").open("w") as file:
+                write_signing_keys(file, [generate_signing_key("1")])
         config = parse({**SETTINGS, **settings}, source="inside", folder=folder, environ={})
         self.server = composition.build(config, self.loop)
         assert self.server.federation is not None
@@ -183,6 +184,11 @@ class Inside:
         self.tokens[name] = answer["access_token"]
         user_id: str = answer["user_id"]
         return user_id
+
+    def log_in(self, name: str) -> None:
+        """Another token for a user."""
+        stage = {"type": "m.login.password", "user": name, "password": PASSWORD}
+        self.tokens[name] = self.ask("POST", "/login", stage)["access_token"]
 
     def join_as_peer(self, room_id: str, user_id: str) -> PeerRoom:
         """Have a user of the other server join a room."""
