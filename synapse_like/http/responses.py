@@ -17,7 +17,6 @@ from twisted.web.http import NO_BODY_CODES, RESPONSES
 
 from synapse_like.protocol.errors import LimitExceeded, MatrixError
 
-
 #: After how many seconds to come again where nobody can tell.
 SOON_SECONDS = 5
 
