@@ -144,7 +144,7 @@ class History:
 
     def _state(self, txn: Transaction, user_id: str, room_id: str) -> list[StoredEvent]:
         room = room_to_read(txn, room_id, user_id)
-        return events.load(txn, state.current(txn, room.room_nid))
+        return events.load_whole(txn, state.current(txn, room.room_nid))
 
     async def state_content(
         self, requester: Requester, room_id: str, event_type: str, state_key: str
@@ -177,7 +177,7 @@ class History:
 
     def _members(self, txn: Transaction, user_id: str, room_id: str) -> Page:
         room = room_to_read(txn, room_id, user_id)
-        found = events.load(txn, state.current_of_type(txn, room.room_nid, MEMBER))
+        found = events.load_whole(txn, state.current_of_type(txn, room.room_nid, MEMBER))
         return Page(StreamToken(0), StreamToken(self._notifier.position), found)
 
     async def event(self, requester: Requester, event_id: str) -> StoredEvent:

@@ -87,10 +87,11 @@ class InitialSync:
         hidden = unwanted.hidden_among(txn, invites)
         told = [nid for nid in invites if nid not in hidden]
         shown: list[JoinedRoom] = []
-        left = history.MOST_BYTES
+        left, left_for_state = history.MOST_BYTES, events.MOST_WHOLE_BYTES
         for room in joined:
-            shown.append(_joined_room(txn, found[room.room_nid], now, limit, ignored, left))
+            shown.append(_joined_room(txn, found[room.room_nid], now, limit, ignored, left, left_for_state))
             left -= shown[-1].messages.size
+            left_for_state -= sum(stored.size for stored in shown[-1].state)
         return Snapshot(
             now,
             shown,
@@ -129,10 +130,16 @@ def _joined_room(
     limit: int,
     ignored: frozenset[str],
     most_bytes: int = history.MOST_BYTES,
+    most_of_state: int = events.MOST_WHOLE_BYTES,
 ) -> JoinedRoom:
-    """A room with its newest events: as many as `limit`, or as fit into so many bytes, but one at the least."""
+    """A room with its newest events: as many as `limit`, or as fit into so many bytes, but one at the least.
+
+    :param most_of_state: bytes of its state at the most; where there is more, the newest is left out. What a room
+        begins with, on which all else rests, is shown in any case.
+    """
     newest_first = history.page_back(
         txn, room.room_nid, now, OLDEST, limit, ignored=ignored, remember=True, most_bytes=most_bytes
     )
     messages = Page(newest_first.end, now, newest_first.events[::-1])
-    return JoinedRoom(room.room_id, room.is_public, messages, events.load(txn, state.current(txn, room.room_nid)))
+    held = events.load_within(txn, state.current(txn, room.room_nid), max(most_of_state, 1))
+    return JoinedRoom(room.room_id, room.is_public, messages, held)

@@ -16,7 +16,7 @@ from synapse_like.federation.transactions import encode_edu
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.streams import Json
-from synapse_like.protocol.errors import BadJson, Forbidden, LimitExceeded, NotFound
+from synapse_like.protocol.errors import BadJson, Forbidden, NotFound
 from synapse_like.protocol.identifiers import canonical_user_id, domain_of
 from synapse_like.storage import accounts, destinations, presence, presence_lists
 from synapse_like.storage.database import Database, Transaction
@@ -138,7 +138,7 @@ class PresenceLists:
             elif accounts.find(txn, observed) is None:
                 raise NotFound(f"There is no user {observed}.")
         if presence_lists.count_of(txn, user_id) + len(change.invite) > MOST_ENTRIES:
-            raise LimitExceeded(f"A presence list may have at most {MOST_ENTRIES} users.", 0)
+            raise Forbidden(f"A presence list may have at most {MOST_ENTRIES} users.")
         for observer in change.accept:
             if presence_lists.find(txn, observer, user_id) is None:
                 raise NotFound(f"{observer} has not asked to see your presence.")

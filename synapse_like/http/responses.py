@@ -17,6 +17,9 @@ from twisted.web.http import NO_BODY_CODES, RESPONSES
 
 from synapse_like.protocol.errors import LimitExceeded, MatrixError
 
+#: After how many seconds to come again where nobody can tell.
+SOON_SECONDS = 5
+
 
 class Encoded(bytes):
     """JSON in UTF-8, answered as it stands, with status 200."""
@@ -116,4 +119,6 @@ def refusal(error: MatrixError, headers: Mapping[str, str] | None = None) -> Res
     own = dict(headers or {})
     if isinstance(error, LimitExceeded):
         own["Retry-After"] = str(math.ceil(error.extra["retry_after_ms"] / 1000))
+    elif error.status == 503:
+        own["Retry-After"] = str(SOON_SECONDS)
     return Response(error.status, own, orjson.dumps(error.body()))

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import cast
 
 from synapse_like.protocol.canonical_json import decode
+from synapse_like.protocol.errors import TooLarge
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
@@ -24,6 +25,11 @@ from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import batched, placeholders
 
 STREAM = "events"
+
+#: Bytes of events that are wanted whole at the most: the state of a room with a hundred thousand members, for instance.
+MOST_WHOLE_BYTES = 64 * 1024 * 1024
+#: Events that are loaded at a time where that is looked at.
+LOADED_AT_ONCE = 500
 
 #: Places between two events that follow each other in the stream of events.
 GAP = 2**20
@@ -219,6 +225,34 @@ def load(txn: Transaction, event_nids: Sequence[int], *, remember: bool = True) 
     return [found[nid] for nid in event_nids if nid in found]
 
 
+def load_within(txn: Transaction, event_nids: Sequence[int], most_bytes: int) -> list[StoredEvent]:
+    """The first of some events, as many as have so many bytes together, and perhaps some more."""
+    found: list[StoredEvent] = []
+    size = 0
+    for part in batched(event_nids, LOADED_AT_ONCE):
+        if size >= most_bytes:
+            break
+        loaded = load(txn, part)
+        found += loaded
+        size += sum(stored.size for stored in loaded)
+    return found
+
+
+def load_whole(txn: Transaction, event_nids: Sequence[int]) -> list[StoredEvent]:
+    """Events of which none may be missing, such as the state of a room.
+
+    :raises TooLarge: they are too many, or too large, to be held in memory.
+    """
+    found = load_within(txn, event_nids, MOST_WHOLE_BYTES)
+    if len(found) < len(event_nids):
+        raise _too_large()
+    return found
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"This would be more than {MOST_WHOLE_BYTES} bytes.")
+
+
 def _load_rows(txn: Transaction, event_nids: Collection[int]) -> list[StoredEvent]:
     rows = []
     for part in batched(event_nids):
@@ -337,14 +371,21 @@ def auth_events(txn: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[s
 
 
 def pdus(txn: Transaction, event_ids: Iterable[str]) -> dict[str, bytes]:
-    """The wire forms of those of some events that are here and were not rejected, by ID."""
+    """The wire forms of those of some events that are here and were not rejected, by ID.
+
+    :raises TooLarge: they are too many, or too large, to be held in memory.
+    """
     found: dict[str, bytes] = {}
+    size = 0
     for part in batched(event_ids):
         rows = txn.all(
             f"SELECT event_id, pdu FROM events WHERE event_id IN ({placeholders(part)}) AND standing != ?",
             (*part, int(Standing.REJECTED)),
         )
         found.update((row[0], bytes(row[1])) for row in rows)
+        size += sum(len(row[1]) for row in rows)
+        if size > MOST_WHOLE_BYTES:
+            raise _too_large()
     return found
 
 

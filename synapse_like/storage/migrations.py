@@ -62,6 +62,8 @@ def migrate(connection: Connection, package: str = HOME_SERVER, *, up_to: int | 
             f"the database is at schema {max(applied)}, made by a newer version of this program,"
             f" which knows schemas up to {newest}: run the newer version"
         )
+    if package == HOME_SERVER and applied and max(applied) == 1:
+        connection.transact(_complete_first_step)
     missing = [step for step in known if step.number not in applied and (up_to is None or step.number <= up_to)]
     for step in missing:
         connection.transact(_apply, step)
@@ -88,6 +90,13 @@ def _make_record(txn: Transaction) -> None:
 def _applied(txn: Transaction) -> dict[int, str]:
     """The names of the steps that were applied, by number."""
     return dict(txn.all("SELECT number, name FROM schema_migrations"))
+
+
+def _complete_first_step(txn: Transaction) -> None:
+    """Add the column that databases of the very first day lack, after which the first step was edited."""
+    columns = txn.execute("SELECT * FROM events WHERE event_nid IS NULL").description
+    if "replaces" not in [column[0] for column in columns]:
+        txn.execute("ALTER TABLE events ADD COLUMN replaces BIGINT")
 
 
 def _apply(txn: Transaction, step: Step) -> None:

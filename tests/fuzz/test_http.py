@@ -27,7 +27,7 @@ from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import rules_for
 from tests.fuzz.mutations import mutate
 from tests.fuzz.requests import Known, Maker, Shot, tries
-from tests.support.inside import PASSWORD, PEER, US, Inside, inside, quoted, request
+from tests.support.inside import PASSWORD, PEER, US, Inside, exchange, identity_inside, inside, quoted, request
 from tests.support.peer_rooms import PeerRoom
 
 #: How many requests of each side are made; by hand as many as one likes, others each time.
@@ -240,6 +240,32 @@ def test_every_route_answers_whatever_it_is_asked(scene: Scene, side: str) -> No
         run(site, scene, signs=side == "servers")
         grown = resident_bytes() - before
         assert grown < GROWTH, f"after {scene.requests} requests, {EXAMPLES} more took {grown} bytes"
+
+
+@pytest.mark.timeout(0 if BY_HAND else 300)
+def test_every_route_of_an_identity_server_answers_whatever_it_is_asked(tmp_path: Path) -> None:
+    """SEC-1, ID-1."""
+    texts = ["email", "msisdn", "a@b.example", "+4930123456", "@alice:us.example", "!r:us.example", "s" * 20, "sha256"]
+    known = Known({}, texts, lambda _: [{}], lambda _random, _step: ("", "", {}))
+    statuses: Counter[int] = Counter()
+    with identity_inside(tmp_path) as (loop, site):
+
+        @settings(max_examples=EXAMPLES // 3, derandomize=not BY_HAND, deadline=None, database=None)
+        @given(tries(site.router))
+        def fire(chosen: tuple[str, Route[Any], Random]) -> None:
+            template, route, random = chosen
+            shot = Maker(random, known, TOKENS).shot(template, route, signs=False)
+            note(repr(shot)[:5000])
+            with capture_logs() as lines:
+                answer = exchange(loop, site, request(shot.method, shot.target, shot.body, shot.headers))
+            assert not [line for line in lines if line["log_level"] in ("error", "critical", "exception")]
+            assert answer.status < 500 or answer.status in (502, 503), answer
+            statuses[answer.status] += 1
+
+        fire()
+        loop.until(lambda: site.in_flight == 0)
+        assert site.budget.total == 0
+    assert len(statuses) >= 4, statuses
 
 
 #: What the server once failed at: method, path, body; "{room}" stands for a room of the scene. All are signed.

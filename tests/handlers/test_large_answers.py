@@ -17,9 +17,10 @@ from synapse_like.handlers.event_stream import visible_since
 from synapse_like.handlers.history import Page, page_back, page_forward
 from synapse_like.handlers.initial_sync import InitialSync
 from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.errors import TooLarge
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014
-from synapse_like.storage import events
+from synapse_like.storage import events, rooms, state
 from synapse_like.storage.database import Connection, Transaction
 
 ALICE = "@alice:here"
@@ -39,17 +40,24 @@ class Scene:
         self._creation = EventCreation(
             "here", generate_signing_key("1"), ReactorClock(HandMovedTime()), EventPersistence("here")
         )
-        self.said, self.room_nid = connection.transact(self._make_room)
+        self.said, self.room_nid, self.room_id = connection.transact(self._make_room)
         self.newest = connection.transact(events.current_position)
 
-    def _make_room(self, txn: Transaction) -> tuple[list[str], int]:
+    def _make_room(self, txn: Transaction) -> tuple[list[str], int, str]:
         room = self._creation.found_room(txn, SPEC_2014, ALICE, is_public=True)
         draft = EventDraft(room.room_id, "m.room.member", ALICE, {"membership": "join"}, ALICE)
         self._creation.say(txn, room, draft)
         contents = [{"msgtype": "m.text", "body": f"{n} {'x' * SIZE}"} for n in range(MESSAGES)]
         drafts = [EventDraft(room.room_id, "m.room.message", ALICE, content) for content in contents]
         said = [self._creation.say(txn, room, draft).event.event_id for draft in drafts]
-        return said, room.room_nid
+        return said, room.room_nid, room.room_id
+
+    def add_state(self, txn: Transaction, number: int) -> None:
+        """Add so many large pieces of state."""
+        room = rooms.head(txn, self.room_id)
+        assert room is not None
+        for n in range(number):
+            self._creation.say(txn, room, EventDraft(self.room_id, "x", ALICE, {"x": "x" * SIZE}, f"{n}"))
 
     def walk(self, *, backwards: bool) -> tuple[list[str], int]:
         """All messages, page by page, and how many pages that were."""
@@ -106,6 +114,26 @@ def test_stream_of_large_events_comes_in_pieces_and_whole(scene: Scene) -> None:
         pieces += 1
     assert found == scene.said
     assert pieces > MESSAGES * SIZE / SOME / 2
+
+
+def test_state_that_is_too_large_is_refused_whole_and_shown_in_part_where_one_begins(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may set state in a room could have made the server hold gigabytes of it."""
+    monkeypatch.setattr(events, "MOST_WHOLE_BYTES", SOME)
+    monkeypatch.setattr(events, "LOADED_AT_ONCE", 3)
+    scene.connection.transact(scene.add_state, 20)
+    nids = scene.connection.transact(lambda txn: state.current(txn, scene.room_nid))
+    with pytest.raises(TooLarge):
+        scene.connection.transact(events.load_whole, nids)
+    with pytest.raises(TooLarge):
+        scene.connection.transact(lambda txn: events.pdus(txn, events.ids_of(txn, nids).values()))
+    unused: Any = None
+    [room] = scene.connection.transact(InitialSync(unused, unused, None)._all_rooms, ALICE, 1).joined
+    assert 3 < len(room.state) < len(nids)
+    assert room.state[0].event.type == "m.room.create"
+    monkeypatch.setattr(events, "MOST_WHOLE_BYTES", 10 * SIZE * 20)
+    assert len(scene.connection.transact(events.load_whole, nids)) == len(nids)
 
 
 def test_rooms_of_an_initial_sync_share_what_there_is(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

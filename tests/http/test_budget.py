@@ -104,6 +104,7 @@ class HeldTests(SiteCase):
         await self.until(lambda: self.asked == 1)
         answer = await self.ask("GET", "/page")
         assert (answer.status, answer.json["errcode"]) == (503, "M_UNAVAILABLE")
+        assert int(answer.headers["retry-after"]) > 0
         deaf.leave()
         transport: Any = deaf.transport
         transport.resumeProducing()

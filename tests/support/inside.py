@@ -22,10 +22,12 @@ import orjson
 from signedjson.key import generate_signing_key, get_verify_key, write_signing_keys
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 
+from synapse_like.app import identity as identity_composition
 from synapse_like.app import server as composition
 from synapse_like.background import run_in_background
 from synapse_like.config import parse
 from synapse_like.http.site import Site
+from synapse_like.identity.settings import parse_identity
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.request_signing import authorization, encode_content
 from synapse_like.protocol.room_versions import ALL_RULES, rules_for
@@ -106,8 +108,9 @@ class Inside:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.loop = Loop()
-        with (folder / "signing.key").open("w") as file:
-            write_signing_keys(file, [generate_signing_key("1")])
+        if not (folder / "signing.key").exists():
+            with (folder / "signing.key").open("w") as file:
+                write_signing_keys(file, [generate_signing_key("1")])
         config = parse({**SETTINGS, **settings}, source="inside", folder=folder, environ={})
         self.server = composition.build(config, self.loop)
         assert self.server.federation is not None
@@ -143,18 +146,8 @@ class Inside:
     # Asking.
 
     def send(self, site: Site[Any], data: bytes) -> Answer:
-        """Send bytes on a connection of their own, and give the answer to the first request in them.
-
-        :raises TimeoutError: there is none, and the connection is not closed.
-        """
-        wire = Wire()
-        channel = site.buildProtocol(None)
-        channel.makeConnection(wire)
-        channel.dataReceived(data)
-        self.loop.until(lambda: wire.is_closed or _is_whole(wire.value()))
-        head, _, body = wire.value().partition(b"\r\n\r\n")
-        channel.connectionLost()
-        return Answer(head, body)
+        """Send bytes on a connection of their own, and give the answer to the first request in them; see `exchange`."""
+        return exchange(self.loop, site, data)
 
     def ask(self, method: str, path: str, body: object = None, user: str | None = None) -> Any:
         """Ask as a client does for what must be answered with 200."""
@@ -183,6 +176,11 @@ class Inside:
         self.tokens[name] = answer["access_token"]
         user_id: str = answer["user_id"]
         return user_id
+
+    def log_in(self, name: str) -> None:
+        """Another token for a user."""
+        stage = {"type": "m.login.password", "user": name, "password": PASSWORD}
+        self.tokens[name] = self.ask("POST", "/login", stage)["access_token"]
 
     def join_as_peer(self, room_id: str, user_id: str) -> PeerRoom:
         """Have a user of the other server join a room."""
@@ -216,6 +214,38 @@ def inside(folder: Path, **settings: Any) -> Iterator[Inside]:
         yield server
     finally:
         server.stop()
+
+
+def exchange(loop: Loop, site: Site[Any], data: bytes) -> Answer:
+    """Send bytes to a site on a connection of their own, and give the answer to the first request in them.
+
+    :raises TimeoutError: there is none, and the connection is not closed.
+    """
+    wire = Wire()
+    channel = site.buildProtocol(None)
+    channel.makeConnection(wire)
+    channel.dataReceived(data)
+    loop.until(lambda: wire.is_closed or _is_whole(wire.value()))
+    head, _, body = wire.value().partition(b"\r\n\r\n")
+    channel.connectionLost()
+    return Answer(head, body)
+
+
+@contextmanager
+def identity_inside(folder: Path) -> Iterator[tuple[Loop, Site[Any]]]:
+    """The site of an identity server, in the same way; it reaches nobody, and sends no mail."""
+    loop = Loop()
+    with (folder / "signing.key").open("w") as file:
+        write_signing_keys(file, [generate_signing_key("1")])
+    settings = {"server_name": "id.example", "rate_limits": {"enabled": False}}
+    server = identity_composition.build(parse_identity(settings, source="inside", folder=folder, environ={}), loop)
+    server.agent._enabled = False
+    server.database.start()
+    run_in_background("start", server.start)
+    try:
+        yield loop, server.site
+    finally:
+        server.database.stop()
 
 
 def request(method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
