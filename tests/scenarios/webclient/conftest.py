@@ -30,9 +30,9 @@ SETTINGS = {
 Visit = Callable[..., ChatPage]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for all."""
+    """One browser for all tests of a module. (While there is one, asyncio cannot run in this thread.)"""
     program = needed(browsers.find_chromium() if browsers.AXE.exists() else None, "CHROMIUM", browsers.HOW_TO_INSTALL)
     with browsers.chromium(program) as browser:
         yield browser
