@@ -1,4 +1,4 @@
-"""One server and one browser for all tests of the chat page, and people at it.
+"""One server for all tests of the chat page, a browser for each module, and people at it.
 
 What the page shows lies above storage, so that all this runs on SQLite alone. Names of people and rooms are new in each
 test: `unique` makes them.
