@@ -1,4 +1,4 @@
-"""One server and one browser for all tests of the chat page, and people at it.
+"""One server for all tests of the chat page, a browser for each module, and people at it.
 
 What the page shows lies above storage, so that all this runs on SQLite alone. Names of people and rooms are new in each
 test: `unique` makes them.
@@ -30,9 +30,9 @@ SETTINGS = {
 Visit = Callable[..., ChatPage]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for all."""
+    """One browser for all tests of a module. (While there is one, asyncio cannot run in this thread.)"""
     program = needed(browsers.find_chromium() if browsers.AXE.exists() else None, "CHROMIUM", browsers.HOW_TO_INSTALL)
     with browsers.chromium(program) as browser:
         yield browser
