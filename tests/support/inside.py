@@ -27,7 +27,7 @@ from synapse_like.app import server as composition
 from synapse_like.background import run_in_background
 from synapse_like.config import parse
 from synapse_like.http.site import Site
-from synapse_like.identity.settings import parse_identity
+from synapse_like.identity.settings import IDENTITY_SERVER
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.request_signing import authorization, encode_content
 from synapse_like.protocol.room_versions import ALL_RULES, rules_for
@@ -238,7 +238,9 @@ def identity_inside(folder: Path) -> Iterator[tuple[Loop, Site[Any]]]:
     with (folder / "signing.key").open("w") as file:
         write_signing_keys(file, [generate_signing_key("1")])
     settings = {"server_name": "id.example", "rate_limits": {"enabled": False}}
-    server = identity_composition.build(parse_identity(settings, source="inside", folder=folder, environ={}), loop)
+    server = identity_composition.build(
+        IDENTITY_SERVER.parse(settings, source="inside", folder=folder, environ={}), loop
+    )
     server.agent._enabled = False
     server.database.start()
     run_in_background("start", server.start)
