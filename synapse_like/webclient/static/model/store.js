@@ -99,7 +99,7 @@ export class Store extends EventTarget {
     room.inviter = null;
     room.isPublic = told.visibility === "public";
     room.resetState(told.state);
-    room.timeline.reset(told.messages, PAGE);
+    room.timeline.reset(told.messages);
     room.echoes = room.echoes.filter((echo) => !echo.eventId);
     const held = room.held ?? [];
     room.held = null;
@@ -316,10 +316,10 @@ export class Store extends EventTarget {
   }
 
   /** The events of a room page back. */
-  prepend(roomId, page, limit) {
+  prepend(roomId, page) {
     const room = this.rooms.get(roomId);
     if (!room) return;
-    room.timeline.prepend(page.chunk, page.end, page.chunk.length < limit);
+    room.timeline.prepend(page.chunk, page.end);
     this.#tell("room", roomId);
   }
 }

@@ -50,13 +50,12 @@ export class Timeline {
   /**
    * Begin anew, at the present.
    * @param {{start: string, chunk: MatrixEvent[]}} messages oldest first
-   * @param {number} limit how many were asked for
    */
-  reset(messages, limit) {
+  reset(messages) {
     this.#ids.clear();
     this.#pages = [{ before: messages.start, events: this.#unknown(messages.chunk) }];
     this.isLive = true;
-    this.hasOlder = messages.chunk.length >= limit;
+    this.hasOlder = !isBeginning(messages.chunk);
   }
 
   /**
@@ -79,14 +78,13 @@ export class Timeline {
    * Add a page of history.
    * @param {MatrixEvent[]} chunk newest first
    * @param {string} before where it goes on
-   * @param {boolean} isLastPage whether that is where the room began
    */
-  prepend(chunk, before, isLastPage) {
+  prepend(chunk, before) {
     const known = this.#pages[0];
     const events = this.#unknown(chunk.toReversed());
     if (known && known.events.length === 0) this.#pages.shift();
     this.#pages.unshift({ before, events });
-    this.hasOlder = !isLastPage;
+    this.hasOlder = !isBeginning(chunk);
     while (this.#pages.length > 1 && this.length - this.#pages.at(-1).events.length >= MOST_EVENTS) {
       this.#forget(this.#pages.pop());
       this.isLive = false;
@@ -128,6 +126,11 @@ export class Timeline {
   #forget(page) {
     for (const event of page.events) this.#ids.delete(event.event_id);
   }
+}
+
+/** Whether there is nothing before a page. It may be short for other reasons: large events, or ignored users. */
+function isBeginning(chunk) {
+  return chunk.length === 0 || chunk.some((event) => event.type === "m.room.create");
 }
 
 /** What says who may do what, and stays; of memberships, the memberships do. */

@@ -273,7 +273,7 @@ class TimelineView {
       const page = await this.chat.api.messages(room.id, start, PAGE);
       if (room.timeline.start === start) {
         this.isLoading = this.room !== room && this.isLoading;
-        this.chat.store.prepend(room.id, page, PAGE);
+        this.chat.store.prepend(room.id, page);
       }
     } catch (error) {
       if (this.room === room) this.fault = `Older messages could not be loaded: ${error.message}`;
