@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Request, Route, expect
 
 from tests.scenarios.conftest import Unique
@@ -13,6 +14,9 @@ from tests.scenarios.webclient.conftest import SECRET_WORD, Visit
 from tests.support.chat_page import ChatPage
 from tests.support.client import PASSWORD, PREFIX, Client, refused
 from tests.support.server import HomeServer
+
+#: A browser takes its time on a machine that has others to serve.
+pytestmark = pytest.mark.timeout(300)
 
 
 def session_of(page: ChatPage) -> dict[str, str]:

@@ -15,6 +15,9 @@ from tests.support.client import PASSWORD, PREFIX
 from tests.support.content import upload
 from tests.support.server import HomeServer
 
+#: A browser takes its time on a machine that has others to serve.
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.mark.parametrize("screen", [{"width": 1280}, {"width": 360, "dark": True}], ids=["wide", "narrow-and-dark"])
 def test_everybody_can_use_every_view(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Route, expect
 
 from tests.scenarios.conftest import Unique
@@ -14,6 +15,9 @@ from tests.support.chat_page import PATIENCE
 from tests.support.client import PREFIX, Client, texts
 from tests.support.pictures import drawing, encoded
 from tests.support.server import HomeServer
+
+#: A browser takes its time on a machine that has others to serve.
+pytestmark = pytest.mark.timeout(300)
 
 Person = Callable[[str], Client]
 
