@@ -72,6 +72,9 @@ class _Target(Protocol):
     def add(self, name: str, source: BinaryIO, size: int) -> tuple[int, str]:
         """Write a file; its size and hash."""
 
+    def take(self, name: str, path: Path) -> tuple[int, str]:
+        """Put a file there that is not needed where it is; its size and hash."""
+
 
 # Making one.
 
@@ -85,11 +88,12 @@ def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
     """
     if target.exists():
         raise StartError(f"{target} is there already: a backup is never written over something")
-    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished, copied = (target.with_name(f".{target.name}.{name}") for name in ("unfinished", "database"))
     try:
+        _remove_database(copied)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _opened(unfinished, is_tar=target.suffix == ".tar") as place:
-            manifest = _fill(config, settings, place, target.parent, tell)
+            manifest = _fill(config, settings, place, copied, tell)
         os.sync()
         unfinished.rename(target)
     except BlockingIOError as error:
@@ -98,6 +102,7 @@ def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
         raise StartError(f"the backup could not be made: {error}") from error
     finally:
         _remove(unfinished)
+        _remove_database(copied)
     size = sum(size for size, _ in manifest.files.values())
     sentence = f"{target}: {len(manifest.files)} files, {size:,} bytes, {sum(manifest.rows.values())} rows."
     if manifest.missing:
@@ -105,7 +110,7 @@ def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
     return sentence
 
 
-def _fill(config: Config, settings: Path, place: _Target, folder: Path, tell: Tell) -> Manifest:
+def _fill(config: Config, settings: Path, place: _Target, copied: Path, tell: Tell) -> Manifest:
     manifest = Manifest(config.server_name, datetime.now(UTC).isoformat(timespec="seconds"), 0)
 
     def add(name: str, path: Path) -> str:
@@ -116,15 +121,14 @@ def _fill(config: Config, settings: Path, place: _Target, folder: Path, tell: Te
     for name, path in _small_files(config, settings).items():
         if path.exists():
             add(name, path)
-    with ContentFolder(config.content_directory).staged() as staged, tempfile.TemporaryDirectory(dir=folder) as here:
+    with ContentFolder(config.content_directory).staged() as staged:
         staged.add_all()
-        copied = Path(here) / DATABASE
         manifest.rows = {
             table: there.rows for table, there in copying.snapshot(engine_of(config), copied, tell).items()
         }
         staged.add_all()
-        add(DATABASE, copied)
         _add_content(copied, staged, manifest, add, tell)
+    manifest.files[DATABASE] = place.take(DATABASE, copied)
     text = json.dumps(asdict(manifest), indent=1).encode()
     with tempfile.TemporaryFile() as file:
         file.write(text)
@@ -145,6 +149,8 @@ def _add_content(copied: Path, staged: Staged, manifest: Manifest, add: Callable
                     found = None
                 if found != sha256:
                     manifest.missing.append(sha256)
+        # One file again, with nothing beside it.
+        connection.raw.execute("PRAGMA journal_mode = DELETE")
     finally:
         connection.close()
     tell("copied the files of the content repository")
@@ -183,6 +189,10 @@ class _FolderTarget:
         _make_folder(path.parent)
         return _write(path, source)
 
+    def take(self, name: str, path: Path) -> tuple[int, str]:
+        path.rename(self._root / name)
+        return (self._root / name).stat().st_size, _digest(self._root / name)
+
 
 class _TarTarget:
     def __init__(self, archive: tarfile.TarFile) -> None:
@@ -194,6 +204,10 @@ class _TarTarget:
         reading: Any = _Hashing(source)
         self._archive.addfile(about, reading)
         return size, reading.hexdigest()
+
+    def take(self, name: str, path: Path) -> tuple[int, str]:
+        with path.open("rb") as file:
+            return self.add(name, file, os.fstat(file.fileno()).st_size)
 
 
 class _Hashing:
@@ -227,6 +241,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_database(path: Path) -> None:
+    """Remove a SQLite file, with what a killed process has left beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        _remove(path.with_name(path.name + suffix))
 
 
 # Restoring one.
