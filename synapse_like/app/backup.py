@@ -2,7 +2,7 @@
 
 A backup is a folder, or the same in one tar file:
 
-    homeserver.yaml  signing.key  signing.key.old  tls.crt  tls.key
+    homeserver.yaml  signing.key  signing.key.old  tls.crt  tls.key; of an identity server identity.yaml and its keys
     database.sqlite  all tables at one moment, whatever the server's database is: a backup of one kind can be restored
                      into the other
     content/ab/cd…   the files that these tables name
@@ -22,24 +22,29 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 from synapse_like import __version__
+from synapse_like.app import identity
 from synapse_like.app.errors import StartError
 from synapse_like.app.parts import engine_of
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.federation.own_keys import old_file
+from synapse_like.identity.settings import CONFIG_FILE, IdentityConfig, load_identity
 from synapse_like.storage import content, copying, migrations
 from synapse_like.storage.content_files import ContentFolder, Staged
 from synapse_like.storage.copying import CopyFailed
 from synapse_like.storage.database import Connection
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, SqliteEngine
 
-MANIFEST, DATABASE, SETTINGS = "manifest.json", "database.sqlite", "homeserver.yaml"
+MANIFEST, DATABASE = "manifest.json", "database.sqlite"
+#: The settings files of the two kinds of servers, by which one tells whose backup it is, and their tables.
+HOME, IDENTITY = "homeserver.yaml", CONFIG_FILE
+_TABLES = {HOME: migrations.HOME_SERVER, IDENTITY: migrations.IDENTITY_SERVER}
 FORMAT = 1
 _PIECE = 1024 * 1024
 
@@ -65,6 +70,11 @@ class Manifest:
     rows: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
+    @property
+    def settings(self) -> str:
+        """The name of the settings file in it, which tells what kind of server it is of."""
+        return IDENTITY if IDENTITY in self.files else HOME
+
 
 class _Target(Protocol):
     """Where a backup is written."""
@@ -72,11 +82,14 @@ class _Target(Protocol):
     def add(self, name: str, source: BinaryIO, size: int) -> tuple[int, str]:
         """Write a file; its size and hash."""
 
+    def take(self, name: str, path: Path) -> tuple[int, str]:
+        """Put a file there that is not needed where it is; its size and hash."""
+
 
 # Making one.
 
 
-def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
+def backup(config: Config | IdentityConfig, settings: Path, target: Path, tell: Tell) -> str:
     """Make a backup; a sentence about it.
 
     :param settings: the settings file.
@@ -85,12 +98,12 @@ def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
     """
     if target.exists():
         raise StartError(f"{target} is there already: a backup is never written over something")
-    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished, copied = (target.with_name(f".{target.name}.{name}") for name in ("unfinished", "database"))
     try:
+        _remove_database(copied)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _opened(unfinished, is_tar=target.suffix == ".tar") as place:
-            manifest = _fill(config, settings, place, target.parent, tell)
-        os.sync()
+            manifest = _fill(config, settings, place, copied, tell)
         unfinished.rename(target)
     except BlockingIOError as error:
         raise StartError("another backup of this server is being made") from error
@@ -98,6 +111,7 @@ def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
         raise StartError(f"the backup could not be made: {error}") from error
     finally:
         _remove(unfinished)
+        _remove_database(copied)
     size = sum(size for size, _ in manifest.files.values())
     sentence = f"{target}: {len(manifest.files)} files, {size:,} bytes, {sum(manifest.rows.values())} rows."
     if manifest.missing:
@@ -105,7 +119,7 @@ def backup(config: Config, settings: Path, target: Path, tell: Tell) -> str:
     return sentence
 
 
-def _fill(config: Config, settings: Path, place: _Target, folder: Path, tell: Tell) -> Manifest:
+def _fill(config: Config | IdentityConfig, settings: Path, place: _Target, copied: Path, tell: Tell) -> Manifest:
     manifest = Manifest(config.server_name, datetime.now(UTC).isoformat(timespec="seconds"), 0)
 
     def add(name: str, path: Path) -> str:
@@ -116,15 +130,16 @@ def _fill(config: Config, settings: Path, place: _Target, folder: Path, tell: Te
     for name, path in _small_files(config, settings).items():
         if path.exists():
             add(name, path)
-    with ContentFolder(config.content_directory).staged() as staged, tempfile.TemporaryDirectory(dir=folder) as here:
-        staged.add_all()
-        copied = Path(here) / DATABASE
-        manifest.rows = {
-            table: there.rows for table, there in copying.snapshot(engine_of(config), copied, tell).items()
-        }
-        staged.add_all()
-        add(DATABASE, copied)
-        _add_content(copied, staged, manifest, add, tell)
+    engine, package = _engine(config), _TABLES[manifest.settings]
+    with ExitStack() as stack:
+        staged = None
+        if isinstance(config, Config):
+            staged = stack.enter_context(ContentFolder(config.content_directory).staged())
+            staged.add_all()
+        contents = copying.snapshot(engine, copied, tell, package)
+        manifest.rows = {table: there.rows for table, there in contents.items()}
+        _look_into(copied, manifest, lambda connection: _add_content(connection, staged, manifest, add, tell))
+    manifest.files[DATABASE] = place.take(DATABASE, copied)
     text = json.dumps(asdict(manifest), indent=1).encode()
     with tempfile.TemporaryFile() as file:
         file.write(text)
@@ -133,31 +148,50 @@ def _fill(config: Config, settings: Path, place: _Target, folder: Path, tell: Te
     return manifest
 
 
-def _add_content(copied: Path, staged: Staged, manifest: Manifest, add: Callable[[str, Path], str], tell: Tell) -> None:
+def _look_into(copied: Path, manifest: Manifest, look: Callable[[Connection], None]) -> None:
     connection = Connection(SqliteEngine(copied))
     try:
         manifest.schema = migrations.newest_applied(connection)
-        for shard in range(256):
-            for sha256 in sorted(connection.transact(content.sizes_by_hash, f"{shard:02x}")):
-                try:
-                    found = add(f"content/{sha256[:2]}/{sha256[2:]}", staged.path(sha256))
-                except FileNotFoundError:
-                    found = None
-                if found != sha256:
-                    manifest.missing.append(sha256)
+        look(connection)
+        # One file again, with nothing beside it.
+        connection.raw.execute("PRAGMA journal_mode = DELETE")
     finally:
         connection.close()
+
+
+def _add_content(
+    connection: Connection, staged: Staged | None, manifest: Manifest, add: Callable[[str, Path], str], tell: Tell
+) -> None:
+    """Add the files that the rows of a copy name.
+
+    :param staged: None for a server that has none.
+    """
+    if staged is None:
+        return
+    staged.add_all()
+    for shard in range(256):
+        for sha256 in sorted(connection.transact(content.sizes_by_hash, f"{shard:02x}")):
+            try:
+                found = add(f"content/{sha256[:2]}/{sha256[2:]}", staged.path(sha256))
+            except FileNotFoundError:
+                found = None
+            if found != sha256:
+                manifest.missing.append(sha256)
     tell("copied the files of the content repository")
 
 
-def _small_files(config: Config, settings: Path) -> dict[str, Path]:
+def _engine(config: Config | IdentityConfig) -> Engine:
+    return identity.engine_of(config) if isinstance(config, IdentityConfig) else engine_of(config)
+
+
+def _small_files(config: Config | IdentityConfig, settings: Path) -> dict[str, Path]:
     """The files beside database and content, by their names in a backup."""
     files = {
-        SETTINGS: settings,
+        IDENTITY if isinstance(config, IdentityConfig) else HOME: settings,
         "signing.key": config.signing_key_file,
         "signing.key.old": old_file(config.signing_key_file),
     }
-    if config.federation.enabled and config.federation.tls:
+    if isinstance(config, Config) and config.federation.enabled and config.federation.tls:
         files |= {"tls.crt": config.tls_certificate, "tls.key": config.tls_private_key}
     return files
 
@@ -170,8 +204,11 @@ def _opened(path: Path, *, is_tar: bool) -> Iterator[_Target]:
         yield _FolderTarget(path)
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
-        yield _TarTarget(archive)
+    with open(descriptor, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            yield _TarTarget(archive)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _FolderTarget:
@@ -182,6 +219,10 @@ class _FolderTarget:
         path = self._root / name
         _make_folder(path.parent)
         return _write(path, source)
+
+    def take(self, name: str, path: Path) -> tuple[int, str]:
+        path.rename(self._root / name)
+        return (self._root / name).stat().st_size, _digest(self._root / name)
 
 
 class _TarTarget:
@@ -194,6 +235,10 @@ class _TarTarget:
         reading: Any = _Hashing(source)
         self._archive.addfile(about, reading)
         return size, reading.hexdigest()
+
+    def take(self, name: str, path: Path) -> tuple[int, str]:
+        with path.open("rb") as file:
+            return self.add(name, file, os.fstat(file.fileno()).st_size)
 
 
 class _Hashing:
@@ -219,6 +264,8 @@ def _write(path: Path, source: BinaryIO) -> tuple[int, str]:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         while data := reading.read(_PIECE):
             size += file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     return size, reading.hexdigest()
 
 
@@ -227,6 +274,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_database(path: Path) -> None:
+    """Remove a SQLite file, with what a killed process has left beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        _remove(path.with_name(path.name + suffix))
 
 
 # Restoring one.
@@ -258,7 +311,11 @@ def restore(source: Path, data_dir: Path, environ: Mapping[str, str], tell: Tell
         raise StartError(f"the settings in the backup cannot be used:\n{error}") from error
     except (OSError, tarfile.TarError, CopyFailed, DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(f"the backup could not be restored: {error}") from error
-    return f"Restored {manifest.server_name} as it was at {manifest.made_at}, into {data_dir}."
+    command = "identity run" if manifest.settings == IDENTITY else "run"
+    return (
+        f"Restored {manifest.server_name} as it was at {manifest.made_at}.\n"
+        f"To start the server: synapse_like {command} --config {data_dir.absolute() / manifest.settings}"
+    )
 
 
 def verified(folder: Path) -> Manifest:
@@ -273,7 +330,7 @@ def verified(folder: Path) -> Manifest:
         raise StartError(f"{folder} is no backup, or one that was not finished: it has no {MANIFEST}") from error
     except (ValueError, TypeError) as error:
         raise StartError(f"the {MANIFEST} of the backup cannot be read: {error}") from error
-    if manifest.format != FORMAT or manifest.schema > migrations.steps()[-1].number:
+    if manifest.format != FORMAT or manifest.schema > migrations.steps(_TABLES[manifest.settings])[-1].number:
         raise StartError(f"the backup was made by a newer version, {manifest.version}")
     for name, (size, digest) in files.items():
         path = folder / name
@@ -286,11 +343,12 @@ def verified(folder: Path) -> Manifest:
 
 def _put_back(folder: Path, manifest: Manifest, data_dir: Path, environ: Mapping[str, str], tell: Tell) -> None:
     # Read where it is going to be: relative paths are meant from there.
-    settings = data_dir / SETTINGS
-    with (folder / SETTINGS).open("rb") as file:
+    settings = data_dir / manifest.settings
+    with (folder / manifest.settings).open("rb") as file:
         _write(settings, file)
     try:
-        config = load(settings, environ)
+        config: Config | IdentityConfig
+        config = load_identity(settings, environ) if manifest.settings == IDENTITY else load(settings, environ)
         places, engine = _free_places(config, settings, manifest)
         _restore_database(folder / DATABASE, engine, manifest, tell)
     except BaseException:
@@ -301,26 +359,26 @@ def _put_back(folder: Path, manifest: Manifest, data_dir: Path, environ: Mapping
         _make_folder(path.parent)
         with (folder / name).open("rb") as file:
             _write(path, file)
-    os.sync()
 
 
-def _free_places(config: Config, settings: Path, manifest: Manifest) -> tuple[dict[str, Path], Engine]:
+def _free_places(config: Config | IdentityConfig, settings: Path, manifest: Manifest) -> tuple[dict[str, Path], Engine]:
     """Where each file of a backup goes but settings and database, and where that goes; nothing is there yet.
 
     :raises StartError: something is.
     """
     places = {name: path for name, path in _small_files(config, settings).items() if name in manifest.files}
-    del places[SETTINGS]
-    engine = engine_of(config)
+    del places[manifest.settings]
+    engine = _engine(config)
     wanted = [*places.values(), *([] if engine.path is None else [engine.path])]
     in_the_way = [str(path) for path in wanted if path.exists()]
-    if config.content_directory.exists() and any(config.content_directory.iterdir()):
-        in_the_way.append(str(config.content_directory))
+    content_folder = config.content_directory if isinstance(config, Config) else None
+    if content_folder is not None and content_folder.exists() and any(content_folder.iterdir()):
+        in_the_way.append(str(content_folder))
     if in_the_way:
         raise StartError(f"a backup is never restored over something, and there is {', '.join(in_the_way)}")
     for name in manifest.files:
-        if name.startswith("content/"):
-            places[name] = config.content_directory / name.removeprefix("content/")
+        if content_folder is not None and name.startswith("content/"):
+            places[name] = content_folder / name.removeprefix("content/")
     return places, engine
 
 
@@ -342,7 +400,7 @@ def _restore_database(copied: Path, engine: Engine, manifest: Manifest, tell: Te
         shutil.copyfile(copied, readable)
         source, target = Connection(SqliteEngine(readable)), Connection(engine, exclusive=True)
         try:
-            migrations.migrate(target, up_to=manifest.schema)
+            migrations.migrate(target, _TABLES[manifest.settings], up_to=manifest.schema)
             contents = copying.copy(source, target, tell)
         finally:
             source.close()

@@ -76,7 +76,6 @@ def restore(source: Path, data_dir: Path) -> None:
 
     logs.configure("text", "error")
     click.echo(backups.restore(source, data_dir, os.environ, progress))
-    click.echo(f"To start the server: synapse_like run --config {data_dir.absolute() / backups.SETTINGS}")
 
 
 @click.command()

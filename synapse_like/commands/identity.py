@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synapse_like.commands.options import needs_identity_config, settings_file
+from synapse_like.commands.options import needs_identity_config, progress, settings_file
 from synapse_like.commands.setup import assign, generate_key, keep_or_write, new_signing_key
 
 if TYPE_CHECKING:
@@ -127,4 +127,15 @@ def identity_copy_database(config: IdentityConfig, target: str) -> None:
     """Copy the database into an empty one, TARGET (postgresql://… or sqlite:PATH); stop the server before."""
     from synapse_like.app import moving
 
-    click.echo(moving.copy_database(config, target, lambda sentence: click.echo(sentence, err=True)))
+    click.echo(moving.copy_database(config, target, progress))
+
+
+@identity.command("backup")
+@needs_identity_config
+@click.argument("target", type=click.Path(path_type=Path))
+@click.pass_context
+def identity_backup(ctx: click.Context, config: IdentityConfig, target: Path) -> None:
+    """Make a backup of settings, keys and database in TARGET, a new folder or .tar file; `restore` restores it."""
+    from synapse_like.app import backup
+
+    click.echo(backup.backup(config, settings_file(ctx), target, progress))

@@ -91,9 +91,10 @@ def _copy_tables(source: Connection, target: Connection, tables: Sequence[str], 
     return contents
 
 
-def snapshot(engine: Engine, path: Path, tell: Tell) -> dict[str, Content]:
+def snapshot(engine: Engine, path: Path, tell: Tell, package: str = migrations.HOME_SERVER) -> dict[str, Content]:
     """Copy a database into a new SQLite file, as it is at this moment, also while a server runs on it.
 
+    :param package: whose tables they are (`migrations`).
     :returns: what is in each table of the copy.
     :raises CopyFailed: the copy is not what was copied, or is damaged.
     """
@@ -105,17 +106,17 @@ def snapshot(engine: Engine, path: Path, tell: Tell) -> dict[str, Content]:
             contents = None
         else:
             number = migrations.newest_applied(source)
-            contents = _fill_new_file(source, path, number, tell)
+            contents = _fill_new_file(source, path, number, tell, package)
     finally:
         source.close()
     path.chmod(0o600)
     return _checked(path, contents)
 
 
-def _fill_new_file(source: Connection, path: Path, number: int, tell: Tell) -> dict[str, Content]:
+def _fill_new_file(source: Connection, path: Path, number: int, tell: Tell, package: str) -> dict[str, Content]:
     target = Connection(SqliteEngine(path, "normal"))
     try:
-        migrations.migrate(target, up_to=number)
+        migrations.migrate(target, package, up_to=number)
         return copy(source, target, tell)
     finally:
         # One file, with nothing beside it.

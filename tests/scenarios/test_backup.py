@@ -54,7 +54,8 @@ def made(shared_server: HomeServer, tmp_path_factory: pytest.TempPathFactory) ->
                 return
             content = {"msgtype": "m.text", "body": f"meanwhile {number}"}
             client.send_event(room, "m.room.message", content, txn=f"meanwhile-{number}")
-            upload(client, f"meanwhile {number}".encode())
+            if number % 10 == 0:
+                upload(client, f"meanwhile {number}".encode())
             if number == 3:
                 begun.set()
 
@@ -193,3 +194,21 @@ def test_database_is_copied_only_while_the_server_is_stopped(server: HomeServer,
     assert refused.returncode == 1
     assert "another server is running on the database" in refused.stderr
     assert not (tmp_path / "copy.db").exists()
+
+
+def test_identity_server_is_restored_too(tmp_path: Path, new_database: NewDatabase) -> None:
+    with new_database() as url, new_database() as another_url:
+        words = ("--data-dir", tmp_path / "i", "--server-name", "id.example.org", "--database", url)
+        assert run("identity", "init", *words).exit_code == 0
+        config = tmp_path / "i" / "identity.yaml"
+        run("identity", "migrate", "--config", config)
+        done = run("identity", "backup", "--config", config, tmp_path / "b")
+        assert done.exit_code == 0, done.output
+        here = {"SYNAPSE_LIKE_IDENTITY_DATABASE_URL": another_url}
+        restored = run("restore", tmp_path / "b", "--data-dir", tmp_path / "r", **here)
+        assert restored.exit_code == 0, restored.output
+        assert "identity run --config" in restored.output
+        keys = [(tmp_path / folder / "signing.key").read_bytes() for folder in ("i", "r")]
+        assert keys[0] == keys[1]
+        up_to_date = run("identity", "migrate", "--config", tmp_path / "r" / "identity.yaml", **here)
+        assert "The database is up to date." in up_to_date.output
