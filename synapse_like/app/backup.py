@@ -34,7 +34,7 @@ from synapse_like.app.errors import StartError
 from synapse_like.app.parts import engine_of
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.federation.own_keys import old_file
-from synapse_like.identity.settings import CONFIG_FILE, IdentityConfig, load_identity
+from synapse_like.identity.settings import CONFIG_FILE, IDENTITY_SERVER, IdentityConfig
 from synapse_like.storage import content, copying, migrations
 from synapse_like.storage.content_files import ContentFolder, Staged
 from synapse_like.storage.copying import CopyFailed
@@ -348,7 +348,7 @@ def _put_back(folder: Path, manifest: Manifest, data_dir: Path, environ: Mapping
         _write(settings, file)
     try:
         config: Config | IdentityConfig
-        config = load_identity(settings, environ) if manifest.settings == IDENTITY else load(settings, environ)
+        config = IDENTITY_SERVER.load(settings, environ) if manifest.settings == IDENTITY else load(settings, environ)
         places, engine = _free_places(config, settings, manifest)
         _restore_database(folder / DATABASE, engine, manifest, tell)
     except BaseException:
