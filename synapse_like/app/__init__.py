@@ -2,10 +2,11 @@
 
 errors           what an operator can mend
 parts            what needs nothing but the settings: the database, the keys, TLS
-entrance         how people come in: the stages of registration and login
-server           the composition root: all parts of a server, put together once
+foundation       what all parts of a home server stand on
+speaking  rooms  streams  presence  addresses  content  entrance  client_site  federation_site  health
+                 its parts, put together by subject
+server           the composition root: all of them, put together once
 identity         an identity server: its parts, and how it runs
 service          servers that run
-content          the content repository, put together, and the commands that look after it
 administration   what the other commands of the operator do
 """

@@ -18,7 +18,8 @@ from twisted.internet.task import Clock
 from twisted.names.client import Resolver
 from twisted.trial.unittest import TestCase
 
-from synapse_like.app.server import HEALTH_SECONDS, Health, HomeServer
+from synapse_like.app.health import HEALTH_SECONDS, Health
+from synapse_like.app.server import HomeServer
 from synapse_like.app.service import HomeServerService
 from synapse_like.clock import ReactorClock
 from synapse_like.config import parse

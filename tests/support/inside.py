@@ -114,6 +114,9 @@ class Inside:
         config = parse({**SETTINGS, **settings}, source="inside", folder=folder, environ={})
         self.server = composition.build(config, self.loop)
         assert self.server.federation is not None
+        for agent in (self.server.federation.agent, self.server.files_agent):
+            agent._enabled = False
+        assert self.server.federation is not None
         self.client_site: Site[Any] = self.server.site
         self.federation_site: Site[Any] = self.server.federation.site
         self.peer_key = generate_signing_key("lie")
@@ -198,17 +201,7 @@ class Inside:
 @contextmanager
 def inside(folder: Path, **settings: Any) -> Iterator[Inside]:
     """The server, running; it reaches nobody else."""
-    reach = composition.other_servers
-
-    def reach_nobody(config: Any, *args: Any, **kwargs: Any) -> Any:
-        alone = config.model_copy(update={"federation": config.federation.model_copy(update={"enabled": False})})
-        return reach(alone, *args, **kwargs)
-
-    composition.other_servers = reach_nobody
-    try:
-        server = Inside(folder, **settings)
-    finally:
-        composition.other_servers = reach
+    server = Inside(folder, **settings)
     server.start()
     try:
         yield server

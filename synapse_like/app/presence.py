@@ -1,0 +1,83 @@
+"""What knows who is there, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synapse_like.app.foundation import Foundation
+from synapse_like.background import Repeating, every
+from synapse_like.clock import ReactorClock
+from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.handlers.incoming_transactions import EduHandler
+from synapse_like.handlers.notifier import Notifier
+from synapse_like.handlers.presence import SWEEP_SECONDS, Presence
+from synapse_like.handlers.presence_federation import EDU_TYPE as PRESENCE
+from synapse_like.handlers.presence_federation import SWEEP_SECONDS as FEDERATION_SECONDS
+from synapse_like.handlers.presence_federation import PresenceFederation
+from synapse_like.handlers.presence_lists import ACCEPT, DENY, INVITE, PresenceLists
+from synapse_like.storage.profiles import ProfileChanged
+
+#: The types of those EDUs that must not be lost.
+LASTING_EDUS = (INVITE, ACCEPT, DENY)
+
+
+@dataclass(slots=True)
+class People:
+    """What knows who is there.
+
+    :ivar federation: None if other servers are not told.
+    """
+
+    presence: Presence
+    lists: PresenceLists
+    federation: PresenceFederation | None
+    clock: ReactorClock
+
+    async def start(self) -> None:
+        """Take up what was when the server stopped."""
+        await self.presence.start()
+        if self.federation is not None:
+            await self.federation.start()
+
+    def profile_changed(self, news: ProfileChanged) -> None:
+        """A user has another name or picture, and whoever sees them is told (PROF-2)."""
+        self.presence.profile_changed(news.user_id, news.displayname, news.avatar_url)
+
+    @property
+    def edus(self) -> dict[str, EduHandler]:
+        """What takes EDUs, by their type."""
+        if self.federation is None:
+            return {}
+        lists = self.lists
+        return {
+            PRESENCE: self.federation.receive,
+            INVITE: lists.invited,
+            ACCEPT: lists.accepted,
+            DENY: lists.denied,
+        }
+
+    @property
+    def tasks(self) -> list[Repeating]:
+        """What is to be done every so often."""
+        tasks = [every(self.clock, "presence", SWEEP_SECONDS, self.presence.sweep)]
+        if self.federation is not None:
+            sweep = self.federation.sweep
+            tasks.append(every(self.clock, "presence-elsewhere", FEDERATION_SECONDS, sweep))
+        return tasks
+
+
+def make_people(on: Foundation, notifier: Notifier, queues: DestinationQueues, position: int) -> People | None:
+    """Put it together; None if presence is turned off.
+
+    :param position: where its stream stands.
+    """
+    config = on.config
+    if not config.presence.enabled:
+        return None
+    federates = config.presence.federation and config.federation.enabled
+    presence = Presence(on.database, notifier, on.bus, on.clock, on.name, position)
+    lists = PresenceLists(on.database, presence, on.name, auto_accept=config.presence.auto_accept, federates=federates)
+    federation = PresenceFederation(on.database, presence, queues, on.bus, on.clock, on.name) if federates else None
+    people = People(presence, lists, federation, on.clock)
+    on.bus.subscribe(ProfileChanged, people.profile_changed)
+    return people
