@@ -36,7 +36,7 @@ def encode(value: object, *, strict: bool = True) -> bytes:
     :raises CanonicalJsonError: there is no JSON for it.
     """
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS) if strict else _LENIENT.encode(value).encode()
+        return _fitting(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)) if strict else _LENIENT.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CanonicalJsonError("This value cannot be written as JSON.", reason=str(error)) from error
 
@@ -69,10 +69,15 @@ def encode_in_any_order(value: object) -> bytes:
     :raises CanonicalJsonError: there is no JSON for it.
     """
     try:
-        return orjson.dumps(value)
+        return _fitting(orjson.dumps(value))
     except TypeError:
         # It may hold an integer of more than 64 bits.
         return encode(value, strict=False)
+
+
+def _fitting(encoded: bytes) -> bytes:
+    """The same bytes in no more memory than they need, for those that are kept: orjson leaves at least 4 KiB behind."""
+    return bytes(memoryview(encoded))
 
 
 def decode(data: bytes) -> object:

@@ -1,6 +1,8 @@
 """Canonical JSON: the same bytes as everybody else's, and nothing that others might write differently."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,15 @@ def test_decoding_agrees_with_python_and_fails_by_a_matrix_error_only(data: byte
 def test_writing_fails_by_a_matrix_error_only(value: object) -> None:
     with pytest.raises(CanonicalJsonError):
         encode_in_any_order(value)
+
+
+@pytest.mark.parametrize("encoder", [encode, encode_in_any_order])
+def test_what_is_kept_takes_no_more_memory_than_it_needs(encoder: Callable[[object], bytes]) -> None:
+    """SEC-1: each event in memory took four kibibytes more than was counted for it."""
+    tracemalloc.start()
+    try:
+        kept = [encoder({"body": "x" * 300, "n": number}) for number in range(200)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * sum(map(len, kept))
