@@ -137,6 +137,9 @@ class HomeServerService(Service):
         if server.federation is not None:
             await server.federation.queues.stop()
             await server.federation.agent.close()
+            # With nobody to ask, what is still being received comes to its end; what it lacks is asked for another day.
+            received = DeferredList(server.federation.transactions.under_way)
+            await received.addTimeout(DRAIN_SECONDS, self._reactor)
 
 
 class Together(MultiService):

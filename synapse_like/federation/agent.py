@@ -226,7 +226,8 @@ class Agent:
         return error if reason is None else ServerUnreachable(destination, reason)
 
     async def close(self) -> None:
-        """Close the connections that are kept open."""
+        """Ask nobody any more, and close the connections that are kept open."""
+        self._enabled = False
         while self._destinations:
             _, destination = self._destinations.popitem()
             await destination.close()

@@ -135,6 +135,12 @@ class IncomingTransactions:
         self._kept: set[str] = set()
         self._bodies: dict[tuple[str, str], Json] = {}
         self._running = Shared(self._receive)
+        self._works: set[Deferred[None]] = set()
+
+    @property
+    def under_way(self) -> Sequence[Deferred[None]]:
+        """What is being received, be it that the transaction was answered before; each fires when it is done."""
+        return list(self._works)
 
     async def receive(self, origin: str, transaction_id: str, body: Json) -> bytes:
         """Take a transaction; the answer, in JSON.
@@ -259,7 +265,11 @@ class IncomingTransactions:
             timer.cancel()
 
     def _work_on(self, lot: _Lot) -> Deferred[None]:
-        return run_in_background("receive-events", self._receive_lot, lot)
+        work = run_in_background("receive-events", self._receive_lot, lot)
+        if not work.called:
+            self._works.add(work)
+            work.addCallback(lambda _: self._works.discard(work))
+        return work
 
     async def _receive_lot(self, lot: _Lot) -> None:
         if self._locks.waiting(lot.room_id) >= MOST_WAITING:

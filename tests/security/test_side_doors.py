@@ -51,7 +51,7 @@ OPEN_TO_CLIENTS = {
     *("/profile/{user_id}", "/profile/{user_id}/{field}"),
 }
 OPEN_TO_ALL = re.compile(
-    r"/health|/_matrix/(content|media)/.*|/_matrix/client/(pages|api/v1/(login|register)/fallback).*"
+    r"/|/webclient/.*|/health|/_matrix/(content|media)/.*|/_matrix/client/(pages|api/v1/(login|register)/fallback).*"
 )
 #: What other servers may ask without signing: keys, without which nobody could sign; files; and what an identity server
 #: tells, which signs it itself.

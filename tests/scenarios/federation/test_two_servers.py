@@ -142,7 +142,7 @@ def test_messages_go_both_ways(alice: Client, bob: Client, meet: Meet, version: 
     alice.set_state(room, "m.room.topic", {"topic": "Cake"})
     state = wait_until_agree(room, alice, bob)
     assert ("m.room.topic", "") in state
-    assert ids(whole_history(alice, room)) == ids(whole_history(bob, room))
+    wait_until("the same history", lambda: ids(whole_history(alice, room)) == ids(whole_history(bob, room)))
     for event_id in (asked, answered):
         ours, theirs = alice.event(event_id), bob.event(event_id)
         assert {**ours, "age": 0} == {**theirs, "age": 0}
