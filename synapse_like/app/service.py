@@ -136,6 +136,7 @@ class HomeServerService(Service):
         await server.files_agent.close()
         if server.federation is not None:
             await server.federation.queues.stop()
+            server.federation.agent.switch_off()
             await server.federation.agent.close()
             # With nobody to ask, what is still being received comes to its end; what it lacks is asked for another day.
             received = DeferredList(server.federation.transactions.under_way)

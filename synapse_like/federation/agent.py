@@ -225,9 +225,12 @@ class Agent:
         reason = why(error)
         return error if reason is None else ServerUnreachable(destination, reason)
 
-    async def close(self) -> None:
-        """Ask nobody any more, and close the connections that are kept open."""
+    def switch_off(self) -> None:
+        """Ask nobody any more."""
         self._enabled = False
+
+    async def close(self) -> None:
+        """Close the connections that are kept open."""
         while self._destinations:
             _, destination = self._destinations.popitem()
             await destination.close()

@@ -115,7 +115,7 @@ class Inside:
         self.server = composition.build(config, self.loop)
         assert self.server.federation is not None
         for agent in (self.server.federation.agent, self.server.files_agent):
-            agent._enabled = False
+            agent.switch_off()
         assert self.server.federation is not None
         self.client_site: Site[Any] = self.server.site
         self.federation_site: Site[Any] = self.server.federation.site
@@ -236,7 +236,7 @@ def identity_inside(folder: Path) -> Iterator[tuple[Loop, Site[Any]]]:
     server = identity_composition.build(
         IDENTITY_SERVER.parse(settings, source="inside", folder=folder, environ={}), loop
     )
-    server.agent._enabled = False
+    server.agent.switch_off()
     server.database.start()
     run_in_background("start", server.start)
     try:

@@ -204,7 +204,7 @@ def test_history_is_paged_back_and_what_is_read_stays_where_it_is(visit: Visit, 
     """EVS-6: 200 messages, whole and in their order."""
     alice = person("alice")
     room = alice.create_room(name="Long")
-    said = [f"message {number}" for number in range(200)]
+    said = [f"message {number:03}" for number in range(200)]
     for text in said:
         alice.send(room, text)
     page = visit(alice)
@@ -247,7 +247,7 @@ def test_memory_is_bounded(visit: Visit, person: Person) -> None:
     alice = person("alice")
     room = alice.create_room(name="Bounds")
     for number in range(90):
-        alice.send(room, f"message {number}")
+        alice.send(room, f"message {number:03}")
     page = visit()
 
     def with_smaller_bound(route: Route) -> None:
@@ -257,11 +257,11 @@ def test_memory_is_bounded(visit: Visit, person: Person) -> None:
     page.page.route("**/model/timeline.js", with_smaller_bound)
     page.take_session(alice.user_id, alice.token)
     page.open_room("Bounds")
-    page.wait_for_message("message 89")
+    page.wait_for_message("message 089")
 
     def newest_are_let_go() -> bool:
         page.page.evaluate("document.getElementById('timeline').scrollTop = 0")
-        return page.message("message 89").count() == 0
+        return page.message("message 089").count() == 0
 
     wait_until("the newest to be let go", newest_are_let_go)
     alice.send(room, "newest")
