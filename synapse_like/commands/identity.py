@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synapse_like.commands.options import needs_identity_config, progress, settings_file
-from synapse_like.commands.setup import assign, generate_key, keep_or_write, new_signing_key
+from synapse_like.commands.setup import assign, keep_or_write, new_key_in, new_signing_key
 
 if TYPE_CHECKING:
     from synapse_like.identity.settings import IdentityConfig
@@ -101,13 +101,8 @@ def identity_key(config: IdentityConfig) -> None:
 def identity_rotate_key(config: IdentityConfig) -> None:
     """Make a new signing key, to be used from the next start on; tell the siblings before."""
     from synapse_like.app import administration
-    from synapse_like.federation.own_keys import KeysUnusable, rotate
 
-    key = generate_key()
-    try:
-        rotate(config.signing_key_file, key)
-    except KeysUnusable as error:
-        raise click.ClickException(str(error)) from error
+    new_key_in(config.signing_key_file)
     click.echo(f"The new key is {administration.identity_key(config)}. Restart the server to use it.")
 
 

@@ -179,6 +179,18 @@ def migrate(config: Config) -> None:
     click.echo(administration.migrate(config))
 
 
+def new_key_in(path: Path) -> Any:
+    """Make a new signing key in the file of a server's keys."""
+    from synapse_like.federation.own_keys import KeysUnusable, rotate
+
+    key = generate_key()
+    try:
+        rotate(path, key)
+    except KeysUnusable as error:
+        raise click.ClickException(str(error)) from error
+    return key
+
+
 @click.command()
 @needs_config
 def rotate_key(config: Config) -> None:
@@ -186,11 +198,5 @@ def rotate_key(config: Config) -> None:
 
     The old one stays published as such, so that what it signed stays good.
     """
-    from synapse_like.federation.own_keys import KeysUnusable, rotate
-
-    key = generate_key()
-    try:
-        rotate(config.signing_key_file, key)
-    except KeysUnusable as error:
-        raise click.ClickException(str(error)) from error
+    key = new_key_in(config.signing_key_file)
     click.echo(f"The new key is {key.alg}:{key.version}. Restart the server to use it.")

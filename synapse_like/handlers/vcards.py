@@ -220,15 +220,17 @@ def _user_in(url: str) -> str | None:
     return unquote(link[1]) if link is not None else None
 
 
+#: The parts, in the order in which people write them.
+_OF_A_NAME = "prefix given additional family suffix"
+_OF_AN_ADDRESS = "box extended street code city region country"
+
+
 def _joined(value: Any) -> str:
     """A name or an address of several parts as one text, the way people write it."""
     if isinstance(value, str):
         return ", ".join(filter(None, (part.strip() for part in value.split(";"))))
-    order = ("prefix", "given", "additional", "family", "suffix")
-    divider = " "
-    if not isinstance(value, Name):
-        order, divider = ("box", "extended", "street", "code", "city", "region", "country"), ", "  # type: ignore[assignment]
-    parts = [getattr(value, name, "") for name in order]
+    order, divider = (_OF_A_NAME, " ") if isinstance(value, Name) else (_OF_AN_ADDRESS, ", ")
+    parts = [getattr(value, name, "") for name in order.split()]
     flat = [" ".join(part) if isinstance(part, list) else str(part) for part in parts]
     return divider.join(filter(None, (part.strip() for part in flat)))
 

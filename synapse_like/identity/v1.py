@@ -6,7 +6,9 @@ is there as GET and as POST; only POST, or a GET that wants JSON and nothing els
 
 from __future__ import annotations
 
-from synapse_like.http.routing import Auth, Mount, Route
+from pydantic import BaseModel
+
+from synapse_like.http.routing import Auth, Endpoint, Mount, Route
 from synapse_like.identity import replication
 from synapse_like.identity.endpoints import (
     BindBody,
@@ -30,11 +32,13 @@ def mount_identity(endpoints: IdentityEndpoints) -> list[Mount[Peer]]:
     """All of it."""
     e = endpoints
 
-    def get(path: str, endpoint: object, rate: str = "read") -> Route[Peer]:
-        return Route("GET", path, endpoint, auth=Auth.NONE, rate=rate)  # type: ignore[arg-type]
+    def get(path: str, endpoint: Endpoint[Peer], rate: str = "read") -> Route[Peer]:
+        return Route("GET", path, endpoint, auth=Auth.NONE, rate=rate)
 
-    def post(path: str, endpoint: object, body: object, rate: str = "read", auth: Auth = Auth.NONE) -> Route[Peer]:
-        return Route("POST", path, endpoint, auth=auth, rate=rate, body=body, forms=True)  # type: ignore[arg-type]
+    def post(
+        path: str, endpoint: Endpoint[Peer], body: type[BaseModel], rate: str = "read", auth: Auth = Auth.NONE
+    ) -> Route[Peer]:
+        return Route("POST", path, endpoint, auth=auth, rate=rate, body=body, forms=True)
 
     routes: list[Route[Peer]] = [
         get("", e.ping),
