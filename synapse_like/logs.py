@@ -43,7 +43,7 @@ Format = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
 Values = MutableMapping[str, Any]
 
-__all__ = ["Format", "Level", "Logger", "bind", "configure", "get_logger", "scrub"]
+__all__ = ["Format", "Level", "Logger", "bind", "configure", "get_logger", "scrub", "unconfigure"]
 
 _STRUCK_OUT = "…"
 #: Keys whose values are secret, or what people say to each other.
@@ -143,15 +143,30 @@ def configure(format: Format = "text", level: Level = "info", *, adopt_twisted: 
         logger_factory=_Output,
         cache_logger_on_first_use=True,
     )
+    root = _let_go()
+    root.addHandler(_StandardLibraryHandler())
+    root.setLevel(level.upper())
+    if adopt_twisted:
+        _adopt_twisted()
+
+
+def unconfigure() -> None:
+    """Have the log of this process be as it was before `configure`: for tests, which share a process."""
+    structlog.reset_defaults()
+    _let_go().setLevel(logging.WARNING)
+
+
+def _let_go() -> logging.Logger:
+    """Part from how the log was set up.
+
+    :returns: the standard library's first logger, without a handler of ours.
+    """
     for logger in _given_out:
         vars(logger).pop("bind", None)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _StandardLibraryHandler)]:
         root.removeHandler(handler)
-    root.addHandler(_StandardLibraryHandler())
-    root.setLevel(level.upper())
-    if adopt_twisted:
-        _adopt_twisted()
+    return root
 
 
 class _Output:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from synapse_like import logs
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import Engine, open_engine
@@ -32,6 +33,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: more than there are cores, since tests of whole servers spend much of their time waiting."""
     return 3 * (os.cpu_count() or 1) // 2
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> None:
+    """Whatever a test makes of the log of the process, the next one finds it untouched, and can capture all of it."""
+    logs.unconfigure()
 
 
 @pytest.fixture(scope="session")

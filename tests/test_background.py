@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import structlog
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedClock
 
@@ -17,12 +14,10 @@ Output = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def output(capsys: Output) -> Iterator[Output]:
+def output(capsys: Output) -> Output:
     """What is logged, on standard error."""
-    before = structlog.get_config()
     logs.configure(adopt_twisted=False)
-    yield capsys
-    structlog.configure(**before)
+    return capsys
 
 
 class Work:

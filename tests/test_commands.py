@@ -8,12 +8,11 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from cryptography import x509
 from signedjson.key import read_signing_keys
@@ -33,14 +32,6 @@ CHECKOUT = Path(__file__).parent.parent
 TWISTD = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="]
 #: Seconds in which a server must start, or stop.
 DEADLINE = 30
-
-
-@pytest.fixture(autouse=True)
-def log_settings_stay() -> Iterator[None]:
-    """The commands set up the log of their process, which here is that of the tests."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import contextvars
 import logging
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import pytest
-import structlog
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger as TwistedLogger
 from twisted.logger import globalLogPublisher
@@ -21,17 +19,6 @@ from synapse_like import logs
 from synapse_like.logs import Logger, bind, get_logger, scrub
 
 Output = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def configured() -> Iterator[None]:
-    """Each test sets up the log as it likes; afterwards all is as before."""
-    root = logging.getLogger()
-    before = structlog.get_config(), root.level, list(root.handlers)
-    yield
-    structlog.configure(**before[0])
-    root.setLevel(before[1])
-    root.handlers[:] = before[2]
 
 
 def logger(output_format: logs.Format = "json", level: logs.Level = "info") -> Logger:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from synapse_like.app.reloading import Reloading
@@ -17,13 +14,6 @@ from synapse_like.config import Config, load, parse
 from tests.support.client import Client, refused
 from tests.support.processes import wait_until
 from tests.support.server import QUICK, HomeServer
-
-
-@pytest.fixture(autouse=True)
-def log_settings_stay() -> Iterator[None]:
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def settings(tmp_path: Path, **sections: Any) -> Config:

@@ -9,7 +9,6 @@ import io
 import sys
 from typing import Any
 
-import structlog
 from pydantic import BaseModel
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -355,8 +354,7 @@ class AnswerTests(SiteCase):
 class ErrorTests(SiteCase):
     def setUp(self) -> None:
         """Read along in the log."""
-        before = structlog.get_config()
-        self.addCleanup(lambda: structlog.configure(**before))
+        self.addCleanup(logs.unconfigure)
         self.output = io.StringIO()
         self.patch(sys, "stderr", self.output)
         logs.configure("text", "info", adopt_twisted=False)

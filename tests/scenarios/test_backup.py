@@ -6,11 +6,10 @@ import json
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import structlog
 import yaml
 from click.testing import CliRunner, Result
 
@@ -24,14 +23,6 @@ from tests.support.client import Client, texts
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import free_port
 from tests.support.server import QUICK, HomeServer
-
-
-@pytest.fixture(autouse=True)
-def log_settings_stay() -> Iterator[None]:
-    """The commands set up the log of their process, which here is that of the tests."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def run(*words: str | Path, **environ: str) -> Result:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from synapse_like.commands import main
@@ -41,10 +40,7 @@ def server(purged_server: HomeServer) -> Iterator[HomeServer]:
 
 
 def run(server: HomeServer, name: str, *words: str | Path) -> Result:
-    before = structlog.get_config()
     done = CliRunner().invoke(main, [name, "--config", str(server.config), *map(str, words)])
-    # The commands set up the log of their process, which here is that of the tests.
-    structlog.configure(**before)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
 

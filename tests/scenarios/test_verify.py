@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from synapse_like.app.parts import engine_of
@@ -48,10 +47,7 @@ def stopped(
 
 
 def verify(server: HomeServer, *options: str) -> Result:
-    before = structlog.get_config()
     done = CliRunner().invoke(main, ["verify", "--config", str(server.config), *options])
-    # The commands set up the log of their process, which here is that of the tests.
-    structlog.configure(**before)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
 
