@@ -25,7 +25,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined, TemplateError, select_autoescape
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
@@ -94,6 +93,16 @@ class Letters:
             self._sender = Address(display, addr_spec=address)
         except (ValueError, IndexError) as error:
             raise MailUnusable(f"mail.sender: {sender!r} is not of the form Name <address>") from error
+        # Who sends no mail loads nothing of it.
+        from jinja2 import (
+            ChoiceLoader,
+            Environment,
+            FileSystemLoader,
+            StrictUndefined,
+            TemplateError,
+            select_autoescape,
+        )
+
         own = FileSystemLoader(str(files("synapse_like") / "templates" / "mail"))
         self._templates = Environment(
             loader=ChoiceLoader([FileSystemLoader(folder), own] if folder is not None else [own]),

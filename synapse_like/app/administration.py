@@ -8,7 +8,7 @@ from signedjson.key import encode_verify_key_base64, get_verify_key
 
 from synapse_like.app import identity
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import engine_of, hasher
+from synapse_like.app.parts import connect, engine_of, hasher
 from synapse_like.config import Config
 from synapse_like.federation import status as sending_status
 from synapse_like.federation.own_keys import KeysUnusable, read_signing_file
@@ -27,19 +27,6 @@ from synapse_like.storage.identity import invites, statements
 from synapse_like.storage.identity.destinations import HOME, SIBLING
 from synapse_like.storage.migrations import HOME_SERVER, IDENTITY_SERVER
 from synapse_like.storage.migrations import migrate as migrate_tables
-
-
-def connect(config: Config) -> Connection:
-    try:
-        connection = Connection(engine_of(config), outside=True)
-    except DatabaseUnavailable as error:
-        raise StartError(str(error)) from error
-    try:
-        migrate_tables(connection)
-    except DatabaseUnavailable as error:
-        connection.close()
-        raise StartError(str(error)) from error
-    return connection
 
 
 def migrate(config: Config) -> str:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from synapse_like.app.administration import connect
+from synapse_like.app.parts import connect
 from synapse_like.background import Repeating, every
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config

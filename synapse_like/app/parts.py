@@ -24,7 +24,7 @@ from synapse_like.http.routing import Mount
 from synapse_like.http.site import Answered, Site, make_site
 from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Timings
+from synapse_like.storage.database import Connection, Database, Timings
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 
@@ -120,6 +120,23 @@ def engine_of(config: Config) -> Engine:
         return open_engine(config.database.url, data_dir=config.data_dir, durability=config.database.durability)
     except DatabaseUnavailable as error:
         raise StartError(str(error)) from error
+
+
+def connect(config: Config) -> Connection:
+    """A connection for an operator's command, to tables that are up to date; the server may be running.
+
+    :raises StartError: the database cannot be opened.
+    """
+    try:
+        connection = Connection(engine_of(config), outside=True)
+    except DatabaseUnavailable as error:
+        raise StartError(str(error)) from error
+    try:
+        migrate_tables(connection)
+    except DatabaseUnavailable as error:
+        connection.close()
+        raise StartError(str(error)) from error
+    return connection
 
 
 def open_database(config: Config, reactor: Any, bus: Bus, timings: Timings | None = None) -> Database:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from collections.abc import Callable, Sequence
@@ -230,5 +231,8 @@ def run(settings: Config | IdentityConfig, path: Path, tell: Callable[[str], obj
     loop: Any = reactor
     loop.addSystemEventTrigger("before", "shutdown", service.stopService)
     _reload_on_hangup(settings, path, service, loop)
+    # What is there by now stays until the end: it is not looked through again for garbage.
+    gc.freeze()
+    gc.enable()
     loop.run()
     return 0

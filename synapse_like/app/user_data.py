@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from synapse_like.app.administration import connect
 from synapse_like.app.content import BlockingMeans, do_at_once
 from synapse_like.app.errors import StartError
+from synapse_like.app.parts import connect
 from synapse_like.config import Config
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers.content_store import ContentStore

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from synapse_like.commands.options import needs_identity_config, progress, settings_file
-from synapse_like.commands.setup import assign, keep_or_write, new_key_in, new_signing_key
+from synapse_like.commands.setup import assign, keep_or_write, new_key_in, new_signing_key, run_server
 
 if TYPE_CHECKING:
     from synapse_like.identity.settings import IdentityConfig
@@ -73,9 +72,7 @@ def identity_check_config(config: IdentityConfig) -> None:
 @click.pass_context
 def identity_run(ctx: click.Context, config: IdentityConfig) -> None:
     """Run the server until SIGINT or SIGTERM; at SIGHUP it reads the settings again."""
-    from synapse_like.app import service
-
-    sys.exit(service.run(config, settings_file(ctx), click.echo))
+    run_server(config, settings_file(ctx))
 
 
 @identity.command("migrate")

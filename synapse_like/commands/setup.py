@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import string
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from io import StringIO
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,6 +19,7 @@ from synapse_like.commands.options import needs_config, settings_file
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
+    from synapse_like.identity.settings import IdentityConfig
 
 CONFIG_FILE = "homeserver.yaml"
 
@@ -165,9 +167,7 @@ def check_config(config: Config) -> None:
 @click.pass_context
 def run(ctx: click.Context, config: Config) -> None:
     """Run the server until SIGINT or SIGTERM; at SIGHUP it reads the settings again."""
-    from synapse_like.app import service
-
-    sys.exit(service.run(config, settings_file(ctx), click.echo))
+    run_server(config, settings_file(ctx))
 
 
 @click.command()
@@ -177,6 +177,16 @@ def migrate(config: Config) -> None:
     from synapse_like.app import administration
 
     click.echo(administration.migrate(config))
+
+
+def run_server(config: Config | IdentityConfig, path: Path) -> NoReturn:
+    """Run a server, and end with the process."""
+    # There is no garbage while everything is loaded; to look for it then takes a tenth of the time until the server
+    # answers. It looks again once it runs.
+    gc.disable()
+    from synapse_like.app import service
+
+    sys.exit(service.run(config, path, click.echo))
 
 
 def new_key_in(path: Path) -> Any:

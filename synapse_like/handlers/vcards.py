@@ -17,10 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-import vobject
-from vobject.base import VObjectError
-from vobject.vcard import Name
-
 from synapse_like.protocol.contacts import Contact, read_contact
 from synapse_like.protocol.errors import BadJson, MatrixError, TooLarge
 
@@ -166,6 +162,10 @@ def _decoded(parameters: str, value: str) -> str | None:
 
 def _read(lines: Sequence[str]) -> Contact | None:
     """The contact of a card; None if it says nothing."""
+    # Loaded with the first card that is read or written.
+    import vobject
+    from vobject.base import VObjectError
+
     try:
         card = vobject.readOne(
             "\r\n".join(["BEGIN:VCARD", "VERSION:3.0", *lines, "END:VCARD", ""]), ignoreUnreadable=True
@@ -229,7 +229,7 @@ def _joined(value: Any) -> str:
     """A name or an address of several parts as one text, the way people write it."""
     if isinstance(value, str):
         return ", ".join(filter(None, (part.strip() for part in value.split(";"))))
-    order, divider = (_OF_A_NAME, " ") if isinstance(value, Name) else (_OF_AN_ADDRESS, ", ")
+    order, divider = (_OF_A_NAME, " ") if hasattr(value, "given") else (_OF_AN_ADDRESS, ", ")
     parts = [getattr(value, name, "") for name in order.split()]
     flat = [" ".join(part) if isinstance(part, list) else str(part) for part in parts]
     return divider.join(filter(None, (part.strip() for part in flat)))
@@ -248,6 +248,9 @@ def write_vcards(contacts: Sequence[tuple[str, Contact, Sequence[str]]], version
 
 
 def _write(contact_id: str, contact: Contact, user_ids: Sequence[str], version: str) -> str:
+    import vobject
+    from vobject.vcard import Name
+
     card = vobject.vCard()
 
     def add(name: str, value: Any) -> None:

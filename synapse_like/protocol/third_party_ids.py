@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-import phonenumbers
 from signedjson.key import decode_verify_key_bytes
 from signedjson.types import VerifyKey
 from unpaddedbase64 import decode_base64
@@ -71,6 +70,9 @@ def phone_number(text: str, country: str | None = None) -> str:
     """
     if len(text) > _LONGEST_PHONE or (country is not None and not _COUNTRY.fullmatch(country)):
         raise BadJson("This is not a phone number.")
+    # Loaded with the first number: it knows every country's, and most servers never see one.
+    import phonenumbers
+
     try:
         number = phonenumbers.parse(text, country)
     except phonenumbers.NumberParseException as error:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import TypeVar
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, TypeVar
 
 from synapse_like.http.requests import Call
 from synapse_like.http.responses import Response
 from synapse_like.protocol.errors import MatrixError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 R = TypeVar("R")
 
@@ -50,15 +52,21 @@ _POLICY = {
     "frame-ancestors": "'none'",
 }
 
-_templates = Environment(
-    loader=FileSystemLoader(str(_FOLDER)),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.globals["style"] = _STYLE
-_templates.globals["scripts"] = _SCRIPTS
+
+@cache
+def _templates() -> Environment:
+    """The templates; what reads them is not loaded before the first page is asked for."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(str(_FOLDER)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update(style=_STYLE, scripts=_SCRIPTS)
+    return templates
 
 
 def page(
@@ -77,7 +85,7 @@ def page(
     :param may: what more the policy allows: ``{"connect-src": "'self'"}``.
     :param scripts: those that the template contains.
     """
-    text = _templates.get_template(template).render(values)
+    text = _templates().get_template(template).render(values)
     policy = {**_POLICY, **(may or {})}
     if scripts:
         policy["script-src"] = " ".join(_hash(_SCRIPTS[name]) for name in scripts)
