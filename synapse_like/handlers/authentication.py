@@ -18,6 +18,7 @@ from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.news import for_others
 
 REMEMBERED_SECONDS = 300
 MOST_REMEMBERED = 20_000
@@ -35,6 +36,7 @@ class Requester:
     is_admin: bool
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class TokensEnded:
     """News: access tokens are no longer valid: one, or all of a user."""

@@ -14,7 +14,7 @@ from being wrong:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from cachetools import LRUCache
@@ -34,6 +34,8 @@ class Scope(Protocol):
         """The generation of the caches when it began."""
 
     def when_committed(self, change: Callable[[], None], /) -> None: ...
+
+    def outdates(self, kind: str, /) -> None: ...
 
 
 class CacheKind(Generic[Key, Value]):
@@ -58,6 +60,7 @@ class Cache(Generic[Key, Value]):
 
     def __init__(self, owner: Caches, kind: CacheKind[Key, Value]) -> None:
         self._owner = owner
+        self._name = kind.name
         self._entries: LRUCache[Key, Value] = LRUCache(kind.most, getsizeof=kind.weigh)
         self._lock = threading.Lock()
 
@@ -76,7 +79,8 @@ class Cache(Generic[Key, Value]):
                 self._entries[key] = value
 
     def drop_all(self, txn: Scope) -> None:
-        """Forget every copy once this transaction has committed."""
+        """Forget every copy once this transaction has committed, here and in other processes."""
+        txn.outdates(self._name)
         txn.when_committed(self.clear)
 
     def keep(self, key: Key, value: Value) -> None:
@@ -122,6 +126,21 @@ class Caches:
     def fills(self) -> dict[CacheKind[Any, Any], tuple[int, float]]:
         """How full each cache is: see `Cache.fill`."""
         return {kind: cache.fill() for kind, cache in list(self._caches.items())}
+
+    def drop(self, name: str, keys: Iterable[Any]) -> None:
+        """Forget some copies of the kind of a name."""
+        for kind, cache in list(self._caches.items()):
+            if kind.name == name:
+                for key in keys:
+                    cache.forget(key)
+
+    def drop_kind(self, name: str) -> None:
+        """Forget all copies of the kind of a name."""
+        # Also where there are none yet: who reads them at the moment must not keep them.
+        self.generation += 1
+        for kind, cache in list(self._caches.items()):
+            if kind.name == name:
+                cache.clear()
 
     def clear(self) -> None:
         """Forget everything: another process has changed the tables. For the writing thread."""

@@ -9,6 +9,9 @@ that raises before it has written anything (a refused event, a wrong password) f
 written, the whole transaction is rolled back and each job is run again in a transaction of its own, so that only the
 culprit fails. A storage function may therefore run more than once and must change nothing but the tables, directly.
 
+**Sharing.** Where several processes write to one database, a transaction holds the lanes of its jobs; a job that cannot
+have its lane at once waits for another transaction (`sharing.py`).
+
 **Order.** Results and news of a transaction reach the reactor's thread together, after the commit, in the order of the
 commits: who learns of a stream position knows that everything up to it can be read.
 """
@@ -42,12 +45,16 @@ from synapse_like.storage.engines import (
     batched,
     placeholders,
 )
+from synapse_like.storage.sharing import REST, Holder, LaneTaken, Listener, Order, Told, Turn, lane_of, newest
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
 
 #: How many waiting jobs share a commit at the most; bounds how long the first of them waits.
 MOST_JOBS_PER_COMMIT = 64
+
+#: How often a job is done again that stands in the way of another process's, before it fails.
+MOST_TRIES = 10
 
 #: The stream in which commands that run beside a server count their changes.
 OUTSIDE = "outside"
@@ -105,11 +112,20 @@ class Transaction:
         "outdated",
         "positions",
         "statements",
+        "turn",
         "writable",
         "writes",
     )
 
-    def __init__(self, connection: RawConnection, engine: Engine, caches: Caches, *, writable: bool) -> None:
+    def __init__(
+        self,
+        connection: RawConnection,
+        engine: Engine,
+        caches: Caches,
+        *,
+        writable: bool,
+        turn: Turn | None = None,
+    ) -> None:
         self._connection = connection
         self._adapt = engine.adapt
         self._before_commit: dict[object, Callable[[], None]] = {}
@@ -121,6 +137,8 @@ class Transaction:
         self.generation = caches.generation
         self.for_update = engine.for_update
         self.writable = writable
+        #: What it holds of a database that is shared; None of one that is not.
+        self.turn = turn
         #: Kinds of copies that this transaction has made wrong; it must not read them any more.
         self.outdated: set[object] = set()
         #: Stream positions handed out by this transaction (`positions.py`).
@@ -186,6 +204,26 @@ class Transaction:
         """The copies of one kind."""
         return self.caches.of(kind)
 
+    # What other processes are kept from, and told.
+
+    def hold_room(self, room_id: str) -> None:
+        """Be the only one to write to a room, until the commit: before what is written there is decided.
+
+        :raises LaneTaken: another process is writing to it; the job is to be done again.
+        """
+        if self.turn is not None:
+            self.turn.hold(self, room_id)
+
+    def take_number(self) -> None:
+        """Commit after all who have done this before, and before all who will."""
+        if self.turn is not None:
+            self.turn.take_number(self)
+
+    def outdates(self, kind: str) -> None:
+        """Have other processes forget their copies of a kind."""
+        if self.turn is not None:
+            self.turn.kinds.add(kind)
+
     # For the database alone.
 
     def _marks(self) -> tuple[int, int, int]:
@@ -202,6 +240,9 @@ class _Job(Generic[Result]):
     function: Callable[[Transaction], Result]
     deferred: Deferred[Result] = field(default_factory=Deferred)
     since: float = field(default_factory=time.perf_counter)
+    #: What it must have for itself, where the database is shared.
+    lanes: frozenset[int] = frozenset([REST])
+    tries: int = 0
 
 
 _Outcome = tuple[_Job[Any], bool, Any]
@@ -226,7 +267,13 @@ class Connection:
     """
 
     def __init__(
-        self, engine: Engine, caches: Caches | None = None, *, exclusive: bool = False, outside: bool = False
+        self,
+        engine: Engine,
+        caches: Caches | None = None,
+        *,
+        exclusive: bool = False,
+        outside: bool = False,
+        holder: Holder | None = None,
     ) -> None:
         self.engine = engine
         self.caches = caches if caches is not None else Caches()
@@ -234,11 +281,13 @@ class Connection:
         self._exclusive = exclusive
         self._outside = outside
         self._outside_changes: int | None = None
-        self.raw: RawConnection = engine.connect(exclusive=exclusive)
+        self._holder = holder
+        self.raw: RawConnection = self._connect()
 
     def begin(self, *, writable: bool) -> Transaction:
         """Start a transaction; it must be ended by `commit` or `roll_back`."""
-        txn = Transaction(self.raw, self.engine, self.caches, writable=writable)
+        turn = Turn(self._holder) if writable and self._holder is not None else None
+        txn = Transaction(self.raw, self.engine, self.caches, writable=writable, turn=turn)
         self.raw.execute(self.engine.begin_write if writable else self.engine.begin_read)
         return txn
 
@@ -264,6 +313,8 @@ class Connection:
             )
         for write in txn._before_commit.values():
             write()
+        if txn.turn is not None:
+            txn.turn.write_down(txn, txn._news)
         try:
             self.raw.execute("COMMIT")
         except self.engine.database_errors as error:
@@ -311,7 +362,10 @@ class Connection:
             self.raw.close()
         if self._exclusive:
             self.caches.clear()
-        self.raw = self.engine.connect(exclusive=self._exclusive)
+        self.raw = self._connect()
+
+    def _connect(self) -> RawConnection:
+        return self.engine.connect(exclusive=self._exclusive, shared=self._holder is not None)
 
     def close(self) -> None:
         """Close the connection and give up the claim on the database, if it was exclusive."""
@@ -328,6 +382,7 @@ class Database:
     :param bus: where the news of committed transactions goes.
     :param readers: number of reading threads, each with a connection.
     :param timings: is told how long jobs take.
+    :param shared: whether other processes may write to it, too.
     :raises DatabaseInUse: another server runs on it.
     :raises DatabaseUnavailable: it cannot be opened.
     """
@@ -340,13 +395,15 @@ class Database:
         *,
         readers: int = 2,
         timings: Timings | None = None,
+        shared: bool = False,
     ) -> None:
         self._reactor = reactor
         self._timings = timings
         self._bus = bus
         self.engine = engine
         self.caches = Caches()
-        self._writer = Connection(engine, self.caches, exclusive=True)
+        self._holder = Holder() if shared else None
+        self._writer = Connection(engine, self.caches, exclusive=True, holder=self._holder)
         self._readers = [Connection(engine, self.caches) for _ in range(readers)]
         self._writes: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._reads: SimpleQueue[_Job[Any] | None] = SimpleQueue()
@@ -355,6 +412,9 @@ class Database:
             threading.Thread(target=self._run_reader, args=(reader,), name=f"database-reader-{n}", daemon=True)
             for n, reader in enumerate(self._readers)
         ]
+        self._put_off: list[_Job[Any]] = []
+        self._order: Order | None = None
+        self._listener: Listener | None = None
         self._stopped = False
         self._has_deleted = False
 
@@ -372,8 +432,27 @@ class Database:
 
     def start(self) -> None:
         """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`)."""
+        if self._holder is not None:
+            self._listen(self._holder.name, self._writer.transact(newest))
         for thread in self._threads:
             thread.start()
+
+    def _listen(self, name: str, last: int) -> None:
+        """Publish from now on what other processes commit, too."""
+        order = self._order = Order(name, last, self._deliver_here)
+
+        def connect() -> Connection:
+            return Connection(self.engine, self.caches)
+
+        def tell(commits: list[Told]) -> None:
+            self._reactor.callFromThread(order.heard, commits)
+
+        def missed(number: int) -> None:
+            self._reactor.callFromThread(self._deliver_here, [CommitInDoubt()], ())
+            self._reactor.callFromThread(order.missed, number)
+
+        self._listener = Listener(connect, name, last, tell, missed)
+        self._listener.start()
 
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
         """Use the writing connection, blocking, before the threads are started."""
@@ -390,6 +469,8 @@ class Database:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        if self._listener is not None:
+            self._listener.stop(self._writer)
         for connection in [*self._readers, self._writer]:
             connection.close()
 
@@ -405,6 +486,21 @@ class Database:
         :param name: what it is, for the log.
         """
         return self._submit(self._writes, _Job(name, lambda txn: function(txn, *args, **kwargs)))
+
+    def write_to_room(
+        self,
+        room_id: str,
+        name: str,
+        function: Callable[Concatenate[Transaction, P], Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Deferred[Result]:
+        """Run a storage function that adds to one room, and changes nothing of what is not in that room.
+
+        :param name: what it is, for the log.
+        """
+        job = _Job(name, lambda txn: function(txn, *args, **kwargs), lanes=frozenset([lane_of(room_id)]))
+        return self._submit(self._writes, job)
 
     def read(
         self,
@@ -447,29 +543,29 @@ class Database:
     # The writing thread.
 
     def _run_writer(self) -> None:
-        while True:
-            job = self._writes.get()
-            if job is None:
-                return
-            jobs = [job]
-            stop = False
+        is_ending = False
+        while self._put_off or not is_ending:
+            jobs, self._put_off = self._put_off, []
+            if not jobs:
+                job = self._writes.get()
+                if job is None:
+                    return
+                jobs.append(job)
             with contextlib.suppress(Empty):
-                while len(jobs) < MOST_JOBS_PER_COMMIT:
+                while len(jobs) < MOST_JOBS_PER_COMMIT and not is_ending:
                     job = self._writes.get_nowait()
                     if job is None:
-                        stop = True
-                        break
-                    jobs.append(job)
+                        is_ending = True
+                    else:
+                        jobs.append(job)
             self._write_together(jobs)
-            if stop:
-                return
 
     def _write_together(self, jobs: list[_Job[Any]]) -> None:
         """Run the jobs in one transaction; if that fails, each in its own."""
         began = time.perf_counter()
         not_there: tuple[type[Exception], ...] = (*self.engine.database_errors, DatabaseUnavailable, DatabaseInUse)
         try:
-            txn = self._begin_writing()
+            txn = self._begin_writing(jobs)
         except not_there as error:
             # Each of them would wait as long as all of them have.
             _log.error("the database cannot be written", jobs=len(jobs), reason=str(error).strip())
@@ -482,50 +578,75 @@ class Database:
             _log.error("a commit failed", jobs=len(jobs), reason=str(error))
             failure = _unavailable(error)
             self._deliver([CommitInDoubt()], [(job, False, failure) for job in jobs])
+            if txn.turn is not None and txn.turn.number is not None and self._order is not None:
+                self._reactor.callFromThread(self._order.in_doubt, txn.turn.number)
         except Exception as error:
-            if len(jobs) == 1:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._write_together([job])
+            elif not self._is_to_be_done_again(jobs[0], error):
                 self._deliver([], [(jobs[0], False, self._explained(jobs[0], error))])
-                return
-            for job in jobs:
-                self._write_together([job])
         else:
             if self._timings is not None:
                 self._timings.wrote([began - job.since for job in jobs], time.perf_counter() - began)
-            self._deliver(news, outcomes)
+            self._deliver(news, outcomes, txn.turn.number if txn.turn is not None else None)
 
     def _write_once(self, txn: Transaction, jobs: list[_Job[Any]]) -> tuple[list[object], list[_Outcome]]:
         writer = self._writer
         outcomes: list[_Outcome] = []
+        put_off: list[_Job[Any]] = []
         try:
             for job in jobs:
+                if txn.turn is not None and not job.lanes <= txn.turn.lanes:
+                    put_off.append(job)
+                    continue
                 marks = txn._marks()
                 try:
                     outcomes.append((job, True, job.function(txn)))
                 except writer.engine.database_errors:
                     raise
-                except Exception:
+                except Exception as error:
+                    if isinstance(error, LaneTaken):
+                        job.lanes |= {error.lane}
                     if txn.writes != marks[0]:
                         raise
                     txn._forget_since(marks)
-                    outcomes.append((job, False, _caught()))
+                    if isinstance(error, LaneTaken):
+                        put_off.append(job)
+                    else:
+                        outcomes.append((job, False, _caught()))
             news = writer.commit(txn)
         except BaseException:
             writer.roll_back(txn)
             raise
-        writer.statistics.jobs += len(jobs)
+        self._put_off += put_off
+        writer.statistics.jobs += len(outcomes)
         return news, outcomes
 
-    def _begin_writing(self) -> Transaction:
+    def _begin_writing(self, jobs: list[_Job[Any]]) -> Transaction:
         """Begin; on a lost connection once more with a new one. Nothing was asked of it yet, so that is safe."""
         try:
-            txn = self._writer.begin(writable=True)
-            self._writer.check_outside_changes(txn)
+            return self._begin_once(jobs)
         except self.engine.connection_errors as error:
             _log.warning("the connection to the database was lost, connecting again", reason=str(error).strip())
             self._writer.reconnect()
-            txn = self._writer.begin(writable=True)
-            self._writer.check_outside_changes(txn)
+            return self._begin_once(jobs)
+
+    def _begin_once(self, jobs: list[_Job[Any]]) -> Transaction:
+        txn = self._writer.begin(writable=True)
+        if txn.turn is not None:
+            txn.turn.begin(txn, jobs[0].lanes, [lane for job in jobs for lane in job.lanes])
+        self._writer.check_outside_changes(txn)
         return txn
+
+    def _is_to_be_done_again(self, job: _Job[Any], error: Exception) -> bool:
+        """Whether a job that was alone in its transaction only stood in the way of another process's; it waits then."""
+        if not isinstance(error, LaneTaken):
+            if not isinstance(error, self.engine.passing_errors) or job.tries == MOST_TRIES:
+                return False
+            job.tries += 1
+        self._put_off.append(job)
+        return True
 
     # The reading threads.
 
@@ -569,10 +690,17 @@ class Database:
             _log.error("a database job failed", job=job.name, reason=f"{type(error).__name__}: {error}")
         return _caught()
 
-    def _deliver(self, news: Iterable[object], outcomes: list[_Outcome]) -> None:
-        self._reactor.callFromThread(self._deliver_here, news, outcomes)
+    def _deliver(self, news: Sequence[object], outcomes: list[_Outcome], number: int | None = None) -> None:
+        """Publish news and give results.
 
-    def _deliver_here(self, news: Iterable[object], outcomes: list[_Outcome]) -> None:
+        :param number: of their commit, if other processes know of it, too.
+        """
+        if self._order is not None and number is not None:
+            self._reactor.callFromThread(self._order.ours, number, news, outcomes)
+        else:
+            self._reactor.callFromThread(self._deliver_here, news, outcomes)
+
+    def _deliver_here(self, news: Iterable[object], outcomes: Iterable[_Outcome]) -> None:
         for item in news:
             self._bus.publish(item)
         for job, succeeded, result in outcomes:

@@ -14,6 +14,7 @@ from synapse_like.storage import events, positions
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 from synapse_like.storage.events import GAP
+from synapse_like.storage.news import for_others
 
 EDU_STREAM = "outgoing_edus"
 
@@ -65,6 +66,7 @@ class Waiting:
     are_all_edus: bool
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class EduStored:
     """News: a lasting EDU waits for a server."""
@@ -72,6 +74,7 @@ class EduStored:
     server: str
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class Rewound:
     """News: a server may lack something that lies before the position at which it was."""

@@ -75,6 +75,8 @@ class Engine(Protocol):
     connection_errors: tuple[type[Exception], ...]
     #: Errors that the driver raises for a statement or a connection.
     database_errors: tuple[type[Exception], ...]
+    #: Those after which the same transaction, done once more, may succeed: it stood in another's way.
+    passing_errors: tuple[type[Exception], ...]
     begin_write: str
     begin_read: str
     #: Appended to a SELECT that must lock its rows against other writers.
@@ -87,9 +89,15 @@ class Engine(Protocol):
         """The file of the database; None if it is not one file on this machine."""
         ...
 
-    def connect(self, *, exclusive: bool) -> RawConnection:
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether several processes can write at the same time."""
+        ...
+
+    def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
         """Open a connection; with `exclusive`, claim the database for this server first.
 
+        :param shared: with others that claim it so, too.
         :raises DatabaseInUse: another server has claimed it.
         :raises DatabaseUnavailable: it cannot be opened.
         """
@@ -117,9 +125,25 @@ class Engine(Protocol):
         """Derive all indexes from their tables again; for a connection that has claimed the database."""
         ...
 
+    def listen(self, connection: RawConnection) -> None:
+        """Have the database say so on a connection when another process has committed something."""
+        ...
+
+    def wait_for_notice(self, connection: RawConnection, seconds: float) -> None:
+        """Wait until it says so, or for some time."""
+        ...
+
+    def notify(self, connection: RawConnection) -> None:
+        """Have it say so now."""
+        ...
+
     def release(self) -> None:
         """Give up the claim made by an exclusive `connect`."""
         ...
+
+
+#: Where PostgreSQL says that there is something new in the log of commits.
+CHANNEL = "synapse_like"
 
 
 class SqliteEngine:
@@ -133,6 +157,8 @@ class SqliteEngine:
     name = "sqlite"
     connection_errors: tuple[type[Exception], ...] = ()
     database_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    passing_errors: tuple[type[Exception], ...] = ()
+    can_be_shared = False
     begin_write = "BEGIN IMMEDIATE"
     begin_read = "BEGIN"
     for_update = ""
@@ -147,7 +173,8 @@ class SqliteEngine:
     def path(self) -> Path | None:
         return self._path
 
-    def connect(self, *, exclusive: bool) -> RawConnection:
+    def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
+        assert not shared, "SQLite has one writer"
         try:
             if exclusive:
                 self._claim()
@@ -216,6 +243,15 @@ class SqliteEngine:
     def make_indexes_anew(self, connection: RawConnection) -> None:
         connection.execute("REINDEX")
 
+    def listen(self, connection: RawConnection) -> None:
+        raise NotImplementedError("nobody else writes to SQLite")
+
+    def wait_for_notice(self, connection: RawConnection, seconds: float) -> None:
+        raise NotImplementedError("nobody else writes to SQLite")
+
+    def notify(self, connection: RawConnection) -> None:
+        raise NotImplementedError("nobody else writes to SQLite")
+
     def release(self) -> None:
         if self._lock_file is not None:
             os.close(self._lock_file)
@@ -233,6 +269,7 @@ class PostgresEngine:
     begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     for_update = " FOR UPDATE"
     size_query = "SELECT pg_database_size(current_database())"
+    can_be_shared = True
 
     #: Any constant will do, as long as every server uses the same one.
     _CLAIM = 0x53594E4C
@@ -251,8 +288,13 @@ class PostgresEngine:
             psycopg.InterfaceError,
         )
         self.database_errors: tuple[type[Exception], ...] = (psycopg.Error,)
+        self.passing_errors: tuple[type[Exception], ...] = (
+            psycopg.errors.DeadlockDetected,
+            psycopg.errors.SerializationFailure,
+            psycopg.errors.UniqueViolation,
+        )
 
-    def connect(self, *, exclusive: bool) -> RawConnection:
+    def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
         try:
             connection = self._psycopg.connect(
                 self._url, autocommit=True, prepare_threshold=2, connect_timeout=BUSY_SECONDS
@@ -263,17 +305,18 @@ class PostgresEngine:
             ) from error
         connection.prepared_max = 512
         if exclusive:
-            self._claim(connection)
+            self._claim(connection, shared=shared)
         return connection
 
-    def _claim(self, connection: RawConnection) -> None:
-        """Be the only server on the database.
+    def _claim(self, connection: RawConnection, *, shared: bool) -> None:
+        """Be the only server on the database, or one of those that share it.
 
         It is waited for a little: the connection of a server that has just ended, or was killed, lives on for a moment.
         """
         try:
             connection.execute(f"SET lock_timeout = '{CLAIM_SECONDS}s'")
-            connection.execute("SELECT pg_advisory_lock(%s)", (self._CLAIM,))
+            claim = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
+            connection.execute(f"SELECT {claim}(%s)", (self._CLAIM,))
             connection.execute("RESET lock_timeout")
         except self._psycopg.errors.LockNotAvailable as error:
             connection.close()
@@ -320,6 +363,18 @@ class PostgresEngine:
         if encoding != "UTF8":
             found.append(f"The encoding of the database is {encoding} and not UTF8.")
         return found
+
+    def listen(self, connection: RawConnection) -> None:
+        connection.execute(f"LISTEN {CHANNEL}")
+
+    def wait_for_notice(self, connection: RawConnection, seconds: float) -> None:
+        # Several are as good as one: what they are about is read in the tables.
+        notices: Any = connection
+        for _ in notices.notifies(timeout=seconds, stop_after=1):
+            pass
+
+    def notify(self, connection: RawConnection) -> None:
+        connection.execute(f"NOTIFY {CHANNEL}")
 
     def release(self) -> None:
         """The claim ends with the connection."""

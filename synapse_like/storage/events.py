@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import cast
+from typing import Any, cast
 
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import TooLarge
@@ -21,8 +21,9 @@ from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.database import CommitInDoubt, Transaction
 from synapse_like.storage.engines import batched, placeholders
+from synapse_like.storage.news import for_others, register
 
 STREAM = "events"
 
@@ -99,6 +100,7 @@ class EventPersisted:
     pdu: bytes | None = None
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class EventRedacted:
     """News: an event has been stripped of its content."""
@@ -111,6 +113,26 @@ OVERHEAD = 1000
 EVENTS = CacheKind[int, StoredEvent](
     "events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD, in_bytes=True
 )
+
+
+def _written(news: EventPersisted) -> list[Any]:
+    """What other processes need to know to read an event themselves."""
+    event_nid, destinations = news.stored.event_nid, sorted(news.destinations)
+    return [news.room_id, news.position, event_nid, dict(news.memberships), destinations]
+
+
+def _read(txn: Transaction, written: Sequence[Any]) -> list[EventPersisted | CommitInDoubt]:
+    found = {stored.event_nid: stored for stored in load(txn, [event_nid for _, _, event_nid, _, _ in written])}
+    return [
+        # One that is gone already was purged: everybody looks again.
+        EventPersisted(room_id, position, found[nid], memberships, frozenset(destinations))
+        if nid in found
+        else CommitInDoubt()
+        for room_id, position, nid, memberships, destinations in written
+    ]
+
+
+register(EventPersisted, _written, _read)
 
 
 def next_position(txn: Transaction) -> int:

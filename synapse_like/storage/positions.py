@@ -2,7 +2,8 @@
 
 Each kind of news (events, later presence, typing …) is a stream of rows with positions that only grow. The row of a
 stream in `stream_positions` is locked from the first position a transaction takes until its commit, so a position never
-becomes visible after a later one has.
+becomes visible after a later one has. Processes that share a database take the number of their commit first
+(`sharing.py`), so that none holds one stream while it waits for another.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ def take(txn: Transaction, stream: str) -> int:
     """The next position of the stream."""
     last = txn.positions.get(stream)
     if last is None:
+        txn.take_number()
         position: int = txn.insert(
             "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position",
             (stream,),

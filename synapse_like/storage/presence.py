@@ -12,6 +12,7 @@ from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage import positions
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import MOST_VALUES, Row, batched, placeholders
+from synapse_like.storage.news import for_others
 from synapse_like.storage.state import MEMBER, slot_id
 
 STREAM = "presence"
@@ -40,6 +41,7 @@ class StoredPresence:
     choices: Mapping[str, str] = field(default_factory=dict)
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class PresenceRecorded:
     """News: the presence of some users has changed.

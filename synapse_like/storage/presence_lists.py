@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from synapse_like.storage import positions
 from synapse_like.storage.database import Transaction
+from synapse_like.storage.news import for_others
 from synapse_like.storage.presence import STREAM
 
 
@@ -22,6 +23,7 @@ class Entry:
     is_accepted: bool
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class ListChanged:
     """News: an entry was made (`is_accepted` says of which kind), or taken away (None)."""

@@ -10,6 +10,7 @@ from synapse_like.protocol.canonical_json import decode, encode_in_any_order
 from synapse_like.protocol.profiles import AVATAR_URL, DISPLAYNAME, SHOWN
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import batched, placeholders
+from synapse_like.storage.news import for_others
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class ProfileField:
     visibility: str
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class ProfileChanged:
     """News: a user of this server has another display name or avatar; None for one that is not set."""
@@ -43,6 +45,7 @@ class ProfileChanged:
     avatar_url: str | None
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class RoomsUntold:
     """News: there are rooms that have yet to be told of somebody's profile."""

@@ -69,6 +69,7 @@ HEADS = CacheKind[str, RoomHead]("heads", 500)
 
 def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool) -> RoomHead:
     """Make a room without events; its first event follows in the same transaction."""
+    txn.hold_room(room_id)
     room_nid = txn.insert(
         "INSERT INTO rooms (room_id, version, is_public) VALUES (?, ?, ?) RETURNING room_nid",
         (room_id, rules.name, int(is_public)),
@@ -102,6 +103,7 @@ def enter(txn: Transaction, room_id: str) -> RoomHead:
 
 def head(txn: Transaction, room_id: str) -> RoomHead | None:
     """The head of a room, for a writing transaction; None if this server does not know the room."""
+    txn.hold_room(room_id)
     kept = txn.cache(HEADS).get(room_id)
     if kept is not None:
         _discard_if_rolled_back(txn, room_id)
@@ -262,6 +264,7 @@ def find(txn: Transaction, room_id: str) -> Room | None:
 
 def lock(txn: Transaction, room: Room) -> None:
     """Keep other processes from adding to a room until this transaction has ended."""
+    txn.hold_room(room.room_id)
     txn.one(f"SELECT 1 FROM rooms WHERE room_nid = ?{txn.for_update}", (room.room_nid,))
 
 

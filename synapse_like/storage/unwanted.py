@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import batched, placeholders
+from synapse_like.storage.news import for_others
 
 #: What holds for who has not said anything.
 EVERYONE = "everyone"
 
 
+@for_others
 @dataclass(frozen=True, slots=True)
 class IgnoredChanged:
     """News: a user of this server ignores others than before."""

@@ -22,7 +22,8 @@ def add(txn: Transaction, stream: str) -> str:
 
 
 def streams(txn: Transaction) -> set[str]:
-    return {row[0] for row in txn.all("SELECT stream FROM stream_positions")} - {"events", "outgoing_edus", "presence"}
+    there_before = {"commits", "events", "outgoing_edus", "presence"}
+    return {row[0] for row in txn.all("SELECT stream FROM stream_positions")} - there_before
 
 
 def refuse(txn: Transaction) -> None:

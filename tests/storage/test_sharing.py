@@ -1,0 +1,318 @@
+"""Several processes on one PostgreSQL: nothing is lost, skipped or told twice, whoever writes, is slow, or dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from twisted.internet.defer import Deferred
+
+from synapse_like.storage import positions, sharing
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.caches import CacheKind
+from synapse_like.storage.database import CommitInDoubt, Connection, Database, Transaction
+from synapse_like.storage.engines import DatabaseInUse, open_engine
+from synapse_like.storage.migrations import migrate
+from synapse_like.storage.news import for_others
+from synapse_like.storage.sharing import Turn
+from tests.storage.sharing_worker import ROOMS
+from tests.support.postgres import PostgreSQL
+from tests.support.processes import dying_with_us, wait_until
+from tests.support.server import ROOT
+from tests.support.threads import ThreadBridge
+
+NAMES = CacheKind[str, str]("names", 100)
+
+
+@for_others
+@dataclass(frozen=True, slots=True)
+class Said:
+    """News: a word, and where it stands."""
+
+    position: int
+    word: str
+
+
+class Process:
+    """What would be a process of the server, in this one."""
+
+    def __init__(self, url: str) -> None:
+        self.bridge, self.bus = ThreadBridge(), Bus()
+        self.news: list[object] = []
+        self.results: dict[object, Any] = {}
+        self.bus.subscribe(Said, self.news.append)
+        self.bus.subscribe(CommitInDoubt, self.news.append)
+        self.database = Database(open_engine(url, data_dir=Path()), self.bridge, self.bus, readers=1, shared=True)
+        self.database.start()
+
+    @property
+    def words(self) -> list[str]:
+        return [news.word for news in self.news if isinstance(news, Said)]
+
+    def result(self, deferred: Deferred[Any]) -> Any:
+        deferred.addBoth(lambda outcome: self.results.__setitem__(deferred, outcome))
+        self.bridge.pump(lambda: deferred in self.results)
+        return self.results[deferred]
+
+    def say(self, word: str) -> int:
+        position = self.result(self.database.write("say", say, word))
+        assert isinstance(position, int), position
+        return position
+
+    def hear(self, *words: str) -> None:
+        self.bridge.pump(lambda: len(self.words) >= len(words))
+        assert self.words == list(words)
+
+
+def say(txn: Transaction, word: str) -> int:
+    position = positions.take(txn, "events")
+    txn.announce(Said(position, word))
+    return position
+
+
+def put(txn: Transaction, stream: str, position: int) -> None:
+    txn.execute("UPDATE stream_positions SET position = ? WHERE stream = ?", (position, stream))
+
+
+def prepare(url: str) -> None:
+    connection = Connection(open_engine(url, data_dir=Path()), exclusive=True)
+    migrate(connection)
+    connection.transact(lambda txn: txn.execute("CREATE TABLE counted (position BIGINT PRIMARY KEY, maker TEXT)"))
+    for room_id in ROOMS:
+        connection.transact(
+            lambda txn, name: txn.execute("INSERT INTO stream_positions (stream, position) VALUES (?, 0)", (name,)),
+            room_id,
+        )
+    connection.close()
+
+
+@pytest.fixture(scope="module")
+def url(postgresql: PostgreSQL) -> Iterator[str]:
+    with postgresql.database() as url:
+        prepare(url)
+        yield url
+
+
+@pytest.fixture
+def processes(url: str) -> Iterator[list[Process]]:
+    made = [Process(url), Process(url)]
+    yield made
+    for process in made:
+        process.database.stop()
+
+
+def test_what_one_says_the_other_hears_in_order_and_once(processes: list[Process]) -> None:
+    one, two = processes
+    assert [one.say("a"), two.say("b"), one.say("c"), two.say("d")] == [1, 2, 3, 4]
+    for process in processes:
+        process.hear("a", "b", "c", "d")
+
+
+def test_nobody_is_alone_on_a_database_that_others_share(url: str, processes: list[Process]) -> None:
+    with pytest.raises(DatabaseInUse):
+        Connection(open_engine(url, data_dir=Path()), exclusive=True)
+
+
+class Holding:
+    """A job that holds a room in one process until it is let go."""
+
+    def __init__(self, process: Process, room_id: str) -> None:
+        self._entered, self._let_go = threading.Event(), threading.Event()
+        self.ended = process.database.write_to_room(room_id, "hold", self._hold, room_id)
+        self._process = process
+        assert self._entered.wait(10)
+
+    def _hold(self, txn: Transaction, room_id: str) -> None:
+        txn.hold_room(room_id)
+        self._entered.set()
+        assert self._let_go.wait(10)
+
+    def let_go(self) -> None:
+        self._let_go.set()
+        self._process.result(self.ended)
+
+
+def test_one_room_waits_for_its_writer_and_another_does_not(processes: list[Process]) -> None:
+    one, two = processes
+    holding = Holding(one, ROOMS[0])
+    order: list[str] = []
+
+    def enter(txn: Transaction, room_id: str) -> None:
+        txn.hold_room(room_id)
+        order.append(room_id)
+
+    jobs = [two.database.write_to_room(room_id, "enter", enter, room_id) for room_id in (ROOMS[1], ROOMS[0], ROOMS[2])]
+    two.result(jobs[0])
+    assert ROOMS[0] not in order
+    holding.let_go()
+    for job in jobs:
+        two.result(job)
+    assert sorted(order) == sorted(ROOMS)
+
+
+def test_a_job_that_finds_out_late_where_it_writes_begins_again_there(processes: list[Process]) -> None:
+    one, two = processes
+    holding = Holding(one, ROOMS[0])
+    tries: list[int] = []
+
+    def change(txn: Transaction) -> str:
+        tries.append(1)
+        put(txn, ROOMS[1], 7)
+        txn.hold_room(ROOMS[0])
+        return "done"
+
+    def refuse(txn: Transaction) -> None:
+        raise ZeroDivisionError
+
+    jobs = [two.database.write("change", change), two.database.write("refuse", refuse)]
+    wait_until("the first try", lambda: bool(tries))
+    holding.let_go()
+    assert two.result(jobs[0]) == "done"
+    assert len(tries) == 2
+    assert two.result(jobs[1]).check(ZeroDivisionError)
+
+
+def test_copies_that_another_made_wrong_are_forgotten_before_anything_is_written(processes: list[Process]) -> None:
+    one, two = processes
+
+    def remember(txn: Transaction) -> None:
+        txn.cache(NAMES).keep("a", "as it was")
+
+    def change(txn: Transaction) -> None:
+        txn.execute("UPDATE stream_positions SET position = position WHERE stream = ?", (ROOMS[0],))
+        txn.cache(NAMES).drop_all(txn)
+
+    two.result(two.database.write("remember", remember))
+    one.result(one.database.write("change", change))
+    assert two.result(two.database.write("look", lambda txn: txn.cache(NAMES).get("a"))) is None
+
+
+def test_who_lost_the_connection_hears_what_was_said_meanwhile(url: str, processes: list[Process]) -> None:
+    one, two = processes
+    one.say("before")
+    with psycopg.connect(url, autocommit=True) as other:
+        # All but the writers, who end with a commit.
+        ended = other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query = 'ROLLBACK'"
+        ).fetchall()
+        assert len(ended) >= 2
+    one.say("after")
+    two.say("more")
+    for process in processes:
+        process.hear("before", "after", "more")
+
+
+def test_who_missed_too_much_looks_at_everything_again(
+    url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = processes
+    monkeypatch.setattr(sharing, "KEPT_SECONDS", -10)
+    for word in "abc":
+        one.say(word)
+    one.result(one.database.write("forget", sharing.forget_old, now_ms=1 << 45))
+    heard: list[Any] = []
+    gaps: list[int] = []
+    engine = open_engine(url, data_dir=Path())
+    listener = sharing.Listener(lambda: Connection(engine), "asleep", 0, heard.extend, gaps.append)
+    listener.start()
+    wait_until("what is left to be heard", lambda: bool(heard))
+    listener.stop()
+    # What is left is the commit that forgot the others, or the last one before it.
+    assert gaps == [heard[0][0] - 1]
+    assert gaps[0] >= 2
+
+
+def test_a_commit_in_doubt_holds_nobody_up(url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = processes
+
+    def lose(txn: Transaction) -> None:
+        say(txn, "lost")
+        pid = txn.one("SELECT pg_backend_pid()")
+        assert pid is not None
+
+        def end(*_: object) -> None:
+            write_down(*_)
+            with psycopg.connect(url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+
+        write_down = Turn.write_down
+        monkeypatch.setattr(Turn, "write_down", end)
+        txn.when_rolled_back(monkeypatch.undo)
+
+    failure = one.result(one.database.write("lose", lose))
+    assert "try again" in failure.getErrorMessage()
+    assert any(isinstance(news, CommitInDoubt) for news in one.news)
+    two.say("next")
+    one.say("own")
+    for process in processes:
+        process.hear("next", "own")
+
+
+class Worker:
+    """A process that counts: `sharing_worker.py`."""
+
+    def __init__(self, url: str, name: str, jobs: int, seed: int, folder: Path) -> None:
+        self.output = folder / name
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.storage.sharing_worker", url, name, str(jobs), str(seed)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                preexec_fn=dying_with_us(9),
+            )
+
+    def told(self, what: str) -> list[int]:
+        lines = [line.split() for line in self.output.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [int(line[1]) for line in lines if line[0] == what]
+
+    def has_said(self, word: str) -> bool:
+        return word in self.output.read_text().splitlines()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(30) == 0
+
+
+def sum_of_rooms(url: str) -> int:
+    with psycopg.connect(url, autocommit=True) as connection:
+        [(found,)] = connection.execute(
+            "SELECT SUM(position) FROM stream_positions WHERE stream = ANY(%s)", (list(ROOMS),)
+        ).fetchall()
+    return int(found)
+
+
+def test_with_hundreds_of_writers_and_some_that_die_no_position_is_skipped_or_told_twice(
+    url: str, tmp_path: Path
+) -> None:
+    before = sum_of_rooms(url)
+    lasting = [Worker(url, f"worker{n}", 60, n, tmp_path) for n in range(4)]
+    dying = [Worker(url, f"dying{n}", 400, 100 + n, tmp_path) for n in range(2)]
+    everybody = [*lasting, *dying]
+    for n, worker in enumerate(dying):
+        wait_until("it to write", lambda worker=worker, n=n: len(worker.told("done")) > 10 + 20 * n)
+        worker.process.kill()
+        worker.process.wait()
+    for worker in lasting:
+        wait_until("all to be written", lambda worker=worker: worker.has_said("ready"))
+    with psycopg.connect(url, autocommit=True) as connection:
+        stored = [row[0] for row in connection.execute("SELECT position FROM counted ORDER BY position").fetchall()]
+    assert stored == list(range(stored[0], stored[0] + len(stored)))
+    assert sum_of_rooms(url) == before + len(stored), "each count saw the one before it"
+    for worker in everybody:
+        assert set(worker.told("done")) <= set(stored), "nothing acknowledged is lost"
+    for worker in lasting:
+        wait_until("it to hear the last", lambda worker=worker: worker.told("heard")[-1:] == stored[-1:])
+        heard = worker.told("heard")
+        assert heard == list(range(heard[0], stored[-1] + 1))
+        assert heard[0] <= min(worker.told("done"))
+        worker.end()
