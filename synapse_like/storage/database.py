@@ -45,7 +45,18 @@ from synapse_like.storage.engines import (
     batched,
     placeholders,
 )
-from synapse_like.storage.sharing import REST, Holder, LaneTaken, Listener, Order, Told, Turn, lane_of, newest
+from synapse_like.storage.sharing import (
+    REST,
+    Holder,
+    LaneTaken,
+    Listener,
+    Order,
+    Told,
+    Turn,
+    lane_of,
+    newest,
+    tell_passing,
+)
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
@@ -451,7 +462,10 @@ class Database:
             self._reactor.callFromThread(self._deliver_here, [CommitInDoubt()], ())
             self._reactor.callFromThread(order.missed, number)
 
-        self._listener = Listener(connect, name, last, tell, missed)
+        def tell_passing(news: list[object]) -> None:
+            self._reactor.callFromThread(self._deliver_here, news, ())
+
+        self._listener = Listener(connect, name, last, tell, missed, tell_passing)
         self._listener.start()
 
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
@@ -501,6 +515,24 @@ class Database:
         """
         job = _Job(name, lambda txn: function(txn, *args, **kwargs), lanes=frozenset([lane_of(room_id)]))
         return self._submit(self._writes, job)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes write to it, too."""
+        return self._holder is not None
+
+    def tell_others(self, *news: object) -> None:
+        """Tell other processes, if there are any, what is worth nothing later; it is not published here.
+
+        It comes after what this process has committed before. Nobody is told whether it came.
+        """
+        if self._holder is None or self._stopped:
+            return
+        job = _Job("tell-others", lambda txn: tell_passing(txn, name, news), lanes=frozenset())
+        name = self._holder.name
+        self._submit(self._writes, job).addErrback(
+            lambda failure: _log.warning("other processes were not told", reason=failure.getErrorMessage())
+        )
 
     def read(
         self,

@@ -129,12 +129,15 @@ class Engine(Protocol):
         """Have the database say so on a connection when another process has committed something."""
         ...
 
-    def wait_for_notice(self, connection: RawConnection, seconds: float) -> None:
-        """Wait until it says so, or for some time."""
+    def notices(self, connection: RawConnection, seconds: float) -> list[str]:
+        """What was said to those who listen, empty where it is only that there is something to read.
+
+        :param seconds: how long to wait for the first.
+        """
         ...
 
-    def notify(self, connection: RawConnection) -> None:
-        """Have it say so now."""
+    def notify(self, connection: RawConnection, text: str = "") -> None:
+        """Say something to those who listen, with the next commit or, outside of a transaction, now."""
         ...
 
     def release(self) -> None:
@@ -142,8 +145,10 @@ class Engine(Protocol):
         ...
 
 
-#: Where PostgreSQL says that there is something new in the log of commits.
+#: Where processes that share a PostgreSQL are told something.
 CHANNEL = "synapse_like"
+#: How many bytes PostgreSQL tells at once.
+LONGEST_NOTICE = 7900
 
 
 class SqliteEngine:
@@ -246,10 +251,10 @@ class SqliteEngine:
     def listen(self, connection: RawConnection) -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
-    def wait_for_notice(self, connection: RawConnection, seconds: float) -> None:
+    def notices(self, connection: RawConnection, seconds: float) -> list[str]:
         raise NotImplementedError("nobody else writes to SQLite")
 
-    def notify(self, connection: RawConnection) -> None:
+    def notify(self, connection: RawConnection, text: str = "") -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
     def release(self) -> None:
@@ -367,14 +372,12 @@ class PostgresEngine:
     def listen(self, connection: RawConnection) -> None:
         connection.execute(f"LISTEN {CHANNEL}")
 
-    def wait_for_notice(self, connection: RawConnection, seconds: float) -> None:
-        # Several are as good as one: what they are about is read in the tables.
-        notices: Any = connection
-        for _ in notices.notifies(timeout=seconds, stop_after=1):
-            pass
+    def notices(self, connection: RawConnection, seconds: float) -> list[str]:
+        heard: Any = connection
+        return [notice.payload for notice in heard.notifies(timeout=seconds, stop_after=1)]
 
-    def notify(self, connection: RawConnection) -> None:
-        connection.execute(f"NOTIFY {CHANNEL}")
+    def notify(self, connection: RawConnection, text: str = "") -> None:
+        connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, text))
 
     def release(self) -> None:
         """The claim ends with the connection."""

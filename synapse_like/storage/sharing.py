@@ -13,6 +13,9 @@ under the same lock, so the same holds for them. With the number the commit writ
 kinds of copies are wrong now, and its news. PostgreSQL then tells the others (NOTIFY) that there is something to read,
 and nothing else; who hears it, or was not connected for a while, reads on from the last number that it knows.
 
+**What passes.** What is worth nothing in a minute, such as who is typing, leaves no trace in the tables: it stands in
+what PostgreSQL tells (`tell_passing`). Who does not hear it at the time never does.
+
 **Order.** Each process publishes the news of all commits in the order of their numbers, its own among them, and gives
 the results of its own jobs with their news: who learns of a position knows that everything up to it can be read.
 """
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from synapse_like.logs import get_logger
-from synapse_like.storage.engines import CHANNEL, DatabaseUnavailable
+from synapse_like.storage.engines import CHANNEL, LONGEST_NOTICE, DatabaseUnavailable
 from synapse_like.storage.news import from_log, to_log
 
 if TYPE_CHECKING:
@@ -165,6 +168,19 @@ class Holder:
             self._seen = rows[-1][0]
 
 
+def tell_passing(txn: Transaction, maker: str, news: Sequence[object]) -> None:
+    """Tell the other processes, with the commit of a transaction, what leaves no trace.
+
+    :param maker: the name of this process.
+    """
+    text = orjson.dumps([to_log(item) for item in news]).decode()
+    # No character has more than four bytes.
+    length = (LONGEST_NOTICE - 60) // 4 if not text.isascii() else LONGEST_NOTICE - 60
+    parts = [text[start : start + length] for start in range(0, len(text), length)]
+    for left, part in zip(reversed(range(len(parts))), parts, strict=True):
+        txn.one("SELECT pg_notify(?, ?)", (CHANNEL, f"{maker} {left} {part}"))
+
+
 def newest(txn: Transaction) -> int:
     """The number of the last commit."""
     row = txn.one("SELECT position FROM stream_positions WHERE stream = ?", (COMMITS,))
@@ -194,6 +210,7 @@ class Listener:
     :param last: the last number that is known.
     :param tell: is given commits as they are read, on the listener's thread.
     :param missed: is given a number when what was before it cannot be read any more.
+    :param tell_passing: is given news of others that stands in no log.
     """
 
     def __init__(
@@ -203,12 +220,16 @@ class Listener:
         last: int,
         tell: Callable[[list[Told]], None],
         missed: Callable[[int], None],
+        tell_passing: Callable[[list[object]], None],
     ) -> None:
         self._connect = connect
         self._name = name
         self._last = last
         self._tell = tell
         self._missed = missed
+        self._tell_passing = tell_passing
+        #: What has been said so far by those who are not at the end of it.
+        self._parts: dict[str, str] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="database-listener", daemon=True)
 
@@ -243,7 +264,7 @@ class Listener:
                 pause = 0.1
                 while not self._ending.is_set():
                     if not self._read(connection):
-                        connection.engine.wait_for_notice(connection.raw, LOOK_EVERY_SECONDS)
+                        self._hear(connection)
             except connection.engine.database_errors as error:
                 _log.warning("what others said could not be read, connecting again", reason=str(error).strip())
             except Exception:
@@ -252,6 +273,23 @@ class Listener:
                 pause = min(2 * pause, LONGEST_PAUSE)
             finally:
                 connection.close()
+
+    def _hear(self, connection: Connection) -> None:
+        """Wait until there is something to read; what passes is told at once."""
+        for notice in connection.engine.notices(connection.raw, LOOK_EVERY_SECONDS):
+            maker, _, rest = notice.partition(" ")
+            if maker in ("", self._name):
+                continue
+            left, _, text = rest.partition(" ")
+            text = self._parts.pop(maker, "") + text
+            if left != "0":
+                self._parts[maker] = text
+                continue
+            txn = connection.begin(writable=False)
+            try:
+                self._tell_passing(list(from_log(txn, orjson.loads(text))))
+            finally:
+                connection.roll_back(txn)
 
     def _read(self, connection: Connection) -> bool:
         """Read on; whether there may be more."""

@@ -120,6 +120,17 @@ def test_nobody_is_alone_on_a_database_that_others_share(url: str, processes: li
         Connection(open_engine(url, data_dir=Path()), exclusive=True)
 
 
+def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(processes: list[Process]) -> None:
+    one, two = processes
+    before = one.result(one.database.read("newest", sharing.newest))
+    long = "é" * 5000 + "x" * 20_000
+    one.database.tell_others(Said(0, "short"), Said(0, long))
+    two.hear("short", long)
+    two.say("last")
+    one.hear("last")
+    assert one.result(one.database.read("newest", sharing.newest)) == before + 1
+
+
 class Holding:
     """A job that holds a room in one process until it is let go."""
 
@@ -221,7 +232,7 @@ def test_who_missed_too_much_looks_at_everything_again(
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
-    listener = sharing.Listener(lambda: Connection(engine), "asleep", 0, heard.extend, gaps.append)
+    listener = sharing.Listener(lambda: Connection(engine), "asleep", 0, heard.extend, gaps.append, heard.extend)
     listener.start()
     wait_until("what is left to be heard", lambda: bool(heard))
     listener.stop()
