@@ -75,7 +75,7 @@ def client_mounts(
             ProfileEndpoints(rooms.profiles),
             VoipEndpoints(voip),
             TypingEndpoints(streams.typing),
-            PresenceEndpoints((people.presence, people.lists) if people else None, again),
+            PresenceEndpoints((people.presence, people.input, people.lists) if people else None, again),
             ThirdPartyIdEndpoints(addresses.linked, addresses.invites, accounts, membership, again),
             UnwantedEndpoints(Unwanted(database)),
             ContactEndpoints(addresses.books, again),

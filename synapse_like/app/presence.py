@@ -14,6 +14,7 @@ from synapse_like.handlers.presence import SWEEP_SECONDS, Presence
 from synapse_like.handlers.presence_federation import EDU_TYPE as PRESENCE
 from synapse_like.handlers.presence_federation import SWEEP_SECONDS as FEDERATION_SECONDS
 from synapse_like.handlers.presence_federation import PresenceFederation
+from synapse_like.handlers.presence_input import PresenceInput
 from synapse_like.handlers.presence_lists import ACCEPT, DENY, INVITE, PresenceLists
 from synapse_like.storage.profiles import ProfileChanged
 
@@ -26,18 +27,33 @@ class People:
     """What knows who is there.
 
     :ivar federation: None if other servers are not told.
+    :ivar is_shared: whether another process may keep presence.
     """
 
     presence: Presence
+    input: PresenceInput
     lists: PresenceLists
     federation: PresenceFederation | None
     clock: ReactorClock
+    is_shared: bool
 
     async def start(self) -> None:
-        """Take up what was when the server stopped."""
-        await self.presence.start()
+        """Learn who is there; and keep presence, if there is nobody else to do it."""
+        if self.is_shared:
+            await self.presence.start()
+        else:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Keep presence, for all processes."""
+        await self.presence.keep()
+        self.input.keep()
         if self.federation is not None:
             await self.federation.start()
+
+    def let_go(self) -> None:
+        """Another process may keep it."""
+        self.presence.let_go()
 
     def profile_changed(self, news: ProfileChanged) -> None:
         """A user has another name or picture, and whoever sees them is told (PROF-2)."""
@@ -50,7 +66,7 @@ class People:
             return {}
         lists = self.lists
         return {
-            PRESENCE: self.federation.receive,
+            PRESENCE: self.input.receive,
             INVITE: lists.invited,
             ACCEPT: lists.accepted,
             DENY: lists.denied,
@@ -59,7 +75,10 @@ class People:
     @property
     def tasks(self) -> list[Repeating]:
         """What is to be done every so often."""
-        tasks = [every(self.clock, "presence", SWEEP_SECONDS, self.presence.sweep)]
+        tasks = [
+            every(self.clock, "presence", SWEEP_SECONDS, self.presence.sweep),
+            every(self.clock, "presence-input", SWEEP_SECONDS, self.input.sweep),
+        ]
         if self.federation is not None:
             sweep = self.federation.sweep
             tasks.append(every(self.clock, "presence-elsewhere", FEDERATION_SECONDS, sweep))
@@ -78,6 +97,7 @@ def make_people(on: Foundation, notifier: Notifier, queues: DestinationQueues, p
     presence = Presence(on.database, notifier, on.bus, on.clock, on.name, position)
     lists = PresenceLists(on.database, presence, on.name, auto_accept=config.presence.auto_accept, federates=federates)
     federation = PresenceFederation(on.database, presence, queues, on.bus, on.clock, on.name) if federates else None
-    people = People(presence, lists, federation, on.clock)
+    comes_in = PresenceInput(on.database, presence, federation, on.bus, on.clock)
+    people = People(presence, comes_in, lists, federation, on.clock, on.database.is_shared)
     on.bus.subscribe(ProfileChanged, people.profile_changed)
     return people

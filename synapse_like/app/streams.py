@@ -52,6 +52,7 @@ def make_streams(on: Foundation, speaking: Speaking, authentication: Authenticat
         bus,
         clock,
         presence=people.presence if people else SilentStream(),
+        attendance=people.input if people else SilentStream(),
         typing=typing,
         most_polls=config.limits.max_polls_per_user,
     )

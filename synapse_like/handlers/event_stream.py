@@ -11,7 +11,7 @@ from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester, TokensEnded
 from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
 from synapse_like.handlers.stream_tokens import StreamToken
-from synapse_like.handlers.streams import NO_ARRIVALS, News, PresenceStream, Stream, arrivals
+from synapse_like.handlers.streams import NO_ARRIVALS, Attendance, News, Stream, arrivals
 from synapse_like.handlers.unwanted import has_ignored, without_ignored
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership, unwanted
@@ -79,7 +79,8 @@ class _Poll:
 class EventStream:
     """Long polls.
 
-    :param presence: a stream that polls tell beside the events; it is told of them, too.
+    :param presence: a stream that polls tell beside the events.
+    :param attendance: is told of the polls.
     :param typing: another.
     :param most_polls: how many of one user wait at the same time; the one that has waited longest makes room.
     """
@@ -91,7 +92,8 @@ class EventStream:
         bus: Bus,
         clock: Clock,
         *,
-        presence: PresenceStream,
+        presence: Stream,
+        attendance: Attendance,
         typing: Stream,
         most_polls: int = MOST_POLLS,
     ) -> None:
@@ -101,6 +103,7 @@ class EventStream:
         self._notifier = notifier
         self._clock = clock
         self._presence = presence
+        self._attendance = attendance
         self._typing = typing
         self._polls: set[_Poll] = set()
         self._closing = False
@@ -119,13 +122,13 @@ class EventStream:
         poll = _Poll(requester, StreamToken(start.place // events.GAP, 0, start.presence, start.typing))
         self._polls.add(poll)
         self._make_room_for(poll)
-        self._presence.opened(requester)
+        self._attendance.opened(requester)
         try:
             await self._find(poll, self._clock.monotonic() + timeout_ms / 1000)
         finally:
             self._polls.discard(poll)
             self._forget(poll)
-            self._presence.closed(requester)
+            self._attendance.closed(requester)
         return StreamChunk(start, poll.token, poll.events, poll.others)
 
     @property

@@ -208,6 +208,9 @@ class Notifier:
                 del self._by_room[room_id]
 
     def _on_event(self, news: EventPersisted) -> None:
+        if news.position <= self.position:
+            # Another process has committed it while this one began.
+            return
         self.position = news.position
         self.recent.add(news)
         self._touch(self._by_room.get(news.room_id, ()), news.position)

@@ -4,6 +4,9 @@ In memory are the persons who are there, and those who went lately; what was tol
 is collected: about once a second all who have changed are written in one transaction, and so told at most once a
 second, however often they change. Sending a message only leaves a mark in memory.
 
+Of several processes of the server one *keeps* presence: what devices do and other servers say comes to it
+(`presence_input.py`), and it writes down what follows. The others learn of that as everybody's clients do, by its news.
+
 Nothing is copied for each of those who may see a person. Those who look are woken by the rooms they are in
 (`notifier.py`), and find what is new by walking back through the persons in the order of their changes, seeing
 whether they may: they share a room, or are allowed to by a list (`presence_lists.py`).
@@ -26,7 +29,7 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence_states import NO_DEVICE, Device, Person, Told, told_by
 from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json, News, came
-from synapse_like.protocol.errors import Forbidden
+from synapse_like.protocol.errors import Forbidden, Unavailable
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.membership import JOIN
 from synapse_like.storage import presence, presence_lists, profiles
@@ -66,6 +69,7 @@ class Presence:
 
     :param position: of the stream of presence, when the server started.
     :ivar position: the newest one that everybody can read.
+    :ivar keeps: whether this process keeps presence.
     :ivar is_telling: whether changes are being written at the moment.
     """
 
@@ -78,6 +82,9 @@ class Presence:
         self._clock = clock
         self._suffix = f":{server_name}"
         self.position = self._started_at = self._log_since = position
+        self.keeps = False
+        #: What the keeper has recorded, and is not known here yet.
+        self._unknown: list[PresenceRecorded] = []
         self._persons: dict[str, Person] = {}
         #: Those that others were told of, in that order.
         self._log: OrderedDict[str, Person] = OrderedDict()
@@ -103,7 +110,20 @@ class Presence:
         bus.subscribe(CommitInDoubt, self._on_doubt)
 
     async def start(self) -> None:
-        """Take up those who were there when the server stopped: they have a while to come back."""
+        """Learn who is there by what others were told."""
+        rows = await self._database.read("presence-there", presence.there)
+        persons = [self.person(row.user_id) for row in rows]
+        await self._load([person for person in persons if not person.is_loaded])
+        for person, row in zip(persons, rows, strict=True):
+            if person.position <= row.position:
+                self._show(person, told_by(row)._replace(profile=person.profile), row.position)
+
+    async def keep(self) -> None:
+        """From now on, keep presence. Take up those who were there before: they have a while to come back."""
+        self.keeps = True
+        self._unknown.clear()
+        for known in self._persons.values():
+            known.is_loaded = False
         for row in await self._database.read("presence-there", presence.there):
             person = self._log[row.user_id] = self.person(row.user_id)
             person.position = max(person.position, row.position)
@@ -115,7 +135,31 @@ class Presence:
                 person.state, person.status_msg, person.last_active = row.state, row.status_msg, row.last_active
             self.changed(person)
 
+    def let_go(self) -> None:
+        """Another process may keep presence now."""
+        self.keeps = False
+        self._leaving.clear()
+        self._changed.clear()
+        self._marks.clear()
+        for person in self._persons.values():
+            person.devices.clear()
+            person.has_chosen = False
+        waiting, self._waiting = self._waiting, []
+        for written in waiting:
+            if not written.called:
+                written.errback(Unavailable("Presence cannot be set at the moment. Please try again."))
+
     # What our users do.
+
+    def seen(self, user_id: str, token_id: int) -> None:
+        """A device of a user is there, with another process."""
+        person = self.person(user_id)
+        device = person.devices.get(token_id)
+        if device is None:
+            device = person.devices[token_id] = Device()
+            self.changed(person)
+        if not device.streams:
+            self._leaves(user_id, token_id)
 
     def opened(self, requester: Requester) -> None:
         """A device of a user follows the event stream."""
@@ -133,17 +177,16 @@ class Presence:
         device = person.devices.setdefault(requester.token_id, Device(1))
         device.streams -= 1
         if not device.streams:
-            self._leaves(requester)
+            self._leaves(requester.user_id, requester.token_id)
 
-    def _leaves(self, requester: Requester) -> None:
-        key = (requester.user_id, requester.token_id)
-        self._leaving[key] = self._clock.monotonic()
-        self._leaving.move_to_end(key)
+    def _leaves(self, user_id: str, token_id: int) -> None:
+        self._leaving[user_id, token_id] = self._clock.monotonic()
+        self._leaving.move_to_end((user_id, token_id))
 
     async def choose(
         self,
-        requester: Requester,
         user_id: str,
+        token_id: int,
         state: str,
         status_msg: str | None,
         *,
@@ -152,25 +195,23 @@ class Presence:
     ) -> None:
         """A user says what they want to be seen as. Returns when that is written down.
 
+        :param token_id: the device that says so.
         :param idle_ms: for how long nobody has touched the device.
-        :raises Forbidden: it is somebody else's presence.
         """
-        if canonical_user_id(user_id) != requester.user_id:
-            raise Forbidden("You can only set your own presence.")
-        person = self.person(requester.user_id)
-        device = person.devices.setdefault(requester.token_id, Device())
+        person = self.person(user_id)
+        device = person.devices.setdefault(token_id, Device())
         device.kind = device_type
         device.is_idle = idle_ms is not None
         was_hidden = person.is_hidden
         # What they say now is newer than what they were before a restart.
         person.leave(NO_DEVICE)
-        person.choose(requester.token_id, state, status_msg)
+        person.choose(token_id, state, status_msg)
         if idle_ms is not None:
             person.was_active(self._clock.now_ms() - idle_ms)
         elif was_hidden and not person.is_hidden:
             person.was_active(self._clock.now_ms())
         if not device.streams:
-            self._leaves(requester)
+            self._leaves(user_id, token_id)
         written: Deferred[None] = Deferred()
         self._waiting.append(written)
         self.changed(person)
@@ -208,6 +249,8 @@ class Presence:
             self._sent_something(sender)
 
     def _sent_something(self, user_id: str) -> None:
+        if not self.keeps:
+            return
         person = self._persons.get(user_id)
         if person is None or not person.devices:
             self._marks[user_id] = self._clock.now_ms()
@@ -218,6 +261,8 @@ class Presence:
 
     def profile_changed(self, user_id: str, displayname: str | None, avatar_url: str | None) -> None:
         """A user has another name or picture (PROF-2)."""
+        if not self.keeps and user_id not in self._persons:
+            return
         person = self.person(user_id)
         shown = {"displayname": displayname, "avatar_url": avatar_url}
         person.profile = tuple((key, value) for key, value in shown.items() if value is not None)
@@ -313,6 +358,8 @@ class Presence:
 
     def changed(self, person: Person) -> None:
         """A person may have changed: see soon whether anybody is to be told."""
+        if not self.keeps:
+            return
         if not self._changed and not self.is_telling:
             pause = self._told_at + TELL_SECONDS - self._clock.monotonic()
             self._clock.call_later(max(0, pause), self._begin_telling)
@@ -362,7 +409,8 @@ class Presence:
         if changed or kept:
             try:
                 own_ids = [person.user_id for person in choosers]
-                await self._database.write("presence", presence.record, changed, kept, own_ids)
+                told = [self.person(row.user_id).telling for row in changed] if self._database.is_shared else ()
+                await self._database.write("presence", presence.record, changed, kept, own_ids, told)
             except BaseException:
                 for person in choosers:
                     person.has_chosen = True
@@ -410,18 +458,56 @@ class Presence:
                 break
 
     def _on_recorded(self, news: PresenceRecorded) -> None:
+        if not self.keeps:
+            self._unknown.append(news)
+            if len(self._unknown) == 1:
+                run_in_background("learn-presence", self._learn_recorded)
+            return
         self.position = news.position
         for user_id in news.user_ids:
             person = self.person(user_id)
-            person.position = news.position
-            person.told = person.telling
             person.is_renamed = False
-            self._log[user_id] = person
-            self._log.move_to_end(user_id)
-            self._notifier.tell_presence(person.rooms, person.observers, news.position)
+            self._show(person, person.telling, news.position)
         for user_id in news.own_ids:
-            self.person(user_id).own_position = news.position
-            self._notifier.tell_presence((), [user_id], news.position)
+            self._show_own(self.person(user_id), news.position)
+
+    def _show(self, person: Person, told: Told, position: int) -> None:
+        """Others are told of a person, from a position on."""
+        person.position = position
+        person.told = told
+        self._log[person.user_id] = person
+        self._log.move_to_end(person.user_id)
+        self._notifier.tell_presence(person.rooms, person.observers, position)
+
+    def _show_own(self, person: Person, position: int) -> None:
+        person.own_position = position
+        self._notifier.tell_presence((), [person.user_id], position)
+
+    async def _learn_recorded(self) -> None:
+        """Take over what the keeper has recorded, in its order."""
+        while self._unknown:
+            news = self._unknown[0]
+            try:
+                persons = [self.person(user_id) for user_id in news.user_ids]
+                await self._load([person for person in persons if not person.is_loaded])
+                rows = await self._database.read("presence-own", presence.of_users, news.own_ids)
+            except Unavailable:
+                await self._clock.sleep(TELL_SECONDS)
+                continue
+            if not self._unknown or self._unknown[0] is not news:
+                return
+            self._unknown.pop(0)
+            self.position = max(self.position, news.position)
+            for person, written in zip(persons, news.told, strict=True):
+                told = Told._make([*written[:-1], tuple((key, value) for key, value in written[-1])])
+                person.profile = told.profile
+                person.state, person.status_msg, person.kind, person.last_active, _ = told
+                self._show(person, told, news.position)
+            for user_id, row in rows.items():
+                person = self.person(user_id)
+                person.state, person.status_msg, person.is_hidden = row.state, row.status_msg, row.is_hidden
+                self._show_own(person, news.position)
+            self._trim()
 
     def _on_list(self, news: ListChanged) -> None:
         self.position = max(self.position, news.position)
@@ -558,7 +644,7 @@ class Presence:
         watcher = await self._notifier.watch(requester.user_id)
         position, events = await self.news(watcher, 0, NO_ARRIVALS)
         person = self._persons.get(requester.user_id)
-        own = [self._own_event(person)] if person is not None and person.is_loaded and person.devices else []
+        own = [self._own_event(person)] if person is not None and person.is_loaded and person.is_there else []
         return position, [*events, *own]
 
     async def of_room(self, requester: Requester, room_id: str) -> list[Json]:

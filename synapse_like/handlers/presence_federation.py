@@ -68,7 +68,7 @@ class _Asked:
 
 
 class PresenceFederation:
-    """Tells other servers of our users, and asks them for theirs."""
+    """Tells other servers of our users, and asks them for theirs; in the process that keeps presence."""
 
     def __init__(
         self,
@@ -117,6 +117,8 @@ class PresenceFederation:
     # Telling.
 
     def _on_recorded(self, news: PresenceRecorded) -> None:
+        if not self._people.keeps:
+            return
         ours = [user_id for user_id in news.user_ids if self._is_ours(user_id)]
         if ours:
             run_in_background("push-presence", self._push, ours)
@@ -170,6 +172,8 @@ class PresenceFederation:
     # Asking.
 
     def _on_lookers(self, news: LookersChanged) -> None:
+        if not self._people.keeps:
+            return
         self._curious.difference_update(news.went)
         new = [user_id for user_id in news.came if user_id not in self._curious]
         self._curious.update(new)
@@ -177,6 +181,8 @@ class PresenceFederation:
             run_in_background("poll-presence", self._ask_for_company, new)
 
     def _on_event(self, news: EventPersisted) -> None:
+        if not self._people.keeps:
+            return
         newcomers = came(news)
         lookers = [user_id for user_id in newcomers if user_id in self._curious]
         if lookers and not self._people.has_lookers(news.room_id, but=lookers):
@@ -187,6 +193,8 @@ class PresenceFederation:
             run_in_background("poll-presence", self._ask, others, anew=True)
 
     def _on_list(self, news: ListChanged) -> None:
+        if not self._people.keeps:
+            return
         if news.is_accepted and self._is_ours(news.observer) and not self._is_ours(news.observed):
             # The other server has only now become willing to tell.
             run_in_background("poll-presence", self._ask, [news.observed], anew=True)
@@ -232,6 +240,8 @@ class PresenceFederation:
 
     async def sweep(self) -> None:
         """Catch up with servers that can be reached again, ask again, and believe nobody who has long been silent."""
+        if not self._people.keeps:
+            return
         await self._catch_up()
         now = self._clock.monotonic()
         if now - self._reviewed >= ASK_AGAIN_SECONDS:

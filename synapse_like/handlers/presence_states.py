@@ -219,6 +219,11 @@ class Person:
         return Told(self.state, status_msg, self.kind, self.last_active, self.profile)
 
     @property
+    def is_there(self) -> bool:
+        """Whether they are there, be it with a process that keeps presence for this one."""
+        return bool(self.devices) or self.told.state != OFFLINE
+
+    @property
     def has_news(self) -> bool:
         """Whether others are to be told."""
         now = self.now()

@@ -70,10 +70,6 @@ class Attendance(Protocol):
         ...
 
 
-class PresenceStream(Stream, Attendance, Protocol):
-    """The stream of presence: those who follow it are there."""
-
-
 class SilentStream:
     """A stream in which nothing ever happens, in the place of one that is turned off."""
 

@@ -3,16 +3,17 @@
 It is worth nothing after a minute, so it is in memory only: for each room the users who type, each until a time that
 their client names. What changes is told to those who look, a few times a second at the most, and to the other servers
 in the room. These are told the time, too, and again before it is up: so who types on a server that dies is forgotten
-soon after it.
+soon after it. In the same way each process of a server that has several tells the others what it hears.
 
 **Positions.** The position 0 in a token says: as far as the client knows, nobody types. A client that stands there is
-told the rooms where somebody does. Any other position is one of this run of the server, and its client is told the
-rooms that have changed since. With one of an earlier run it is told how it stands in each of its rooms: what it
-believes may be wrong in any of them.
+told the rooms where somebody does. Any other position is one of this process, whose mark it bears, and its client is
+told the rooms that have changed since. With one of another process it is told how it stands in each of its rooms: what
+it believes may be wrong in any of them.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from synapse_like.storage import membership, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.news import for_others
 
 EDU_TYPE = "m.typing"
 
@@ -51,6 +53,18 @@ TELL_SECONDS = 0.25
 #: Users who type in one room, and rooms that are remembered.
 MOST_USERS = 100
 MOST_ROOMS = 10_000
+#: From one position to the next; what is between tells the processes apart.
+_STEP = 1 << 16
+
+
+@for_others
+@dataclass(frozen=True, slots=True)
+class TypingHeard:
+    """News: a user types for so many seconds if nothing more is heard, or does no longer (None)."""
+
+    room_id: str
+    user_id: str
+    seconds: float | None
 
 
 @dataclass(slots=True)
@@ -102,12 +116,14 @@ class Typing:
         self._clock = clock
         self._queues = queues
         self._server_name = name
-        # No run of the server begins where an earlier one was.
-        self._position = self._since = clock.now_ms()
+        # No process begins where an earlier one was, or stands where another does.
+        self._mark = secrets.randbelow(_STEP)
+        self._position = self._since = clock.now_ms() * _STEP + self._mark
         #: By the position of their last change, oldest first.
         self._rooms: OrderedDict[str, _Room] = OrderedDict()
         self._active: set[str] = set()
         bus.subscribe(EventPersisted, self._on_event)
+        bus.subscribe(TypingHeard, self._on_heard)
 
     # What clients and other servers say.
 
@@ -121,10 +137,10 @@ class Typing:
         room_id = parse_room_id(room_id)
         servers = await self._database.read("typing", self._servers, room_id, requester.user_id)
         if not typing:
-            self._stop(room_id, requester.user_id)
+            self._hear(TypingHeard(room_id, requester.user_id, None))
             return
         timeout_ms = min(timeout_ms, LONGEST_MS)
-        typist = self._begin(room_id, requester.user_id, timeout_ms / 1000)
+        typist = self._hear(TypingHeard(room_id, requester.user_id, timeout_ms / 1000))
         now = self._clock.monotonic()
         until = now + timeout_ms / 1000
         if typist is None or (now - typist.told_at < REPEAT_SECONDS and until < typist.told_until + REPEAT_SECONDS):
@@ -158,11 +174,11 @@ class Typing:
         timeout, named = content.get("timeout"), content.get("user_id")
         for user_id in now:
             if timeout is None or user_id == named:
-                self._begin(room_id, user_id, _seconds(timeout))
+                self._hear(TypingHeard(room_id, user_id, _seconds(timeout)))
             elif not self._is_typing(room_id, user_id):
-                self._begin(room_id, user_id, REMOTE_SECONDS)
+                self._hear(TypingHeard(room_id, user_id, REMOTE_SECONDS))
         for user_id in stopped:
-            self._stop(room_id, user_id)
+            self._hear(TypingHeard(room_id, user_id, None))
 
     async def _members(self, origin: str, room_id: str, named: Sequence[object]) -> frozenset[str]:
         """Those of the named who are users of a server and joined to a room."""
@@ -172,6 +188,17 @@ class Typing:
 
     async def _joined(self, room_id: str, users: Iterable[str]) -> frozenset[str]:
         return await self._database.read("typing-members", _joined, room_id, users)
+
+    def _hear(self, news: TypingHeard) -> _Typist | None:
+        """Take over what was said to this process, and tell the others."""
+        self._database.tell_others(news)
+        return self._on_heard(news)
+
+    def _on_heard(self, news: TypingHeard) -> _Typist | None:
+        if news.seconds is not None:
+            return self._begin(news.room_id, news.user_id, news.seconds)
+        self._stop(news.room_id, news.user_id)
+        return None
 
     # What is known.
 
@@ -219,7 +246,7 @@ class Typing:
         self._tell(room_id, user_id, typist.servers, timeout_ms=None)
 
     def _changed(self, room_id: str, room: _Room) -> None:
-        self._position += 1
+        self._position += _STEP
         room.position = self._position
         self._rooms.move_to_end(room_id)
         if room.typists:
@@ -277,7 +304,7 @@ class Typing:
         active = {room_id for room_id in watcher.rooms & self._active if self._rooms[room_id].typists.keys() - ignored}
         if after == 0:
             told = active
-        elif self._since <= after <= self._position:
+        elif self._since <= after <= self._position and after % _STEP == self._mark:
             told = self._changed_since(watcher, after) | (arrivals.entered & active)
         else:
             told = watcher.rooms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import orjson
 
@@ -48,11 +49,13 @@ class PresenceRecorded:
 
     :ivar user_ids: those of whom others are told.
     :ivar own_ids: those who have chosen something, and are told so themselves.
+    :ivar told: what others are told of each of `user_ids`, as who recorded it has put it down.
     """
 
     position: int
     user_ids: Sequence[str]
     own_ids: Sequence[str]
+    told: Sequence[Any] = ()
 
 
 _COLUMNS = "p.user_id, p.position, p.state, p.status_msg, p.last_active, p.is_hidden, p.choices"
@@ -86,18 +89,23 @@ def there(txn: Transaction) -> list[StoredPresence]:
 
 
 def record(
-    txn: Transaction, changed: Sequence[StoredPresence], kept: Sequence[StoredPresence], own_ids: Sequence[str]
+    txn: Transaction,
+    changed: Sequence[StoredPresence],
+    kept: Sequence[StoredPresence],
+    own_ids: Sequence[str],
+    told: Sequence[Any] = (),
 ) -> None:
     """Write down the presence of users.
 
     :param changed: those of whom others are to be told; their positions are set here.
     :param kept: those of whom nobody else needs to be told.
     :param own_ids: who has chosen something themselves.
+    :param told: what others are told of those who changed, for other processes; as JSON has it.
     """
     if changed or own_ids:
         position = positions.take(txn, STREAM)
         _write(txn, [(position, row) for row in changed])
-        txn.announce(PresenceRecorded(position, [row.user_id for row in changed], own_ids))
+        txn.announce(PresenceRecorded(position, [row.user_id for row in changed], own_ids, told))
     _write(txn, [(row.position, row) for row in kept])
 
 

@@ -34,7 +34,9 @@ class Polls:
         self._bridge = bridge
         notifier = Notifier(database, bus, clock, position=10)
         silent: Any = SilentStream()
-        self.stream = EventStream(database, notifier, bus, clock, presence=silent, typing=silent, most_polls=2)
+        self.stream = EventStream(
+            database, notifier, bus, clock, presence=silent, attendance=silent, typing=silent, most_polls=2
+        )
         self.answers: list[StreamChunk | None] = []
 
     def poll(self, requester: Requester) -> int:

@@ -89,6 +89,7 @@ class Scene:
         position = self.read(presence.current_position)
         notifier = Notifier(self.database, self.bus, clock, 10)
         self.people = Presence(self.database, notifier, self.bus, clock, "here", position)
+        self.people.keeps = True
         queues: Any = self.queues
         self.federation = PresenceFederation(self.database, self.people, queues, self.bus, clock, "here")
         self.bus.subscribe(PresenceRecorded, lambda news: self.told.append(sorted(news.user_ids)))
@@ -127,9 +128,7 @@ class Scene:
         self.people.closed(login(user_id, token_id))
 
     def choose(self, user_id: str, state: str) -> None:
-        chosen = Deferred.fromCoroutine(
-            self.people.choose(login(user_id), user_id, state, None, idle_ms=None, device_type=None)
-        )
+        chosen = Deferred.fromCoroutine(self.people.choose(user_id, 1, state, None, idle_ms=None, device_type=None))
         self.passes()
         assert chosen.called
 
@@ -210,7 +209,7 @@ def test_who_was_there_before_a_restart_has_a_while_to_come_back(scene: Scene) -
     scene.passes()
     scene.told.clear()
     scene.begin()
-    scene.result(scene.people.start())
+    scene.result(scene.people.keep())
     scene.passes(CLOSED_SECONDS - 5)
     scene.comes(BOB)
     scene.sweeps()
@@ -228,7 +227,7 @@ def test_what_one_says_after_a_restart_counts_at_once(scene: Scene) -> None:
     """It counted only half a minute later if one had been more available before."""
     scene.choose(ALICE, "free_for_chat")
     scene.begin()
-    scene.result(scene.people.start())
+    scene.result(scene.people.keep())
     scene.passes()
     scene.choose(ALICE, "unavailable")
     assert scene.people.person(ALICE).told.state == "unavailable"
@@ -523,7 +522,7 @@ def test_what_may_not_have_gone_out_before_a_restart_is_said_again(scene: Scene)
     scene.choose(ALICE, "unavailable")
     scene.queues.take()
     scene.begin()
-    scene.result(scene.people.start())
+    scene.result(scene.people.keep())
     scene.result(scene.federation.start())
     [(server, content)] = scene.queues.take()
     assert (server, content["push"][0]["presence"]) == ("there", "unavailable")
@@ -661,7 +660,7 @@ def test_name_is_not_told_again_after_a_restart(scene: Scene) -> None:
     push(scene, displayname="Zoe", device_type="mobile")
     scene.told.clear()
     scene.begin()
-    scene.result(scene.people.start())
+    scene.result(scene.people.keep())
     scene.result(scene.federation.start())
     scene.comes(ALICE)
     scene.passes()
@@ -688,7 +687,7 @@ def test_poll_right_after_a_restart_misses_nothing(scene: Scene) -> None:
     position, _ = scene.news(0)
     scene.choose(ALICE, "unavailable")
     scene.begin()
-    scene.result(scene.people.start())
+    scene.result(scene.people.keep())
     end, told = scene.news(position)
     assert told == [(ALICE, "unavailable")]
     scene.passes()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.presence import Presence
+from synapse_like.handlers.presence_input import PresenceInput
 from synapse_like.handlers.presence_lists import ListChange, PresenceLists
 from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.http.requests import Call
@@ -48,25 +49,27 @@ class PresenceEndpoints:
     :param parts: None if the operator has turned presence off.
     """
 
-    def __init__(self, parts: tuple[Presence, PresenceLists] | None, retransmissions: Retransmissions) -> None:
+    def __init__(
+        self, parts: tuple[Presence, PresenceInput, PresenceLists] | None, retransmissions: Retransmissions
+    ) -> None:
         self._parts = parts
         self._retransmissions = retransmissions
 
-    def _on(self) -> tuple[Presence, PresenceLists]:
+    def _on(self) -> tuple[Presence, PresenceInput, PresenceLists]:
         if self._parts is None:
             raise Forbidden("Presence is turned off on this server.")
         return self._parts
 
     async def status(self, call: Call[Requester]) -> object:
         """The presence of a user."""
-        presence, _ = self._on()
+        presence, _, _ = self._on()
         return await presence.status(call.requester, call.params["user"])
 
     async def set_status(self, call: Call[Requester]) -> object:
         """Say what one wants to be seen as."""
-        presence, _ = self._on()
+        _, comes_in, _ = self._on()
         body: StatusBody = call.body
-        await presence.choose(
+        await comes_in.choose(
             call.requester,
             call.params["user"],
             body.presence,
@@ -78,12 +81,12 @@ class PresenceEndpoints:
 
     async def list(self, call: Call[Requester]) -> object:
         """Those whom one wants to see."""
-        _, lists = self._on()
+        _, _, lists = self._on()
         return await lists.show(call.requester, call.params.get("user", call.requester.user_id))
 
     async def change_list(self, call: Call[Requester]) -> object:
         """Change whom one wants to see, and whom one lets see oneself."""
-        _, lists = self._on()
+        _, _, lists = self._on()
         body: ListBody = call.body
         change = ListChange(body.invite, body.drop, body.accept, body.deny, body.groups)
         request = self._retransmissions.request(call.requester, call.retransmit_key)
