@@ -20,9 +20,9 @@ class Bus:
     """In-process publish and subscribe, by the type of the news."""
 
     def __init__(self) -> None:
-        self._subscribers: defaultdict[type[Any], list[Callable[[Any], None]]] = defaultdict(list)
+        self._subscribers: defaultdict[type[Any], list[Callable[[Any], object]]] = defaultdict(list)
 
-    def subscribe(self, kind: type[News], subscriber: Callable[[News], None]) -> None:
+    def subscribe(self, kind: type[News], subscriber: Callable[[News], object]) -> None:
         """Have `subscriber` called with every news of exactly this kind."""
         self._subscribers[kind].append(subscriber)
 
