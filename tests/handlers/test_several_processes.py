@@ -1,0 +1,228 @@
+"""What is in memory only, known by all processes of a server: who is there (PRES-2), and who types (TYP-1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as HandMovedTime
+
+from synapse_like.clock import ReactorClock
+from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.notifier import Notifier, Watcher
+from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
+from synapse_like.handlers.presence_input import REPEAT_SECONDS, TRIES, TRY_SECONDS, PresenceInput
+from synapse_like.handlers.streams import NO_ARRIVALS, Stream
+from synapse_like.handlers.typing import Typing
+from synapse_like.protocol.errors import Forbidden, Unavailable
+from synapse_like.storage import events, presence
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Connection, Database, Transaction
+from synapse_like.storage.engines import open_engine
+from synapse_like.storage.migrations import migrate
+from synapse_like.storage.news import for_others
+from tests.support.postgres import PostgreSQL
+from tests.support.threads import ThreadBridge
+
+ROOM = "!room:here"
+ALICE, BOB = "@alice:here", "@bob:here"
+#: How long something is waited for, in seconds.
+PATIENCE = 30
+
+
+@for_others
+@dataclass(frozen=True, slots=True)
+class Said:
+    """News: a process has said all that it had to say up to here."""
+
+    number: int
+
+
+class Process:
+    """One of the processes, whose time is moved by hand."""
+
+    said = 0
+
+    def __init__(self, url: str) -> None:
+        self.time = HandMovedTime()
+        self.time.advance(1_400_000_000)
+        clock = ReactorClock(self.time)
+        self.bridge, bus = ThreadBridge(), Bus()
+        self.database = Database(open_engine(url, data_dir=Path()), self.bridge, bus, readers=1, shared=True)
+        self.heard: set[int] = set()
+        bus.subscribe(Said, lambda news: self.heard.add(news.number))
+        self.database.start()
+        event_position, position = self.result(
+            self.database.read("start", lambda txn: (events.current_position(txn), presence.current_position(txn)))
+        )
+        notifier = Notifier(self.database, bus, clock, event_position)
+        self.presence = Presence(self.database, notifier, bus, clock, "here", position)
+        self.input = PresenceInput(self.database, self.presence, None, bus, clock)
+        self.typing = Typing(self.database, notifier, bus, clock, None, "here")
+        self.result(self.presence.start())
+
+    def keep(self) -> None:
+        self.result(self.presence.keep())
+        self.input.keep()
+
+    def result(self, awaitable: Any) -> Any:
+        found: list[Any] = []
+        Deferred.fromCoroutine(_wait(awaitable)).addBoth(found.append)
+        self.bridge.pump(lambda: bool(found), seconds=PATIENCE)
+        return found[0]
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, and what is due be done."""
+        self.time.advance(seconds)
+        self.result(self.input.sweep())
+        self.result(self.presence.sweep())
+
+    def sees(self, user_id: str) -> str:
+        """What this process says that a user is."""
+        row = self.result(self.database.read("row", presence.of_users, [user_id])).get(user_id)
+        return self.presence.told(user_id, row).state
+
+    def news(self, stream: Stream, after: int, *rooms: str) -> tuple[int, list[Any]]:
+        watcher = Watcher(BOB, 0)
+        watcher.ignored = frozenset()
+        watcher.rooms.update(rooms)
+        position, found = self.result(stream.news(watcher, after, NO_ARRIVALS))
+        return position, orjson.loads(orjson.dumps(list(found)))
+
+
+def say(txn: Transaction, number: int) -> None:
+    txn.take_number()
+    txn.announce(Said(number))
+
+
+async def _wait(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def login(user_id: str, token_id: int = 1) -> Requester:
+    return Requester(user_id, token_id, is_admin=False)
+
+
+@pytest.fixture
+def processes(postgresql: PostgreSQL) -> Iterator[tuple[Process, Process]]:
+    """Two of them; the first keeps presence."""
+    with postgresql.database() as url:
+        connection = Connection(open_engine(url, data_dir=Path()), exclusive=True)
+        migrate(connection)
+        connection.close()
+        one, two = Process(url), Process(url)
+        one.keep()
+        yield one, two
+        for process in (one, two):
+            process.database.stop()
+
+
+def until(processes: tuple[Process, ...], holds: Callable[[], bool], seconds: float = 1.01) -> None:
+    """Let time pass in all processes, until something holds; what one says, the others hear before it goes on."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it never does"
+        for process in processes:
+            process.passes(seconds)
+            process.said += 1
+            process.result(process.database.write("said", say, process.said))
+            for other in processes:
+                other.bridge.pump(lambda other=other, at=process.said: at in other.heard, seconds=PATIENCE)
+                other.heard.clear()
+
+
+def choose(process: Process, user_id: str, state: str) -> Deferred[None]:
+    return Deferred.fromCoroutine(
+        process.input.choose(login(user_id), user_id, state, None, idle_ms=None, device_type=None)
+    )
+
+
+def test_who_is_there_with_one_process_is_there_for_all_and_goes_when_the_stream_ends(
+    processes: tuple[Process, Process],
+) -> None:
+    one, two = processes
+    two.input.opened(login(ALICE))
+    until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "online")
+    assert two.presence.person(ALICE).position == one.presence.person(ALICE).position > 0
+    for _ in range(10):
+        # Longer than a device is there of which nothing is heard.
+        turns = iter([False, False, True])
+        until(processes, lambda turns=turns: next(turns), CLOSED_SECONDS / 5)
+    assert one.sees(ALICE) == two.sees(ALICE) == "online"
+    two.input.closed(login(ALICE))
+    until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "offline", REPEAT_SECONDS)
+
+
+def test_what_one_chooses_is_written_down_wherever_one_says_it(processes: tuple[Process, Process]) -> None:
+    one, two = processes
+    two.input.opened(login(ALICE))
+    chosen = choose(two, ALICE, "free_for_chat")
+    until(processes, lambda: chosen.called)
+    until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "free_for_chat")
+    chosen = choose(two, ALICE, "hidden")
+    until(processes, lambda: chosen.called)
+    until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "offline")
+    requester = login(ALICE)
+    assert two.result(two.presence.status(requester, ALICE))["presence"] == "hidden"
+    with pytest.raises(Forbidden):
+        two.result(two.input.choose(requester, BOB, "online", None, idle_ms=None, device_type=None)).raiseException()
+
+
+def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Process, Process]) -> None:
+    one, two = processes
+    one.input.opened(login(BOB))
+    two.input.opened(login(ALICE))
+    until(processes, lambda: two.sees(ALICE) == two.sees(BOB) == "online")
+    one.presence.let_go()
+    chosen = choose(two, ALICE, "unavailable")
+    two.keep()
+    until((two,), lambda: chosen.called, TRY_SECONDS / 4)
+    until((two,), lambda: two.sees(ALICE) == "unavailable")
+    assert two.sees(BOB) == "online", "who was there with the other has a while to come back"
+    until((two,), lambda: two.sees(BOB) == "offline", CLOSED_SECONDS / 2)
+    assert two.sees(ALICE) == "unavailable"
+
+
+def test_without_a_keeper_one_is_told_to_try_again(processes: tuple[Process, Process]) -> None:
+    one, two = processes
+    one.presence.let_go()
+    chosen = choose(two, ALICE, "unavailable")
+    failed: list[Any] = []
+    chosen.addErrback(failed.append)
+    for _ in range(TRIES):
+        two.passes(TRY_SECONDS)
+    assert failed[0].check(Unavailable)
+
+
+def test_who_types_with_one_process_is_seen_by_those_who_look_with_another(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = processes
+
+    async def joined(room_id: str, users: set[str]) -> frozenset[str]:
+        return frozenset(users)
+
+    for process in processes:
+        monkeypatch.setattr(process.typing, "_joined", joined)
+
+    def typists(process: Process, after: int) -> tuple[int, list[list[str]]]:
+        position, found = process.news(process.typing, after, ROOM)
+        return position, [event["content"]["user_ids"] for event in found]
+
+    def hears(process: Process, **content: Any) -> None:
+        process.result(process.typing.receive("there", {"room_id": ROOM, "user_id": "@carol:there", **content}))
+
+    hears(one, typing=True, timeout=20_000)
+    until(processes, lambda: typists(two, 0)[1] == [["@carol:there"]], 0)
+    with_one, with_two = typists(one, 0)[0], typists(two, 0)[0]
+    assert typists(one, with_one) == (with_one, [])
+    assert typists(two, with_one) == (with_two, [["@carol:there"]]), "what it was told elsewhere may be out of date"
+    hears(two, typing=False)
+    until(processes, lambda: typists(one, with_one)[1] == [[]], 0)
+    assert typists(two, with_two) == (0, [[]])
