@@ -27,6 +27,7 @@ from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Timings
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
+from synapse_like.storage.migrations import migrate_among_others
 
 R = TypeVar("R")
 
@@ -144,12 +145,16 @@ def open_database(config: Config, reactor: Any, bus: Bus, timings: Timings | Non
 
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
+    shared, readers = config.shares_database, config.database.readers
     try:
-        database = Database(engine_of(config), reactor, bus, readers=config.database.readers, timings=timings)
+        database = Database(engine_of(config), reactor, bus, readers=readers, timings=timings, shared=shared)
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error
     try:
-        database.prepare(migrate_tables)
+        database.prepare(migrate_among_others if shared else migrate_tables)
+    except DatabaseInUse as error:
+        database.stop()
+        raise StartError(f"the tables are of an older version, and cannot be changed now: {error}") from error
     except DatabaseUnavailable as error:
         database.stop()
         raise StartError(str(error)) from error

@@ -22,7 +22,8 @@ from synapse_like.config.limits import Limits, RateLimits
 from synapse_like.config.listeners import Client, Federation, IdentityServers, Mail, Webclient
 from synapse_like.config.policy import Policy
 from synapse_like.config.reading import SettingsFile
-from synapse_like.config.shared import Database, Log, Metrics
+from synapse_like.config.shared import Database as AnyDatabase
+from synapse_like.config.shared import Log, Metrics
 from synapse_like.config.values import FilePath, ListOf, Section, ServerName, Settings
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
@@ -42,6 +43,32 @@ def _turn_uri(text: str) -> str:
 
 
 TurnUri = Annotated[str, AfterValidator(_turn_uri)]
+
+
+#: Why SQLite is for one process.
+_ONE_WRITER = (
+    "SQLite has one writer. For several processes give a PostgreSQL as database.url;"
+    " `synapse_like copy-database` brings there what is in SQLite"
+)
+
+
+def _is_sqlite(url: object) -> bool:
+    return isinstance(url, str) and url.startswith("sqlite")
+
+
+class Database(AnyDatabase):
+    """Where everything is kept."""
+
+    shared: bool = False
+    """Whether servers on other machines use the same database, each with this setting and the same keys. What one
+    machine does by itself, with `processes`, needs it not."""
+
+    @field_validator("shared")
+    @classmethod
+    def _shared_by_postgresql(cls, shared: bool, info: ValidationInfo) -> bool:
+        if shared and _is_sqlite(info.data.get("url")):
+            raise ValueError(f"must be false: {_ONE_WRITER}")
+        return shared
 
 
 class Rooms(Section):
@@ -109,6 +136,11 @@ class Config(Settings):
     """The key by which this server signs what it sends. Keep it secret, and keep a copy of it."""
 
     database: Database = Database()
+
+    processes: int = Field(1, ge=1, le=64)
+    """How many processes the server is, with PostgreSQL: about as many as there are processors. Each may answer any
+    request."""
+
     client: Client = Client()
     webclient: Webclient = Webclient()
     federation: Federation = Federation()
@@ -128,6 +160,14 @@ class Config(Settings):
     password_hashing: PasswordHashing = PasswordHashing()
     log: Log = Log()
     metrics: Metrics = Metrics()
+
+    @field_validator("processes")
+    @classmethod
+    def _processes_on_postgresql(cls, processes: int, info: ValidationInfo) -> int:
+        database = info.data.get("database")
+        if processes > 1 and database is not None and _is_sqlite(database.url):
+            raise ValueError(f"must be 1: {_ONE_WRITER}")
+        return processes
 
     @field_validator("mail")
     @classmethod
@@ -149,6 +189,11 @@ class Config(Settings):
         if not oauth2.providers and _has_stage(info, (OAUTH2_STAGE,)):
             raise ValueError(f"must have a provider, since there are flows with {OAUTH2_STAGE}")
         return oauth2
+
+    @property
+    def shares_database(self) -> bool:
+        """Whether other processes write to the database, too, on this machine or others."""
+        return self.processes > 1 or self.database.shared
 
     @property
     def federation_bind(self) -> tuple[str, ...]:

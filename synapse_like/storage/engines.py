@@ -22,7 +22,8 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -100,6 +101,13 @@ class Engine(Protocol):
         :param shared: with others that claim it so, too.
         :raises DatabaseInUse: another server has claimed it.
         :raises DatabaseUnavailable: it cannot be opened.
+        """
+        ...
+
+    def apart(self, connection: RawConnection) -> AbstractContextManager[Callable[[], None]]:
+        """Step aside from those with whom a database is claimed, one at a time, for the length of a `with` block.
+
+        :returns: what has it for oneself, until the end of the block; it raises DatabaseInUse if others are on it.
         """
         ...
 
@@ -218,6 +226,9 @@ class SqliteEngine:
             raise DatabaseInUse(f"another server is running on the database {self._path}") from error
         self._lock_file = lock
 
+    def apart(self, connection: RawConnection) -> AbstractContextManager[Callable[[], None]]:
+        raise NotImplementedError("nobody else writes to SQLite")
+
     def adapt(self, sql: str) -> str:
         return (
             sql.replace("AUTO_KEY", "INTEGER PRIMARY KEY")
@@ -278,6 +289,8 @@ class PostgresEngine:
 
     #: Any constant will do, as long as every server uses the same one.
     _CLAIM = 0x53594E4C
+    #: The same for who has stepped aside.
+    _APART = 0x53594E41
 
     def __init__(self, url: str) -> None:
         try:
@@ -319,13 +332,60 @@ class PostgresEngine:
         It is waited for a little: the connection of a server that has just ended, or was killed, lives on for a moment.
         """
         try:
-            connection.execute(f"SET lock_timeout = '{CLAIM_SECONDS}s'")
-            claim = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
-            connection.execute(f"SELECT {claim}(%s)", (self._CLAIM,))
-            connection.execute("RESET lock_timeout")
-        except self._psycopg.errors.LockNotAvailable as error:
+            self._lock(connection, "pg_advisory_lock_shared" if shared else "pg_advisory_lock")
+        except DatabaseInUse:
             connection.close()
-            raise DatabaseInUse(f"another server is running on the database {self._safe_url()}") from error
+            raise
+
+    @contextlib.contextmanager
+    def apart(self, connection: RawConnection) -> Iterator[Callable[[], None]]:
+        # Of two who hold a share while they wait to be alone, each would wait for the other.
+        connection.execute("SELECT pg_advisory_unlock_shared(%s)", (self._CLAIM,))
+        connection.execute("SELECT pg_advisory_lock(%s)", (self._APART,))
+        is_alone = False
+
+        def be_alone() -> None:
+            nonlocal is_alone
+            self._lock(connection, "pg_advisory_lock")
+            is_alone = True
+
+        try:
+            yield be_alone
+        finally:
+            # Nobody comes in between: what one holds oneself is no hindrance.
+            self._lock(connection, "pg_advisory_lock_shared")
+            if is_alone:
+                connection.execute("SELECT pg_advisory_unlock(%s)", (self._CLAIM,))
+            connection.execute("SELECT pg_advisory_unlock(%s)", (self._APART,))
+
+    def _lock(self, connection: RawConnection, lock: str) -> None:
+        """Take the lock by which servers claim the database, in one way or another.
+
+        :raises DatabaseInUse: others have it.
+        """
+        try:
+            connection.execute(f"SET lock_timeout = '{CLAIM_SECONDS}s'")
+            connection.execute(f"SELECT {lock}(%s)", (self._CLAIM,))
+        except self._psycopg.errors.LockNotAvailable as error:
+            raise DatabaseInUse(self._who_holds(connection, wanted=lock)) from error
+        finally:
+            connection.execute("RESET lock_timeout")
+
+    def _who_holds(self, connection: RawConnection, *, wanted: str) -> str:
+        """Why the database cannot be had, in a sentence."""
+        modes = connection.execute(
+            "SELECT mode FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (self._CLAIM,),
+        ).fetchall()
+        if wanted == "pg_advisory_lock_shared":
+            return (
+                f"another server is running on the database {self._safe_url()} and does not share it, or a command"
+                " needs it alone"
+            )
+        if ("ShareLock",) in modes:
+            return f"servers that share the database {self._safe_url()} are running on it: stop all of them first"
+        return f"another server is running on the database {self._safe_url()}"
 
     def _safe_url(self) -> str:
         parts = urlsplit(self._url)

@@ -70,6 +70,24 @@ def migrate(connection: Connection, package: str = HOME_SERVER, *, up_to: int | 
     return missing
 
 
+def migrate_among_others(connection: Connection) -> None:
+    """Bring the tables of a shared database up to date, if that is to be done; whoever is on it must not notice.
+
+    :param connection: that has claimed it with others.
+    :raises DatabaseUnavailable: as `migrate` does.
+    :raises DatabaseInUse: something is to be done, and others are on it.
+    """
+    newest = steps()[-1].number
+    if newest_applied(connection) < newest:
+        with connection.engine.apart(connection.raw) as be_alone:
+            # Another that starts now may have been quicker.
+            if newest_applied(connection) < newest:
+                be_alone()
+                migrate(connection)
+    # By now there is nothing to do; it looks whose database it is, and whether it is newer.
+    migrate(connection)
+
+
 def newest_applied(connection: Connection) -> int:
     """The number of the newest step that was applied; 0 for a database that no server has used. Changes nothing."""
     txn = connection.begin(writable=False)
