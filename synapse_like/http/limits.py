@@ -5,6 +5,8 @@ a request takes one, or one for each thing that it asks for. A bucket is kept as
 will be full again. Taking a token moves that moment on by `1 / per_second`; if it would then lie more than the time of
 `burst` tokens ahead, there is none left, and the distance says exactly how long to wait. A bucket whose moment has
 passed is full, so that it may be forgotten; when there are too many, the ones that were used longest ago are.
+
+Several processes of one server count together: `shared_limits.py`.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Limiter:
         self._enabled = enabled
         self._max_buckets = max_buckets
         self._full_at: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._full_at_of: Callable[[tuple[str, str], float], float] = self._full_at.get
 
     def check(self, rate_class: str, key: str, cost: int = 1) -> None:
         """Count a request of a user or from an address.
@@ -76,7 +79,7 @@ class Limiter:
         if not self._enabled:
             return
         now = self._monotonic()
-        wait = max(self._full_at.get((rate_class, key), now) - now, 0) + (min(cost, burst) - burst) / per_second
+        wait = max(self._full_at_of((rate_class, key), now) - now, 0) + (min(cost, burst) - burst) / per_second
         if wait > _ROUNDING:
             raise LimitExceeded("Too many requests. Try again later.", math.ceil(wait * 1000))
 
@@ -86,7 +89,7 @@ class Limiter:
             return
         now = self._monotonic()
         bucket = (rate_class, key)
-        self._full_at[bucket] = max(self._full_at.get(bucket, now), now) + cost / self._rates[rate_class][0]
+        self._full_at[bucket] = max(self._full_at_of(bucket, now), now) + cost / self._rates[rate_class][0]
         self._full_at.move_to_end(bucket)
         if len(self._full_at) > self._max_buckets:
             self._full_at.popitem(last=False)

@@ -30,9 +30,10 @@ def engine(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @contextmanager
 def refused(sentence: str) -> Iterator[None]:
     """Not for long is waited for what is not to be had."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DatabaseInUse, match=sentence):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "CLAIM_SECONDS", 0.2)
-        yield
+        with pytest.raises(DatabaseInUse, match=sentence):
+            yield
 
 
 def sharing(engine: Engine) -> Connection:
