@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from synapse_like.app.parts import limiter, load_keys, open_database, open_tls
 from synapse_like.app.reloading import rates_of
+from synapse_like.app.siblings import Siblings
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
 from synapse_like.federation.own_keys import OwnKeys
@@ -26,6 +27,7 @@ class Foundation:
     :ivar rates: the rate limits by class; `limits` looks at them each time.
     :ivar server_tls: None behind a proxy that does it.
     :ivar metrics: what counts for Prometheus; None if the settings want none.
+    :ivar siblings: the processes that are the server together; None if it is one.
     """
 
     config: Config
@@ -39,6 +41,7 @@ class Foundation:
     rates: dict[str, tuple[float, int]]
     limits: Limiter
     metrics: HomeServerMetrics | None
+    siblings: Siblings | None
 
     @property
     def name(self) -> str:
@@ -46,10 +49,11 @@ class Foundation:
         return self.config.server_name
 
 
-def lay_foundation(config: Config, reactor: Any) -> Foundation:
+def lay_foundation(config: Config, reactor: Any, siblings: Siblings | None = None) -> Foundation:
     """Read the keys, and open the database.
 
     :param reactor: Twisted's reactor.
+    :param siblings: the processes that are the server together.
     :raises StartError: the database cannot be used, or a key or a certificate cannot be read.
     """
     clock, bus = ReactorClock(reactor), Bus()
@@ -57,8 +61,10 @@ def lay_foundation(config: Config, reactor: Any) -> Foundation:
     client_tls, server_tls = open_tls(config)
     metrics, rates = make_metrics(config, bus), rates_of(config)
     database = open_database(config, reactor, bus, metrics)
-    limits = limiter(config, clock, rates)
-    return Foundation(config, reactor, clock, bus, database, own_keys, client_tls, server_tls, rates, limits, metrics)
+    limits = limiter(config, clock, rates, siblings.buckets if siblings is not None else None)
+    return Foundation(
+        config, reactor, clock, bus, database, own_keys, client_tls, server_tls, rates, limits, metrics, siblings
+    )
 
 
 def make_metrics(config: Config, bus: Bus) -> HomeServerMetrics | None:

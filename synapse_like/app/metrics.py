@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from synapse_like.app import figures
+from synapse_like.app.siblings import Siblings
 from synapse_like.clock import Clock
 from synapse_like.http.authentication import Asking
 from synapse_like.http.limits import Limiter
@@ -230,28 +233,48 @@ class MetricsParts:
     """What answers to Prometheus.
 
     :ivar threads: where the answer is written, which takes a while.
+    :ivar teller: what answers to other processes of the same server, if there are any.
     """
 
     site: Site[None]
     threads: ThreadPool
+    teller: Factory | None
 
 
 def make_metrics_site(
-    metrics: Metrics, reactor: Any, clock: Clock, database: Database, look: Callable[[], None] | None = None
+    metrics: Metrics,
+    reactor: Any,
+    clock: Clock,
+    database: Database,
+    look: Callable[[], None] | None = None,
+    siblings: Siblings | None = None,
 ) -> MetricsParts:
     """What answers to Prometheus.
 
     :param look: what else is to be looked at before.
+    :param siblings: the processes that are the server together: all their figures are on the page.
     """
     threads = ThreadPool(0, 1, "metrics")
 
-    async def collect(_: Call[None]) -> object:
+    async def write(by: Callable[[CollectorRegistry], bytes]) -> bytes:
         if look is not None:
             look()
         await metrics.look(database, clock)
-        text = await deferToThreadPool(reactor, threads, generate_latest, metrics.registry)
+        return await deferToThreadPool(reactor, threads, by, metrics.registry)
+
+    async def collect(_: Call[None]) -> object:
+        if siblings is None:
+            text = await write(generate_latest)
+        else:
+            places = {number: siblings.meeting_place(number) for number in siblings.others}
+            others = Deferred.fromCoroutine(figures.ask_all(reactor, places))
+            own = await write(figures.written)
+            told = {siblings.number: own, **await others}
+            text = await deferToThreadPool(reactor, threads, figures.page, told)
         return Response(200, {"Content-Type": CONTENT_TYPE_LATEST}, text)
 
     mount: Mount[None] = Mount("", [Route("GET", "/metrics", collect, auth=Auth.NONE)])
     limits = Limiter({}, clock.monotonic, enabled=False)
-    return MetricsParts(make_site([mount], authenticator=_Nobody(), limiter=limits, clock=clock), threads)
+    site = make_site([mount], authenticator=_Nobody(), limiter=limits, clock=clock)
+    teller = figures.Teller(lambda: write(figures.written)) if siblings is not None else None
+    return MetricsParts(site, threads, teller)

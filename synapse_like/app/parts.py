@@ -21,6 +21,7 @@ from synapse_like.http.authentication import Authenticator
 from synapse_like.http.budget import Budget
 from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
+from synapse_like.http.shared_limits import SharedBuckets, SharedLimiter
 from synapse_like.http.site import Answered, Site, make_site
 from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.bus import Bus
@@ -35,11 +36,19 @@ R = TypeVar("R")
 SLOW_FACTOR = 5
 
 
-def limiter(config: Config, clock: ReactorClock, rates: Mapping[str, tuple[float, int]]) -> Limiter:
+def limiter(
+    config: Config,
+    clock: ReactorClock,
+    rates: Mapping[str, tuple[float, int]],
+    buckets: SharedBuckets | None = None,
+) -> Limiter:
     """The rate limits of the configuration.
 
     :param rates: by class; they are looked at each time.
+    :param buckets: what several processes count in together.
     """
+    if buckets is not None:
+        return SharedLimiter(rates, buckets, enabled=config.rate_limits.enabled)
     return Limiter(rates, clock.monotonic, enabled=config.rate_limits.enabled)
 
 

@@ -49,6 +49,10 @@ class Reloading(Generic[Kind]):
         except ConfigError as error:
             _log.error("the settings cannot be used and stay as they were", faults=list(error.faults))
             return
+        self.take(new)
+
+    def take(self, new: Kind) -> None:
+        """Take over what can be of some settings that were read."""
         changed = set(_differing(self._settings, new))
         taken = {name for name in changed if self._name_of(name) is not None}
         for name in sorted({found for change in taken if (found := self._name_of(change)) is not None}):

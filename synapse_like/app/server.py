@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from twisted.internet.protocol import Factory
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like.app.addresses import make_addresses
@@ -21,6 +22,7 @@ from synapse_like.app.health import Health
 from synapse_like.app.parts import hasher, site
 from synapse_like.app.reloading import Takes, takes_of_home_server
 from synapse_like.app.rooms import make_rooms
+from synapse_like.app.siblings import Siblings
 from synapse_like.app.speaking import make_agent, make_speaking
 from synapse_like.app.streams import Streams, make_streams
 from synapse_like.background import Repeating, every
@@ -41,6 +43,9 @@ from synapse_like.http.federation.authentication import SignatureAuthenticator
 from synapse_like.http.site import Site
 from synapse_like.storage.database import Database
 
+if TYPE_CHECKING:
+    from synapse_like.app.metrics import MetricsParts
+
 #: Threads that read and write files.
 FILE_THREADS = 8
 #: How often events are tried again that wait for what they lack, in seconds.
@@ -56,6 +61,7 @@ class HomeServer:
     """A running server's parts, as far as somebody must start and stop them.
 
     :ivar metrics: what answers to Prometheus.
+    :ivar figures: what tells other processes of the same server how it stands with this one.
     :ivar takes: how settings are taken over while it runs.
     :ivar files_agent: fetches files; apart from the other, so that large files never stand in the way of events.
     """
@@ -71,6 +77,7 @@ class HomeServer:
     start_presence: Callable[[], Coroutine[Any, Any, None]] | None
     health: Health
     metrics: Site[None] | None
+    figures: Factory | None
     takes: Takes[Config]
 
 
@@ -89,13 +96,14 @@ class Federation:
     transactions: IncomingTransactions
 
 
-def build(config: Config, reactor: Any) -> HomeServer:
+def build(config: Config, reactor: Any, siblings: Siblings | None = None) -> HomeServer:
     """Put a server together; its database is open, nothing runs yet.
 
     :param reactor: Twisted's reactor.
+    :param siblings: the processes that are the server together, if this is one of several.
     :raises StartError: the database cannot be used, or a key, a certificate or a template cannot be read.
     """
-    on = lay_foundation(config, reactor)
+    on = lay_foundation(config, reactor, siblings)
     database, clock, limits = on.database, on.clock, on.limits
     authentication = Authentication(database, on.bus, clock)
     passwords = Passwords(hasher(config), reactor)
@@ -116,7 +124,8 @@ def build(config: Config, reactor: Any) -> HomeServer:
     transactions = make_transactions(on, speaking, rooms, streams)
     health = Health(database, clock)
 
-    budget, metrics = Budget(config.limits.max_held_bytes), on.metrics
+    held_bytes = config.limits.max_held_bytes
+    budget, metrics = Budget(held_bytes if siblings is None else siblings.share(held_bytes)), on.metrics
     client_site = site(
         config,
         clock,
@@ -156,7 +165,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
     if on.server_tls is not None:
         tasks.append(every(clock, "renewed-certificate", CERTIFICATE_SECONDS, on.server_tls.look))
     thread_pools = [passwords.threads, files, addresses.threads, speaking.threads]
-    metrics_site = _make_metrics_site(on, streams, client_site, federation_site, thread_pools)
+    metrics_parts = _make_metrics_parts(on, streams, client_site, federation_site, thread_pools)
     return HomeServer(
         database,
         thread_pools,
@@ -168,18 +177,19 @@ def build(config: Config, reactor: Any) -> HomeServer:
         files_agent,
         streams.people.start if streams.people else None,
         health,
-        metrics_site,
+        metrics_parts.site if metrics_parts else None,
+        metrics_parts.teller if metrics_parts else None,
         takes_of_home_server(on.rates, [client_site, federation_site], speaking.keyring, on.client_tls),
     )
 
 
-def _make_metrics_site(
+def _make_metrics_parts(
     on: Foundation,
     streams: Streams,
     client_site: Site[Requester],
     federation_site: Site[str],
     thread_pools: list[ThreadPool],
-) -> Site[None] | None:
+) -> MetricsParts | None:
     """What answers to Prometheus, if the settings want it.
 
     :param thread_pools: its own is put among them.
@@ -196,6 +206,6 @@ def _make_metrics_site(
         metrics.look_at_queues(streams.queues.states())
 
     metrics.watch(clients=client_site, servers=federation_site)
-    parts = make_metrics_site(metrics, on.reactor, on.clock, on.database, look)
+    parts = make_metrics_site(metrics, on.reactor, on.clock, on.database, look, on.siblings)
     thread_pools.append(parts.threads)
-    return parts.site
+    return parts

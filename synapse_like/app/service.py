@@ -19,11 +19,13 @@ from synapse_like.app.errors import StartError
 from synapse_like.app.parts import stop_listening
 from synapse_like.app.reloading import Reloading, on_hangup, reader, take_log
 from synapse_like.app.server import HomeServer, build
+from synapse_like.app.siblings import Siblings, places
 from synapse_like.background import run_in_background
 from synapse_like.config import Config, load
 from synapse_like.config.shared import url_of
 
 if TYPE_CHECKING:
+    from synapse_like.app.parent import Child
     from synapse_like.identity.settings import IdentityConfig
 
 _log = logs.get_logger(__name__)
@@ -37,13 +39,17 @@ class HomeServerService(Service):
 
     :param reactor: Twisted's reactor.
     :param tell: is told, in a sentence, where the server listens once it does.
+    :param siblings: the processes that are the server together, if this is one of several.
     :ivar server: its parts, while it runs.
     """
 
     name = "synapse_like"
 
-    def __init__(self, config: Config, reactor: Any, tell: Callable[[str], object]) -> None:
+    def __init__(
+        self, config: Config, reactor: Any, tell: Callable[[str], object], siblings: Siblings | None = None
+    ) -> None:
         self._config = config
+        self._siblings = siblings
         self._reactor = reactor
         self._tell = tell
         self.server: HomeServer | None = None
@@ -54,7 +60,7 @@ class HomeServerService(Service):
 
         :raises StartError: something stands in the way.
         """
-        server = self.server = build(self._config, self._reactor)
+        server = self.server = build(self._config, self._reactor, self._siblings)
         server.database.start()
         for pool in server.thread_pools:
             pool.start()
@@ -75,19 +81,15 @@ class HomeServerService(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
     def _listen(self, server: HomeServer) -> None:
-        config = self._config
-        for address in config.client.bind:
-            port = self._reactor.listenTCP(config.client.port, server.site, backlog=511, interface=address)
-            self._ports.append(port)
-        where = " and ".join(url_of(address, config.client.port) for address in config.client.bind)
-        self._tell(f"{config.server_name} listens for clients at {where}")
-        if server.metrics is not None and config.metrics.port is not None:
-            for address in config.metrics.bind:
-                self._ports.append(
-                    self._reactor.listenTCP(config.metrics.port, server.metrics, backlog=50, interface=address)
-                )
-            where = " and ".join(url_of(address, config.metrics.port) for address in config.metrics.bind)
-            self._tell(f"{config.server_name} has figures for Prometheus at {where}/metrics")
+        name = self._config.server_name
+        self._tell(f"{name} listens for clients at {self._open('clients', server.site)}")
+        if server.metrics is not None:
+            self._tell(f"{name} has figures for Prometheus at {self._open('metrics', server.metrics)}/metrics")
+        if server.figures is not None and self._siblings is not None:
+            place = self._siblings.meeting_place(self._siblings.number)
+            # Who had the same number before may have been killed.
+            place.unlink(missing_ok=True)
+            self._ports.append(self._reactor.listenUNIX(str(place), server.figures, mode=0o600))
         federation = server.federation
         if federation is None:
             return
@@ -95,11 +97,21 @@ class HomeServerService(Service):
         if federation.tls is not None:
             factory = federation.tls.wrap(federation.site, self._reactor)
         scheme = "http" if federation.tls is None else "https"
-        for address in config.federation_bind:
-            port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
-            self._ports.append(port)
-        where = " and ".join(url_of(address, config.federation.port, scheme) for address in config.federation_bind)
-        self._tell(f"{config.server_name} listens for other servers at {where}")
+        self._tell(f"{name} listens for other servers at {self._open('servers', factory, scheme)}")
+
+    def _open(self, what: str, factory: Any, scheme: str = "http") -> str:
+        """Listen at one of the `places`; its URLs."""
+        place = places(self._config)[what]
+        if self._siblings is None:
+            for address in place.addresses:
+                port = self._reactor.listenTCP(place.port, factory, backlog=place.backlog, interface=address)
+                self._ports.append(port)
+        else:
+            for shared in self._siblings.sockets[what]:
+                self._ports.append(self._reactor.adoptStreamPort(shared.fileno(), shared.family, factory))
+                # The reactor has a copy of its own, which is closed when no new requests are taken.
+                shared.close()
+        return " and ".join(url_of(address, place.port, scheme) for address in place.addresses)
 
     def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
         """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
@@ -201,18 +213,19 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reload_on_hangup(settings: Config | IdentityConfig, path: Path, service: Together, reactor: Any) -> None:
+def _reload_on_hangup(settings: Config | IdentityConfig, path: Path, service: Together, reactor: Any) -> Reloading[Any]:
     """Have SIGHUP do what it can."""
     if not isinstance(settings, Config):
         from synapse_like.identity.settings import IDENTITY_SERVER
 
         of_identity = Reloading(settings, reader(IDENTITY_SERVER.load, path), {"log": take_log})
         on_hangup(reactor, of_identity.reload, None)
-        return
+        return of_identity
     [server] = [part.server for part in service if isinstance(part, HomeServerService)]
     assert server is not None, "it has been started"
     reloading = Reloading(settings, reader(load, path), server.takes)
     on_hangup(reactor, reloading.reload, server.federation.tls if server.federation is not None else None)
+    return reloading
 
 
 def run(settings: Config | IdentityConfig, path: Path, tell: Callable[[str], object]) -> int:
@@ -222,15 +235,38 @@ def run(settings: Config | IdentityConfig, path: Path, tell: Callable[[str], obj
     :param tell: is told, in a sentence, where the server listens.
     :raises StartError: it cannot start.
     """
-    from twisted.internet import reactor
-
     logs.configure(settings.log.format, settings.log.level)
     _allow_many_connections()
-    service = Together(services(settings, reactor, tell))
-    service.startService()
+    if isinstance(settings, Config) and settings.processes > 1:
+        # Most servers are one process.
+        from synapse_like.app.parent import Parent
+
+        return Parent(settings, path, tell).run()
+    return run_here(settings, path, tell)
+
+
+def run_here(
+    settings: Config | IdentityConfig,
+    path: Path,
+    tell: Callable[[str], object],
+    child: Child | None = None,
+) -> int:
+    """Run a server in this process; as `run` does.
+
+    :param child: what it is to its parent, if this is one of several processes.
+    """
+    from twisted.internet import reactor
+
     loop: Any = reactor
+    if child is not None and isinstance(settings, Config):
+        service = Together([HomeServerService(settings, reactor, tell, child.siblings)])
+    else:
+        service = Together(services(settings, reactor, tell))
+    service.startService()
     loop.addSystemEventTrigger("before", "shutdown", service.stopService)
-    _reload_on_hangup(settings, path, service, loop)
+    reloading = _reload_on_hangup(settings, path, service, loop)
+    if child is not None:
+        child.tie(loop, reloading)
     # What is there by now stays until the end: it is not looked through again for garbage.
     gc.freeze()
     gc.enable()
