@@ -182,6 +182,8 @@ class Child:
 
         def orphaned() -> None:
             loop.removeReader(lifeline)
+            if is_ending:
+                return
             _log.warning("the parent of this process has ended, and so does it")
             if self.siblings is not None:
                 shutil.rmtree(self.siblings.folder, ignore_errors=True)
@@ -213,8 +215,9 @@ class _Lifeline:
     def doRead(self) -> None:  # noqa: N802 - Twisted's name
         self.ended()
 
+    # By which of the two the reactor tells of the end depends on the system.
     def connectionLost(self, _: object) -> None:  # noqa: N802 - Twisted's name
-        pass
+        self.ended()
 
     def logPrefix(self) -> str:  # noqa: N802 - Twisted's name
         return "parent"
