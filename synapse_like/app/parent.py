@@ -163,6 +163,11 @@ class Child:
         """Report that it cannot start."""
         self._say(failed=sentence)
 
+    def serves(self) -> None:
+        """Report that it has started; nothing is reported after that."""
+        self._say(ready=True)
+        self.hang_up()
+
     def _say(self, **what: object) -> None:
         if self._report is not None:
             os.write(self._report, json.dumps(what).encode() + b"\n")
@@ -192,8 +197,7 @@ class Child:
         def serve() -> None:
             # Not before the reactor has set its own.
             signal.signal(signal.SIGTERM, lambda *_: loop.callFromThread(stop))
-            self._say(ready=True)
-            self.hang_up()
+            self.serves()
 
         if self.newer is not None and self.siblings is not None:
             reloading.take(self.newer)
