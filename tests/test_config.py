@@ -386,3 +386,23 @@ def test_sample_explains_every_setting() -> None:
 
 def test_sample_sets_only_what_was_set() -> None:
     assert yaml.safe_load(sample(config(client={"port": 9000})))["client"] == {"port": 9000}
+
+
+def test_several_processes_share_a_postgresql() -> None:
+    database = {"url": "postgresql://localhost/matrix"}
+    assert not config().shares_database
+    assert not config(database=database).shares_database
+    assert config(database=database, processes=4).shares_database
+    assert config(database={**database, "shared": True}).shares_database
+
+
+@pytest.mark.parametrize("url", ["sqlite", "sqlite:other.db"])
+def test_sqlite_is_for_one_process_and_the_reason_is_told(url: str) -> None:
+    reason = (
+        "SQLite has one writer. For several processes give a PostgreSQL as database.url;"
+        " `synapse_like copy-database` brings there what is in SQLite"
+    )
+    settings = {"server_name": "example.org", "database": {"url": url}, "processes": 2}
+    assert faults(settings) == [f"home.yaml: processes: must be 1: {reason}"]
+    settings = {"server_name": "example.org", "database": {"url": url, "shared": True}}
+    assert faults(settings) == [f"home.yaml: database.shared: must be false: {reason}"]

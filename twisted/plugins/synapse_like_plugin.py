@@ -24,7 +24,7 @@ class HomeServerOptions(Options):
     def postOptions(self) -> None:  # noqa: N802 - Twisted's name
         """Read the settings, while `twistd` still answers a UsageError with a sentence.
 
-        :raises UsageError: with all the faults of the settings.
+        :raises UsageError: with all the faults of the settings; or there are to be several processes.
         """
         from synapse_like.config import ConfigError, load
         from synapse_like.identity.settings import IDENTITY_SERVER
@@ -34,6 +34,8 @@ class HomeServerOptions(Options):
             self["settings"] = read(Path(self["config"]), os.environ)
         except ConfigError as error:
             raise UsageError(str(error)) from error
+        if getattr(self["settings"], "processes", 1) > 1:
+            raise UsageError("processes: twistd runs one. For several use `synapse_like run`")
 
 
 @implementer(IServiceMaker, IPlugin)
