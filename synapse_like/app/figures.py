@@ -102,8 +102,10 @@ class _Listening(Protocol):
 async def ask(reactor: Any, place: Path) -> bytes | None:
     """The figures of another process; None if it does not tell them."""
     endpoint: Any = UNIXClientEndpoint(reactor, str(place), timeout=ASK_SECONDS)  # type: ignore[no-untyped-call]  # Twisted's
+    factory = Factory.forProtocol(_Listening)
+    factory.noisy = False
     try:
-        listening = await endpoint.connect(Factory.forProtocol(_Listening))
+        listening = await endpoint.connect(factory)
         heard: bytes = await listening.heard.addTimeout(ASK_SECONDS, reactor)
     except (ConnectError, ConnectionClosed, DeferredTimeoutError) as error:
         _log.warning("another process has no figures to give", place=str(place), reason=str(error))

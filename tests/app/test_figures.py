@@ -55,7 +55,7 @@ class PageTests(TestCase):
             answers = await figures.ask_all(reactor, {1: folder / "1", 2: folder / "2"})
         await Deferred.fromCoroutine(_stop(port))
         assert answers == {1: told, 2: None}
-        assert [line["log_level"] for line in logged] == ["warning"]
+        assert len([line for line in logged if line["log_level"] == "warning"]) == 1
 
     async def test_who_says_nothing_is_not_waited_for_longer_than_that(self) -> None:
         self.patch(figures, "ASK_SECONDS", 0.05)
@@ -64,7 +64,7 @@ class PageTests(TestCase):
         with capture_logs() as logged:
             assert await figures.ask(reactor, folder / "1") is None
         await Deferred.fromCoroutine(_stop(port))
-        assert [line["log_level"] for line in logged] == ["warning"]
+        assert len([line for line in logged if line["log_level"] == "warning"]) == 1
 
 
 async def _stop(port: object) -> None:
