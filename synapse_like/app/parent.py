@@ -260,17 +260,17 @@ class Parent:
         self._beside = IDENTITY_SERVER.load(beside, os.environ) if beside is not None else None
         self._open_sockets()
         self._load()
-        folder = Path(tempfile.mkdtemp(prefix="synapse_like-"))
-        self._make_children(folder)
         self._life = os.pipe()
-        try:
-            with self._signals():
+        with self._signals():
+            folder = Path(tempfile.mkdtemp(prefix="synapse_like-"))
+            try:
+                self._make_children(folder)
                 gc.enable()
                 self._fork(self._children[0])
                 while any(child.process_id is not None for child in self._children) or not self._is_stopping:
                     self._step()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
         if self._failure is not None:
             raise StartError(self._failure)
         _log.info("all processes have stopped")

@@ -2,7 +2,7 @@
 
     python -m tests.app.parent_program FOLDER PORT DOES COUNT STOP_SECONDS
 
-DOES is JSON: what children do by their numbers, `fail`, `break` or `stay`.
+DOES is JSON: what children do by their numbers, `fail`, `fail later` (but not the first time), `break` or `stay`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ class ParentOfNobody(Parent):
         does = self.does.get(str(child.number))
         if does == "fail":
             raise StartError("there is no key")
+        if does == "fail later":
+            mark = self.path.with_name(f"child-{child.number}")
+            if mark.exists():
+                raise StartError("the key is gone")
+            mark.touch()
         if does == "break":
             raise RuntimeError("a fault of the program")
         if child.newer is not None:

@@ -112,6 +112,17 @@ def test_if_one_cannot_start_nothing_does_and_its_sentence_is_told(run: Run) -> 
     assert not any(is_alive(process) for number in (1, 2, 3) for process in running.births(number))
 
 
+def test_one_that_cannot_start_again_is_tried_again_and_the_others_stay(run: Run) -> None:
+    running = run({2: "fail later"})
+    running.wait_until_it_serves()
+    os.kill(running.births(2)[0], signal.SIGKILL)
+    wait_until("some attempts", lambda: len(running.births(2)) >= 4)
+    assert running.text.count('reason="the key is gone"') >= 2
+    assert is_alive(running.births(1)[0])
+    running.process.terminate()
+    assert running.ends() == 0
+
+
 def test_if_one_breaks_down_while_the_server_starts_nothing_does(run: Run) -> None:
     running = run({1: "break"})
     assert running.ends() == 1
