@@ -1,8 +1,9 @@
 """The parent of the processes that are one server (`processes` above 1).
 
-It opens the sockets, loads the program, and forks children. Each of them is the whole server: it opens the database,
-and takes connections from the same sockets. The first starts alone, since it may have to bring the tables up to date;
-then come the others. One that ends is started again. If one cannot start while the server does, nothing starts.
+It loads the program, and forks children. Each of them is the whole server: it opens the database, and listens on the
+same ports as the others; the system gives each an equal share of the connections (SO_REUSEPORT). The first starts
+alone, since it may have to bring the tables up to date; then come the others. One that ends is started again. If one
+cannot start while the server does, nothing starts.
 
 The parent has no reactor, no thread and no connection: there is nothing in it that a child could take over broken.
 What it has loaded lies in memory once, for all of them.
@@ -27,7 +28,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,7 @@ class Parent:
     path: Path
     tell: Callable[[str], object]
     _children: list[Child] = field(default_factory=list)
-    _sockets: dict[str, list[socket.socket]] = field(default_factory=dict)
+    _claims: list[socket.socket] = field(default_factory=list)
     _beside: IdentityConfig | None = None
     _newer: Config | None = None
     _has_started: bool = False
@@ -258,7 +258,7 @@ class Parent:
         """
         beside = self.config.identity_servers.beside
         self._beside = IDENTITY_SERVER.load(beside, os.environ) if beside is not None else None
-        self._open_sockets()
+        self._have_ports()
         self._load()
         self._life = os.pipe()
         with self._signals():
@@ -278,19 +278,17 @@ class Parent:
 
     # Before the first child.
 
-    def _open_sockets(self) -> None:
-        """Listen, as Twisted would."""
-        for name, place in places(self.config).items():
-            self._sockets[name] = []
+    def _have_ports(self) -> None:
+        """See that nobody else has the ports, nor takes them until the children do: they let each other in."""
+        for place in places(self.config).values():
             for address in place.addresses:
-                family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-                opened = socket.socket(family)
-                self._sockets[name].append(opened)
-                opened.setblocking(False)
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                claim = socket.socket(socket.AF_UNIX)
+                self._claims.append(claim)
                 try:
-                    opened.bind((address, place.port))
-                    opened.listen(place.backlog)
+                    # A name that is free again when this process ends, however it does (unix(7)).
+                    claim.bind(f"\0synapse_like/{address}/{place.port}")
+                    with place.opened(address, with_others=False):
+                        pass
                 except OSError as error:
                     raise StartError(f"cannot listen on {address} port {place.port}: {error}") from error
 
@@ -312,7 +310,7 @@ class Parent:
     def _make_children(self, folder: Path) -> None:
         buckets, count = SharedBuckets(), self.config.processes
         for number in range(1, count + 1):
-            self._children.append(Child(number, Siblings(number, count, self._sockets, buckets, folder)))
+            self._children.append(Child(number, Siblings(number, count, buckets, folder)))
         if self._beside is not None:
             self._children.append(Child(count + 1, None))
 
@@ -353,6 +351,8 @@ class Parent:
                 signal.signal(number, signal.SIG_IGN)
             for file in (report[0], self._life[1], *self._wake):
                 os.close(file)
+            for claim in self._claims:
+                claim.close()
             for other in self._children:
                 other.hang_up()
             child.be(report[1], self._life[0])
@@ -373,8 +373,6 @@ class Parent:
 
         if child.siblings is not None:
             return run_here(self.config, self.path, child.tell, child)
-        for opened in self._all_sockets():
-            opened.close()
         beside = self.config.identity_servers.beside
         assert self._beside is not None, "there is a child for it"
         assert beside is not None, "they were read from there"
@@ -481,8 +479,6 @@ class Parent:
         if self._is_stopping:
             return
         self._kill_at = time.monotonic() + STOP_SECONDS
-        for opened in self._all_sockets():
-            opened.close()
         for child in self._children:
             child.due = None
             child.send(signal.SIGTERM)
@@ -506,9 +502,6 @@ class Parent:
             take_log(self._newer)
         for child in self._children:
             child.hang()
-
-    def _all_sockets(self) -> Iterator[socket.socket]:
-        return (opened for several in self._sockets.values() for opened in several)
 
 
 class _Wakened:

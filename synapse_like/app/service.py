@@ -19,7 +19,7 @@ from synapse_like.app.errors import StartError
 from synapse_like.app.parts import stop_listening
 from synapse_like.app.reloading import Reloading, on_hangup, reader, take_log
 from synapse_like.app.server import HomeServer, build
-from synapse_like.app.siblings import Siblings, places
+from synapse_like.app.siblings import Place, Siblings, places
 from synapse_like.background import run_in_background
 from synapse_like.config import Config, load
 from synapse_like.config.shared import url_of
@@ -102,16 +102,22 @@ class HomeServerService(Service):
     def _open(self, what: str, factory: Any, scheme: str = "http") -> str:
         """Listen at one of the `places`; its URLs."""
         place = places(self._config)[what]
-        if self._siblings is None:
-            for address in place.addresses:
+        for address in place.addresses:
+            if self._siblings is None:
                 port = self._reactor.listenTCP(place.port, factory, backlog=place.backlog, interface=address)
-                self._ports.append(port)
-        else:
-            for shared in self._siblings.sockets[what]:
-                self._ports.append(self._reactor.adoptStreamPort(shared.fileno(), shared.family, factory))
-                # The reactor has a copy of its own, which is closed when no new requests are taken.
-                shared.close()
+            else:
+                port = self._listen_with_siblings(place, address, factory)
+            self._ports.append(port)
         return " and ".join(url_of(address, place.port, scheme) for address in place.addresses)
+
+    def _listen_with_siblings(self, place: Place, address: str, factory: Any) -> IListeningPort:
+        try:
+            # The reactor makes itself a copy.
+            with place.opened(address, with_others=True) as shared:
+                port: IListeningPort = self._reactor.adoptStreamPort(shared.fileno(), shared.family, factory)
+        except OSError as error:
+            raise CannotListenError(address, place.port, error) from error  # type: ignore[no-untyped-call]  # Twisted's
+        return port
 
     def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
         """Take no new requests, answer the waiting ones, finish what is under way, close everything."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from synapse_like.config import Config
@@ -25,6 +27,23 @@ class Place:
     port: int
     backlog: int = 511
 
+    @contextlib.contextmanager
+    def opened(self, address: str, *, with_others: bool) -> Iterator[socket.socket]:
+        """Listen at one of the addresses, for the length of a `with` block, as Twisted would.
+
+        :param with_others: of our processes; the system gives each an equal share of the connections.
+        :raises OSError: it cannot be had.
+        """
+        family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
+        with socket.socket(family) as opened:
+            opened.setblocking(False)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if with_others:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            opened.bind((address, self.port))
+            opened.listen(self.backlog)
+            yield opened
+
 
 def places(config: Config) -> dict[str, Place]:
     """Where a server listens by its settings: for `clients`, and perhaps for `metrics` and other `servers`."""
@@ -42,14 +61,12 @@ class Siblings:
 
     :ivar number: its own, from 1.
     :ivar count: how many there are.
-    :ivar sockets: that all of them listen on, by the names of `places`.
     :ivar buckets: by which they keep the rate limits together.
     :ivar folder: where they ask each other for their figures.
     """
 
     number: int
     count: int
-    sockets: Mapping[str, Sequence[socket.socket]]
     buckets: SharedBuckets
     folder: Path
 
