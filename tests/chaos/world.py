@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.support.client import Client, ids
-from tests.support.federation import Federation, wait_until_agree, whole_history
+from tests.support.federation import Federation, in_causal_order, wait_until_agree, whole_history
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import wait_until
 from tests.support.server import QUICK, HomeServer
@@ -81,8 +81,8 @@ class World:
         self.federation.start()
         self.people = [Client(server).register(f"person-{number}") for number, server in enumerate(self.servers)]
         self.rooms = [self._meet(version) for version in VERSIONS]
-        self.talkers = [Talker(person.another_connection(), *self.rooms) for person in self.people]
         self.listeners = [Listener(person) for person in self.people]
+        self.talkers = [Talker(ears.client.another_connection(), *self.rooms, ears=ears) for ears in self.listeners]
 
     def _meet(self, version: str) -> str:
         host, *guests = self.people
@@ -147,6 +147,7 @@ class World:
             for talker in self.talkers:
                 words = [event["event_id"] for event in messages if event["user_id"] == talker.client.user_id]
                 assert words == list(talker.said[room].values()), f"{talker.name}'s words are in another order"
+                assert in_causal_order(messages, talker.seen), f"{talker.name} answered what comes later"
         for listener in self.listeners:
             heard = Counter(event_id for event_id in listener.heard if event_id in set(said.values()))
             assert heard == Counter(said.values()), f"{listener.name} was told something twice, or not at all"
