@@ -132,7 +132,7 @@ async def is_off(agent: Agent) -> bool:
     try:
         await agent.request("GET", "127.0.0.1:1", "/", most_bytes=1)
     except ServerUnreachable as error:
-        return "switched off" in error.reason
+        return "switched off" in (error.reason or "")
     return False
 
 
