@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.support.command_line import must_do
+from tests.support.command_line import do, must_do
 from tests.support.processes import dying_with_us, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ class HomeServer:
         :param name: one word or, for one of a group, two: `media status`.
         :param typed: what it reads from standard input.
         """
-        return self._run(*name.split(), "--config", str(self.config), *arguments, typed=typed)
+        return do(*name.split(), "--config", str(self.config), *arguments, typed=typed)
 
     # What it costs.
 
@@ -187,17 +187,6 @@ class HomeServer:
     def _its_process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it was never started"
         return self._process
-
-    def _run(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "synapse_like", *words],
-            cwd=ROOT,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
 
     def _is_healthy(self) -> bool:
         if not self.is_running:
