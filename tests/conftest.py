@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -47,7 +48,8 @@ class ByFileAndDatabase(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        kind = next((kind for kind in DATABASE_KINDS if kind in test.partition("[")[2]), "")
+        parameters = re.split(r"[\[\]-]", test)
+        kind = next((kind for kind in DATABASE_KINDS if kind in parameters), "")
         return f"{file} {kind}"
 
 

@@ -18,12 +18,12 @@ KILLS = 5
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_nothing_is_lost_and_nothing_stands_still_whatever_happens(kind: str) -> None:
+@pytest.mark.parametrize("on_postgresql", [False, True], ids=["SQLite", "PostgreSQL"])
+def test_nothing_is_lost_and_nothing_stands_still_whatever_happens(*, on_postgresql: bool) -> None:
     """FED-3, FED-6, SEC-4, API-4: servers killed, stopped, cut off, slow, without disk and without database."""
-    if kind == "postgresql":
+    if on_postgresql:
         needed(find_binaries(), "POSTGRES", HOW_TO_INSTALL)
-    report = live_through(SECONDS, 1, on_postgresql=kind == "postgresql")
+    report = live_through(SECONDS, 1, on_postgresql=on_postgresql)
     assert report.messages > SECONDS, "there was hardly anything to lose"
     assert sum(report.happened.values()) > SECONDS / 4, "hardly anything has happened"
     assert report.happened["kill -9"] >= KILLS, "hardly any server was killed"
