@@ -30,6 +30,8 @@ SERVERS = 3
 VERSIONS = ("spec-2014", "11")
 #: How long the servers may take in the end to tell each other everything, in seconds.
 PATIENCE = 180
+#: How long it may take to see that all that a server keeps holds together, in seconds.
+VERIFY_SECONDS = 900
 #: Events of a page of history. There are many of them.
 PAGE = 1000
 
@@ -182,6 +184,10 @@ class World:
             self._check(room)
         for server in self.servers:
             assert "Traceback" not in server.recent_log(), f"{server.name} failed within:\n{server.recent_log()}"
+            verified = server.command("verify", seconds=VERIFY_SECONDS)
+            assert verified.returncode == 0, (
+                f"{server.name} does not hold together:\n{verified.stdout}{verified.stderr}"
+            )
         return Report(
             happened,
             self.acknowledged(),
