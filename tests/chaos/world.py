@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.chaos.figures import MIB, Holding, Memory, holding
 from tests.support.client import Client, Json, ids
+from tests.support.command_line import do
 from tests.support.federation import Federation, wait_until_agree, whole_history
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import wait_until
@@ -30,8 +31,6 @@ SERVERS = 3
 VERSIONS = ("spec-2014", "11")
 #: How long the servers may take in the end to tell each other everything, in seconds.
 PATIENCE = 180
-#: How long it may take to see that all that a server keeps holds together, in seconds.
-VERIFY_SECONDS = 900
 #: Events of a page of history. There are many of them.
 PAGE = 1000
 
@@ -164,7 +163,7 @@ class World:
     def _queues(self) -> str:
         """How it stands with everybody, for who wants to know why something does not come."""
         stand = [f"{server.name}: {holding(server)}" for server in self.servers]
-        return "\n".join([*stand, *(server.command("federation status").stdout for server in self.servers)])
+        return "\n".join([*stand, *map(_queues_of, self.servers)])
 
     def _all_can_read(self, said: set[str]) -> bool:
         return all(
@@ -184,10 +183,8 @@ class World:
             self._check(room)
         for server in self.servers:
             assert "Traceback" not in server.recent_log(), f"{server.name} failed within:\n{server.recent_log()}"
-            verified = server.command("verify", seconds=VERIFY_SECONDS)
-            assert verified.returncode == 0, (
-                f"{server.name} does not hold together:\n{verified.stdout}{verified.stderr}"
-            )
+            verified = do("verify", "--config", str(server.config))
+            assert verified.exit_code == 0, f"{server.name} does not hold together:\n{verified.output}"
         return Report(
             happened,
             self.acknowledged(),
@@ -219,8 +216,15 @@ class World:
 
 def _has_told_everything(server: HomeServer) -> bool:
     """Whether nothing waits any more to be sent to anybody."""
-    _, *lines = server.command("federation status").stdout.splitlines()
+    _, *lines = _queues_of(server).splitlines()
     return all(line.split()[1] == "0" for line in lines)
+
+
+def _queues_of(server: HomeServer) -> str:
+    """How it stands with whom a server sends to, as its operator is told."""
+    told = do("federation", "status", "--config", str(server.config))
+    assert told.exit_code == 0, told.output
+    return told.output
 
 
 @contextmanager

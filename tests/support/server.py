@@ -166,16 +166,13 @@ class HomeServer:
 
     # The operator's commands.
 
-    def command(
-        self, name: str, *arguments: str, typed: str = "", seconds: float = 60
-    ) -> subprocess.CompletedProcess[str]:
+    def command(self, name: str, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run one of the operator's commands on this server's settings.
 
         :param name: one word or, for one of a group, two: `media status`.
         :param typed: what it reads from standard input.
-        :param seconds: how long it may take.
         """
-        return self._run(*name.split(), "--config", str(self.config), *arguments, typed=typed, seconds=seconds)
+        return self._run(*name.split(), "--config", str(self.config), *arguments, typed=typed)
 
     # What it costs.
 
@@ -196,14 +193,14 @@ class HomeServer:
         assert self._process is not None, "it was never started"
         return self._process
 
-    def _run(self, *words: str, typed: str = "", seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def _run(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "synapse_like", *words],
             cwd=ROOT,
             input=typed,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=60,
             check=False,
         )
 
