@@ -158,6 +158,7 @@ def let_loose(
     harms = harms_of(world)
     happened: Counter[str] = Counter()
     lasting: list[_Lasting] = []
+    deck: list[str] = []
     deadline = time.monotonic() + seconds
     tell_at = time.monotonic()
     try:
@@ -172,7 +173,11 @@ def let_loose(
                 if not server.is_running:
                     happened["ended by itself"] += 1
                     server.launch()
-            name = dice.choices(list(harms), [harm.weight for harm in harms.values()])[0]
+            if not deck:
+                deck = [name for name, harm in harms.items() for _ in range(harm.weight)]
+            # Drawn without putting back, so that in a short while, too, all of them come.
+            dice.shuffle(deck)
+            name = deck[-1]
             harm = harms[name]
             victim = dice.choice(free) if free and (not harm.is_everywhere or len(free) == len(world.servers)) else None
             if victim is not None and (victim.serves or dice.random() > MERCY):
@@ -181,6 +186,7 @@ def let_loose(
                 victims = world.servers if harm.is_everywhere else [victim]
                 lasting.append(_Lasting(now + harm.longest * dice.random(), victims, end))
                 happened[name] += 1
+                deck.pop()
             time.sleep(dice.uniform(0.2, 1.5))
     finally:
         _end(lasting, float("inf"))
