@@ -103,8 +103,11 @@ class World:
         self.memory = Memory(self.servers)
         self.people = [Client(server).register(f"person-{number}") for number, server in enumerate(self.servers)]
         self.rooms = [self._meet(version) for version in VERSIONS]
-        self.talkers = [Talker(person.another_connection(), *self.rooms, breath=breath) for person in self.people]
+        self.talkers = [Talker(person.another_connection(), *self.rooms) for person in self.people]
         self.listeners = [Listener(person) for person in self.people]
+
+        for talker in self.talkers:
+            talker.breath = breath
 
     def _meet(self, version: str) -> str:
         host, *guests = self.people

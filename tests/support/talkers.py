@@ -12,7 +12,7 @@ from tests.support.client import ApiError, Client
 
 #: How long somebody may take to come to an end, in seconds.
 PATIENCE = 90
-#: How long they wait before they try again, and between two things that they say if nothing else is said, in seconds.
+#: How long they wait before they try again, and between two things that they say, in seconds.
 PAUSE, BREATH = 0.05, 0.01
 
 
@@ -64,14 +64,15 @@ class Talker(Busy):
     """Somebody who says one thing after another, each again and again until it is acknowledged.
 
     :param rooms: where, by turns.
-    :param breath: seconds between two things that they say.
     :ivar said: the event IDs of what was acknowledged, by room and text.
     :ivar longest: how long it took at the most until something was, in seconds.
     """
 
-    def __init__(self, client: Client, *rooms: str, breath: float = BREATH) -> None:
+    #: How long they wait between two things that they say, in seconds.
+    breath = BREATH
+
+    def __init__(self, client: Client, *rooms: str) -> None:
         super().__init__(client)
-        self._breath = breath
         self.said: dict[str, dict[str, str]] = {room: {} for room in rooms}
         self.longest = 0.0
         self._rooms = rooms
@@ -89,7 +90,7 @@ class Talker(Busy):
         self.insist(say)
         self.longest = max(self.longest, time.monotonic() - began)
         self._count += 1
-        time.sleep(self._breath)
+        time.sleep(self.breath)
 
 
 class Listener(Busy):
