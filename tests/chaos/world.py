@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tests.chaos.figures import MIB, Holding, Memory, holding
 from tests.support.client import Client, Json, ids
-from tests.support.command_line import do
 from tests.support.federation import Federation, wait_until_agree, whole_history
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import wait_until
@@ -186,8 +185,8 @@ class World:
             self._check(room)
         for server in self.servers:
             assert "Traceback" not in server.recent_log(), f"{server.name} failed within:\n{server.recent_log()}"
-            verified = do("verify", "--config", str(server.config))
-            assert verified.exit_code == 0, f"{server.name} does not hold together:\n{verified.output}"
+            verified = server.command("verify")
+            assert verified.returncode == 0, f"{server.name} does not hold together:\n{verified.stdout}"
         return Report(
             happened,
             self.acknowledged(),
@@ -211,9 +210,8 @@ class World:
             for talker in self.talkers:
                 words = [event["event_id"] for event in messages if event["user_id"] == talker.client.user_id]
                 assert words == list(talker.said[room].values()), f"{talker.name}'s words are in another order"
-        ids_said = set(said.values())
         for listener in self.listeners:
-            heard = Counter(event_id for event_id in listener.heard if event_id in ids_said)
+            heard = Counter(filter(set(said.values()).__contains__, listener.heard))
             assert heard == Counter(said.values()), f"{listener.name} was told something twice, or not at all"
 
 
@@ -225,9 +223,9 @@ def _has_told_everything(server: HomeServer) -> bool:
 
 def _queues_of(server: HomeServer) -> str:
     """How it stands with whom a server sends to, as its operator is told."""
-    told = do("federation", "status", "--config", str(server.config))
-    assert told.exit_code == 0, told.output
-    return told.output
+    told = server.command("federation status")
+    assert told.returncode == 0, told.stderr
+    return told.stdout
 
 
 @contextmanager

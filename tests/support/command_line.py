@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threading import Lock
 
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from synapse_like.commands import main
 
@@ -12,17 +12,12 @@ from synapse_like.commands import main
 _alone = Lock()
 
 
-def do(*words: str) -> Result:
-    """Run a command, and see what comes of it."""
-    with _alone:
-        return CliRunner().invoke(main, words)
-
-
 def must_do(*words: str) -> None:
     """Run a command.
 
     :raises RuntimeError: it failed; with what it said.
     """
-    result = do(*words)
+    with _alone:
+        result = CliRunner().invoke(main, words)
     if result.exit_code:
         raise RuntimeError(f"{words[0]} failed:\n{result.output}") from result.exception
