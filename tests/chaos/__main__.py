@@ -57,6 +57,7 @@ def live_through(
             with busy(world.listeners):
                 with busy(world.talkers):
                     happened = let_loose(world, seconds, Random(seed), tell=tell)
+                world.memory.end()
                 tell(f"no harm any more; {world.acknowledged()} messages acknowledged")
                 settled_after = world.settle()
             return world.check(happened, settled_after)
