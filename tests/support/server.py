@@ -123,6 +123,11 @@ class HomeServer:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def serves(self) -> bool:
+        """Whether it runs, and answers that it is well."""
+        return self.is_running and self._is_well()
+
     def kill9(self) -> None:
         """End it as a power cut would, at whatever point it is."""
         process = self._its_process()
@@ -191,6 +196,9 @@ class HomeServer:
     def _is_healthy(self) -> bool:
         if not self.is_running:
             raise RuntimeError("the server ended before it served")
+        return self._is_well()
+
+    def _is_well(self) -> bool:
         connection = HTTPConnection(*self.address, timeout=5)
         try:
             connection.request("GET", "/health")

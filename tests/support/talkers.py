@@ -72,6 +72,9 @@ class Talker(Busy):
     :ivar longest: how long it took at the most until something was, in seconds.
     """
 
+    #: How long they wait between two things that they say, in seconds.
+    breath = BREATH
+
     def __init__(self, client: Client, *rooms: str, ears: Listener) -> None:
         super().__init__(client)
         self.said: dict[str, dict[str, str]] = {room: {} for room in rooms}
@@ -95,7 +98,7 @@ class Talker(Busy):
         self.insist(say)
         self.longest = max(self.longest, time.monotonic() - began)
         self._count += 1
-        time.sleep(BREATH)
+        time.sleep(self.breath)
 
 
 class Listener(Busy):
