@@ -35,6 +35,8 @@ Item = TypeVar("Item")
 BUSY_SECONDS = 10
 #: How long a server that starts waits for the one before it to be gone.
 CLAIM_SECONDS = 2
+#: Statements that a connection keeps ready.
+MOST_STATEMENTS = 256
 
 
 class DatabaseInUse(Exception):
@@ -153,7 +155,11 @@ class SqliteEngine:
                 self._claim()
             self._make_file()
             connection = sqlite3.connect(
-                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512
+                self._path,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=MOST_STATEMENTS,
             )
             # Must come before the first table: lets a purge give its pages back to the file system.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -261,7 +267,7 @@ class PostgresEngine:
             raise DatabaseUnavailable(
                 f"cannot connect to PostgreSQL ({self._safe_url()}): {str(error).strip()}"
             ) from error
-        connection.prepared_max = 512
+        connection.prepared_max = MOST_STATEMENTS
         if exclusive:
             self._claim(connection)
         return connection
@@ -341,8 +347,9 @@ def open_engine(url: str, *, data_dir: Path, durability: str = "full", file: str
     return PostgresEngine(url)
 
 
-#: How many values one statement takes in an ``IN (…)``; databases have a limit for a statement's parameters.
-MOST_VALUES = 5000
+#: How many values one statement takes in an ``IN (…)``. Databases have a limit for a statement's parameters; and a
+#: statement is kept, for as many values as it was made for, and takes up to 400 bytes for each.
+MOST_VALUES = 1000
 
 
 def batched(values: Iterable[Item], most: int = MOST_VALUES) -> Iterator[list[Item]]:
