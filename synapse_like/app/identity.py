@@ -114,7 +114,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     """
     clock = ReactorClock(reactor)
     signer = load_signer(config, clock.now_ms())
-    agent, web = _make_agents(config, reactor, clock)
+    agent, web = make_agents(config, reactor, clock)
     send, send_invite = _make_senders(config, reactor, clock, web)
     bus = Bus()
     metrics = _make_metrics(config)
@@ -173,7 +173,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     return IdentityServer(database, site, agent, associations, notices, replication, tasks, metrics_parts)
 
 
-def _make_agents(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> tuple[Agent, WebClient]:
+def make_agents(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> tuple[Agent, WebClient]:
     """What reaches home servers, by their names, and siblings, by their URLs."""
     home, user_agent = config.home_servers, f"synapse_like/{__version__}"
     try:

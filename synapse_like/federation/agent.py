@@ -46,6 +46,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import directlyProvides, implementer, providedBy
 
+from synapse_like.authorities import tls_reason
 from synapse_like.byte_streams import ByteStream
 from synapse_like.federation.addresses import is_public
 from synapse_like.federation.errors import AnswerTooLarge, ServerUnreachable
@@ -95,10 +96,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What another server answered."""
+    """What another server answered.
+
+    :ivar date: when, by its clock, in the way of HTTP; None if it did not say, or was not asked by its URL.
+    """
 
     status: int
     body: bytes
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -664,7 +669,7 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, NAME_ERRORS):
         return f"its certificate is not that of this server: {error!r}"
     if isinstance(error, SSL.Error):
-        return f"TLS failed: {error!r}"
+        return tls_reason(error)
     if isinstance(error, NotAnAnswer | ConnectError | ConnectionClosed | DNSLookupError | OSError | ValueError):
         return str(error) or type(error).__name__
     return None

@@ -65,7 +65,7 @@ class WebClient:
             if reason is None:
                 raise
             raise ServerUnreachable(urlsplit(url).netloc, reason) from error
-        return Answer(response.code, content)
+        return Answer(response.code, content, response.headers.getRawHeaders("Date", [None])[0])
 
 
 @implementer(IPolicyForHTTPS)
