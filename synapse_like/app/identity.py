@@ -28,7 +28,7 @@ from synapse_like.federation.web_client import WebClient
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
-from synapse_like.http.site import Site, make_site
+from synapse_like.http.site import Bounds, Site, make_site
 from synapse_like.identity.associations import Associations
 from synapse_like.identity.endpoints import IdentityEndpoints
 from synapse_like.identity.invites import Invites, SendInvite
@@ -153,8 +153,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
         authenticator=PeerAuthenticator(signer.name, siblings, agent, clock, limits, replication.heard_from),
         limiter=limits,
         clock=clock,
-        max_body=128 * 1024,
-        max_json_depth=20,
+        bounds=Bounds(max_body=128 * 1024, max_json_depth=20),
         trusted_proxies=config.http.trusted_proxies,
         answered=metrics.answered("clients") if metrics else None,
     )

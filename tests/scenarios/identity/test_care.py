@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from synapse_like.app.identity import engine_of
@@ -22,10 +22,11 @@ from tests.support.smtp_server import SmtpServer
 
 Findings = dict[str, list[dict[str, str]]]
 Sql = Callable[..., None]
+Pair = tuple[IdentityServer, IdentityServer]
 
 
 def doctor(server: IdentityServer, *arguments: str) -> tuple[int, Findings]:
-    """Its exit code, and what it finds, by check."""
+    """Its exit code, and what it finds, by check; of two `--config` the last one counts."""
     done = server.command("doctor", "--json", *arguments)
     assert "Traceback" not in done.stderr, done.stderr
     found: Findings = {}
@@ -71,9 +72,7 @@ def gateway() -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.fixture(scope="module")
-def pair(
-    tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase, mail: SmtpServer
-) -> Iterator[tuple[IdentityServer, IdentityServer]]:
+def pair(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase, mail: SmtpServer) -> Iterator[Pair]:
     """Two siblings. The first has statements of its own and of the other, and an invite that waits."""
     with new_database() as url, new_database() as other_url:
         folder = tmp_path_factory.mktemp("care")
@@ -95,11 +94,20 @@ def pair(
             two.close()
 
 
+@pytest.fixture
+def running(pair: Pair) -> IdentityServer:
+    """The first of the two, which runs."""
+    one, _ = pair
+    if one.process is None or one.process.poll() is not None:
+        one.start()
+    return one
+
+
 def test_everything_that_is_well_is_found_so(
-    pair: tuple[IdentityServer, IdentityServer], gateway: tuple[str, list[bytes]], mail: SmtpServer
+    running: IdentityServer, gateway: tuple[str, list[bytes]], mail: SmtpServer
 ) -> None:
     """Also that nothing is sent unless it is asked for."""
-    one, _ = pair
+    one = running
     url, texts = gateway
     one.set(sms={"url": url}, http={"port": one.port, "public_url": one.url, "trusted_proxies": ["127.0.0.1"]})
     letters = mail.count()
@@ -116,27 +124,29 @@ def test_everything_that_is_well_is_found_so(
     assert (code, mail.next_letter().recipient, len(texts)) == (0, "operator@care.example", 1)
 
 
-def test_everything_that_is_wrong_is_found(identity_servers: Callable[..., IdentityServer], tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    server, other = identity_servers(), identity_servers()
-    other.start()
+def test_everything_that_is_wrong_is_found(running: IdentityServer, pair: Pair) -> None:
+    """By settings that say otherwise, in a file beside the server's."""
+    _, other = pair
+    nobody = free_port()
     key = "ed25519:other AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-    server.set(
-        siblings=[
-            {"name": "gone.example", "url": nobody, "public_keys": [key]},
+    wrong = {
+        "siblings": [
+            {"name": "gone.example", "url": f"http://127.0.0.1:{nobody}", "public_keys": [key]},
             {"name": other.name, "url": other.url, "public_keys": [key]},
         ],
-        sms={"url": nobody},
-        mail={"host": "127.0.0.1", "port": free_port(), "security": "none"},
-        http={"port": server.port, "public_url": other.url},
-    )
-    (server.data_dir / "signing.key").chmod(0o644)
-    code, found = doctor(server)
+        "sms": {"url": f"http://127.0.0.1:{nobody}"},
+        "mail": {"host": "127.0.0.1", "port": nobody, "security": "none"},
+        "http": {"port": nobody, "public_url": other.url},
+    }
+    config = running.data_dir / "otherwise.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(running.config.read_text()), **wrong}))
+    config.chmod(0o644)
+    code, found = doctor(running, "--config", str(config))
     told = states(found)
     assert code == 1
     assert (told["mail"], told["text messages"], told["public URL"]) == ({"fault"}, {"fault"}, {"fault"})
     assert told["server"] == {"warning"}
-    assert "warning" in told["signing key"]
+    assert any(f"Others on this machine may read {config}" in finding["sentence"] for finding in found["settings"])
     sentences = [finding["sentence"] for finding in found["siblings"]]
     assert len(sentences) == 2
     assert "gone.example does not answer" in sentences[0]
@@ -148,15 +158,13 @@ def test_everything_that_is_wrong_is_found(identity_servers: Callable[..., Ident
 
 
 @pytest.fixture
-def stopped(pair: tuple[IdentityServer, IdentityServer]) -> Iterator[IdentityServer]:
-    """The first of the two, which does not run for a while."""
-    one, _ = pair
-    running = verify(one)
-    assert running.exit_code == 0, running.stdout
-    assert verify(one, "--repair").exit_code == 1, "a server is running"
-    one.terminate()
-    yield one
-    one.start()
+def stopped(running: IdentityServer) -> IdentityServer:
+    """The first of the two, which does not run any more."""
+    found = verify(running)
+    assert found.exit_code == 0, found.stdout
+    assert verify(running, "--repair").exit_code == 1, "a server is running"
+    running.terminate()
+    return running
 
 
 @pytest.fixture
@@ -212,11 +220,12 @@ def test_what_is_derived_is_mended_and_what_was_said_is_told(stopped: IdentitySe
         sql("UPDATE invites SET public_key = substr(public_key, 2)")
 
 
-def test_words_of_a_server_that_is_no_sibling_any_more_are_counted(stopped: IdentityServer) -> None:
+def test_words_of_a_server_that_is_no_sibling_any_more_are_counted(pair: Pair) -> None:
     """Nobody can tell whether they are well signed, since its key is in no settings."""
-    settings = stopped.config.read_text()
+    one, _ = pair
+    settings = one.config.read_text()
     try:
-        stopped.set(siblings=[])
-        assert "Of 1 statements the signer's key is not known here" in verify(stopped).stdout
+        one.set(siblings=[])
+        assert "Of 1 statements the signer's key is not known here" in verify(one).stdout
     finally:
-        stopped.config.write_text(settings)
+        one.config.write_text(settings)
