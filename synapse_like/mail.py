@@ -30,6 +30,7 @@ from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionRefusedError as NobodyListens
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.ssl import CertificateOptions, optionsForClientTLS
@@ -437,4 +438,6 @@ def _why(error: BaseException) -> str:
         return "its certificate is for another host than mail.host"
     if isinstance(error, DeferredTimeoutError):
         return "it takes too long"
+    if isinstance(error, NobodyListens):
+        return "the connection was refused"
     return str(error) or type(error).__name__

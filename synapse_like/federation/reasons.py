@@ -10,6 +10,7 @@ from typing import NoReturn
 from OpenSSL import SSL
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import ConnectionRefusedError as NobodyListens
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
 from synapse_like.authorities import tls_reason
@@ -42,6 +43,8 @@ def why(error: BaseException) -> str | None:
         return "its certificate is not that of this server"
     if isinstance(error, SSL.Error):
         return tls_reason(error)
+    if isinstance(error, NobodyListens):
+        return "the connection was refused"
     if isinstance(error, NotAnAnswer | ConnectError | ConnectionClosed | DNSLookupError | OSError | ValueError):
         return str(error) or type(error).__name__
     return None
