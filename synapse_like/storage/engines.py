@@ -427,7 +427,8 @@ class PostgresEngine:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
                 [(name,)] = connection.execute(f"{query} WHERE e.extname = 'amcheck'").fetchall()
                 [(may,)] = connection.execute(
-                    f"SELECT has_function_privilege('{name}.bt_index_check(regclass, boolean)', 'EXECUTE')"
+                    "SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc"
+                    " WHERE proname IN ('bt_index_check', 'verify_heapam')"
                 ).fetchall()
                 schema = str(name) if may else None
             yield schema
