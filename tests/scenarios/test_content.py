@@ -404,7 +404,7 @@ def test_purge_deletes_everything_of_a_file(fresh_server: FreshServer) -> None:
     thumbnail(alice, uri)
     thumbnail(alice, uri, 90, 90, "crop")
     assert len(disk(server)) == 3
-    assert media(server, "purge", uri) == "Purged 1 with 3 files on the disk, thumbnails included.\n"
+    assert media(server, "purge", uri) == "Purged 1 uploads or copies, with 3 files on the disk, thumbnails included.\n"
     assert disk(server) == []
     for gone in (download(alice, uri), thumbnail(alice, uri)):
         assert (gone.status, gone.json["errcode"]) == (404, "M_NOT_FOUND")
@@ -417,7 +417,8 @@ def test_purge_of_a_user_takes_what_is_old_enough(fresh_server: FreshServer) -> 
     server = fresh_server()
     alice, bob = Client(server).register("alice"), Client(server).register("bob")
     mine, his = [upload(alice, bytes([n])) for n in range(3)], upload(bob, b"his")
-    done = try_media(server, "purge", "--user", "alice", "--days", "1")
+    assert media(server, "purge", "--user", "alice", "--days", "1") == "There was nothing to purge.\n"
+    done = try_media(server, "purge", f"mxc://{server.name}/none")
     assert (done.returncode, done.stderr) == (1, "Error: There is no such content.\n")
     assert "Purged 3" in media(server, "purge", "--user", "alice")
     assert [download(bob, uri).status for uri in [*mine, his]] == [404, 404, 404, 200]

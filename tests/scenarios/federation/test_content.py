@@ -184,7 +184,7 @@ def test_purged_copy_is_gone_with_its_thumbnails_and_fetched_again(
     uri = upload(alice, photo(1000, 700), "image/jpeg")
     thumbnail(bob, uri)
     before = len(disk(away))
-    assert media(away, "purge", uri).startswith("Purged 1 with 2 files")
+    assert media(away, "purge", uri).startswith("Purged 1 uploads or copies, with 2 files")
     assert len(disk(away)) == before - 2
     thumbnail(bob, uri)
     assert fetches_from(home) == 2
