@@ -193,7 +193,7 @@ class EventPersistence:
         :param heard_up_to: what other servers that come in have heard of the room; up to that position if left out.
         """
         if len(changes) > MOST_REMEMBERED:
-            room.known_state.clear()
+            rooms.forget_state(room)
         numbers = state.make_slot_ids(txn, changes.keys())
         state.set_current(
             txn,

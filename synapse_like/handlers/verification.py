@@ -220,7 +220,7 @@ def mend_room(txn: Transaction, head: HeadRow, server_name: str) -> None:
     else:
         rooms.advance(txn, room, room.extremities, room.snapshot)
     stored.replace_current(txn, head.room_nid, _current(txn, room.snapshot.snapshot_id))
-    room.known_state.clear()
+    rooms.forget_state(room)
     room.servers = room.is_inhabited = None
     there, told = _servers(txn, head.room_nid, server_name), stored.stays(txn, head.room_nid)
     position = events.current_position(txn)

@@ -44,6 +44,7 @@ class RoomHead:
     :ivar snapshot: the state after the extremities.
     :ivar entered_depth: how deep it was when this server came into it.
     :ivar known_state: current state events by slot; None where it is known that there is none.
+    :ivar knows_all: are all current state events in `known_state`? So it is in a new room, as long as they fit.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
     :ivar missing: the IDs of what is missing right before something in its history, and whether that is news; None if
         not looked up yet.
@@ -58,6 +59,7 @@ class RoomHead:
     snapshot: Snapshot = NOTHING
     entered_depth: int = 0
     known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
+    knows_all: bool = False
     servers: dict[str, int] | None = None
     missing: dict[str, bool] | None = None
     is_inhabited: bool | None = None
@@ -74,7 +76,7 @@ def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool)
         (room_id, rules.name, int(is_public)),
     )
     txn.execute("INSERT INTO room_heads (room_nid, extremities, snapshot_id) VALUES (?, '[]', 0)", (room_nid,))
-    return _keep(txn, RoomHead(room_nid, room_id, rules))
+    return _keep(txn, RoomHead(room_nid, room_id, rules, knows_all=True, servers={}, missing={}))
 
 
 def know(txn: Transaction, room_id: str, rules: RoomRules) -> int:
@@ -160,10 +162,10 @@ def state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) 
 def stored_state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) -> dict[StateSlot, StoredEvent]:
     """The same, as they are stored."""
     wanted = list(slots)
-    unknown = [slot for slot in wanted if slot not in room.known_state]
+    unknown = [] if room.knows_all else [slot for slot in wanted if slot not in room.known_state]
     if unknown:
         if len(room.known_state) + len(unknown) > MOST_STATE_KEPT:
-            room.known_state.clear()
+            forget_state(room)
             unknown = wanted
         room.known_state.update(dict.fromkeys(unknown))
         either = " OR ".join(["(s.type = ? AND s.state_key = ?)"] * len(unknown))
@@ -174,7 +176,7 @@ def stored_state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[State
         )
         for stored in events.load(txn, [row[0] for row in rows]):
             room.known_state[stored.event.state_slot] = stored
-    return {slot: known for slot in wanted if (known := room.known_state[slot]) is not None}
+    return {slot: known for slot in wanted if (known := room.known_state.get(slot)) is not None}
 
 
 def stored_state_at(
@@ -212,13 +214,22 @@ def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
 
 def remember_state(room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
     """A state event has become the current one of its slot, or there is none any more."""
+    if len(room.known_state) >= MOST_STATE_KEPT and slot not in room.known_state:
+        forget_state(room)
     room.known_state[slot] = stored
+
+
+def forget_state(room: RoomHead) -> None:
+    """Remember nothing of the state of a room: it will be read again."""
+    room.known_state.clear()
+    room.knows_all = False
 
 
 def forget_redacted(room: RoomHead, target: StoredEvent) -> None:
     """An event has been redacted: what is known of its slot may be what it was before."""
     if target.event.is_state:
         room.known_state.pop(target.event.state_slot, None)
+        room.knows_all = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ MEMBER = "m.room.member"
 
 def slot_id(txn: Transaction, slot: StateSlot) -> int | None:
     """The number of a (type, state key), or None if it was never used."""
-    known = txn.cache(SLOTS).get(slot)
+    known = _known_slot_id(txn, slot)
     if known is not None:
         return known
     row = txn.one("SELECT slot_id FROM state_slots WHERE type = ? AND state_key = ?", slot)
@@ -36,19 +36,25 @@ def slot_id(txn: Transaction, slot: StateSlot) -> int | None:
     return number
 
 
+def _known_slot_id(txn: Transaction, slot: StateSlot) -> int | None:
+    """The number of a slot, if it is in memory; what this transaction has given out is not yet among the copies."""
+    known = txn.slots.get(slot)
+    return known if known is not None else txn.cache(SLOTS).get(slot)
+
+
 def make_slot_id(txn: Transaction, slot: StateSlot) -> int:
     """The number of a (type, state key), given to it now if it has none."""
     known = slot_id(txn, slot)
     if known is None:
         known = txn.insert("INSERT INTO state_slots (type, state_key) VALUES (?, ?) RETURNING slot_id", slot)
+        txn.slots[slot] = known
         txn.cache(SLOTS).put(txn, slot, known)
     return known
 
 
 def make_slot_ids(txn: Transaction, slots: Collection[StateSlot]) -> dict[StateSlot, int]:
     """The numbers of many slots, given to those now that have none."""
-    cache = txn.cache(SLOTS)
-    numbers = {slot: number for slot in slots if (number := cache.get(slot)) is not None}
+    numbers = {slot: number for slot in slots if (number := _known_slot_id(txn, slot)) is not None}
     new = [slot for slot in slots if slot not in numbers]
     if not new:
         return numbers
@@ -62,7 +68,7 @@ def make_slot_ids(txn: Transaction, slots: Collection[StateSlot]) -> dict[StateS
         numbers.update(((row[0], row[1]), row[2]) for row in rows)
     if len(new) <= MOST_REMEMBERED:
         for slot in new:
-            cache.put(txn, slot, numbers[slot])
+            txn.cache(SLOTS).put(txn, slot, numbers[slot])
     return numbers
 
 
