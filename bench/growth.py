@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field
 from itertools import count
@@ -30,6 +30,7 @@ from urllib.parse import quote
 import twisted
 from bench.send import floor_table
 from bench.support.counted import Counts
+from bench.support.floors import floors
 from bench.support.lines import Line, User
 from bench.support.place import place
 from bench.support.results import NAMES
@@ -41,6 +42,12 @@ from tests.support.building import Building, building
 #: By which a kept database finds its server again.
 SERVER_NAME = "growth.example"
 KEPT_FILES = ("homeserver.db", "signing.key")
+#: The steps of a message that have a floor.
+A_MESSAGE_NEEDS = (
+    "an empty answer by twisted.web",
+    "one row committed to SQLite, disk synced",
+    "an Ed25519 signature by PyNaCl",
+)
 #: Of the operations in the plots, in their order.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00")
 
@@ -65,9 +72,9 @@ class Scale:
     """
 
     sizes: dict[str, tuple[int, ...]]
-    repetitions: int = 3
-    times: int = 60
-    seconds: float = 3.0
+    repetitions: int = 2
+    times: int = 40
+    seconds: float = 2.0
 
 
 FULL = Scale(
@@ -89,7 +96,6 @@ QUICK = Scale(
         STATES: (1, 5, 20),
         POLLS: (10, 100, 500),
     },
-    repetitions=2,
     times=20,
 )
 
@@ -273,7 +279,7 @@ class Measurement:
                         self._measure(axis, size, self._grounds.by_axis[axis, size])
                     if axis == POLLS:
                         self._subject.settle()
-            _say(f"measured: {axis}")
+            _say(axis_table([self._findings], axis, self._scale.sizes[axis]))
         for size in self._scale.sizes[POLLS]:
             self._deliver_to_many(size)
         _say("measured: deliveries to many")
@@ -328,7 +334,7 @@ class Measurement:
     def _join_and_leave(self, axis: str, size: int, room: Callable[[], str]) -> None:
         """The cost of joining; they leave again so that the room keeps its size."""
         used, statements, commits = self._subject.watch(), 0, 0
-        for newcomer in self._grounds.newcomers:
+        for newcomer in self._grounds.newcomers[: self._scale.times]:
             at, before = room(), self._counts()
             with used:
                 self._line.ask(newcomer.request("POST", f"/rooms/{at}/join", {}))
@@ -336,7 +342,7 @@ class Measurement:
             statements += now.statements - before.statements
             commits += now.commits - before.commits
             self._line.ask(newcomer.request("POST", f"/rooms/{at}/leave", {}))
-        times = len(self._grounds.newcomers)
+        times = self._scale.times
         each = used.per(times)
         self._findings.costs[axis, "join", size].append(
             Cost(each.server, each.database, statements / times, commits / times)
@@ -415,16 +421,7 @@ def _say(text: str) -> None:
 
 def tables(findings: Sequence[Findings], scale: Scale) -> list[str]:
     """One for each axis, and those of bytes and of everything else."""
-    printed = []
-    for axis, sizes in scale.sizes.items():
-        rows = []
-        for found in findings:
-            for operation in found.operations(axis):
-                costs = [found.cost(axis, operation, size) for size in sizes]
-                rows.append([f"{NAMES[found.database]}: {operation}", *(_milliseconds(cost) for cost in costs)])
-                statements = [f"{cost.statements:.1f}" for cost in costs]
-                rows.append([f"{' ' * len(NAMES[found.database])}  statements", *statements])
-        printed.append(table(f"{axis}: CPU in ms, server + database", [[f"{size:,}" for size in sizes]], rows))
+    printed = [axis_table(findings, axis, sizes) for axis, sizes in scale.sizes.items()]
     for axis, sizes in scale.sizes.items():
         if axis in (MEMBERS, ROOMS, HISTORY):
             rows = [
@@ -434,6 +431,30 @@ def tables(findings: Sequence[Findings], scale: Scale) -> list[str]:
     others = [[row, *(found.others[row] for found in findings)] for row in findings[0].others]
     printed.append(table("long polls", [[NAMES[found.database] for found in findings]], others))
     return printed
+
+
+def axis_table(findings: Sequence[Findings], axis: str, sizes: Sequence[int]) -> str:
+    """What operations cost along an axis."""
+    rows = []
+    for found in findings:
+        for operation in found.operations(axis):
+            costs = [found.cost(axis, operation, size) for size in sizes]
+            rows.append([f"{NAMES[found.database]}: {operation}", *map(_milliseconds, costs)])
+            rows.append(
+                [f"{' ' * len(NAMES[found.database])}  statements", *(f"{cost.statements:.1f}" for cost in costs)]
+            )
+    return table(f"{axis}: CPU in ms, server + database", [[f"{size:,}" for size in sizes]], rows)
+
+
+def share_table(findings: Sequence[Findings], scale: Scale, floor: Mapping[str, tuple[float, float | None]]) -> str:
+    """How much of what a message costs is what cannot be had for less."""
+    least = sum(floor[step][0] for step in A_MESSAGE_NEEDS)
+    rows = []
+    for size in scale.sizes[MEMBERS]:
+        costs = [found.cost(MEMBERS, "send", size) for found in findings]
+        rows.append([f"{size:,} members", *(f"{least / (cost.server + cost.database):.0%}" for cost in costs)])
+    title = f"of what a message costs, the floor is ({least * 1e6:.0f} µs)"
+    return table(title, [[NAMES[found.database] for found in findings]], rows)
 
 
 def _milliseconds(cost: Cost) -> str:
@@ -473,7 +494,9 @@ def measure(database: str, scale: Scale, keep: Path | None) -> Findings:
     :param keep: a folder that keeps what was made in SQLite, so that it need not be made the next time.
     """
     findings, grounds = Findings(database), Grounds(scale)
-    with Subject(database, name=SERVER_NAME) as subject:
+    # All polls come from one address here.
+    settings = {"limits.max_connections_per_address": 10_000}
+    with Subject(database, settings, SERVER_NAME) as subject:
         kept = (
             None if keep is None or database != "sqlite" else keep / "-".join(map(str, sum(scale.sizes.values(), ())))
         )
@@ -516,11 +539,11 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    floor = floor_table(2000)
+    floor = floors(2000)
     databases = ["sqlite", "postgresql"] if options.database == "both" else [options.database]
     findings = [measure(database, scale, options.keep) for database in databases]
     where = place(f"Twisted {twisted.__version__}", *(found.version for found in findings))
-    print("\n\n".join([where, *tables(findings, scale), floor]))
+    print("\n\n".join([where, *tables(findings, scale), floor_table(floor), share_table(findings, scale, floor)]))
     if options.plots is not None:
         draw(findings, scale, options.plots)
 
