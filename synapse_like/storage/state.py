@@ -8,7 +8,7 @@ after ten thousand), and reading a state walks at most 15 snapshots for each: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synapse_like.protocol.events import StateSlot
@@ -141,20 +141,55 @@ STATES = CacheKind[int, Mapping[StateSlot, str]]("states", 50_000, weigh=lambda 
 
 
 def ids_at(txn: Transaction, snapshot_id: int) -> Mapping[StateSlot, str]:
-    """The whole state of a snapshot: event ID by slot. It must not be changed."""
-    kept = txn.cache(STATES).get(snapshot_id)
+    """The whole state of a snapshot: event ID by slot. It must not be changed.
+
+    The forks of a room differ by little, so of its chain only what lies above a state in memory is read.
+    """
+    cache = txn.cache(STATES)
+    kept = cache.get(snapshot_id)
     if kept is not None:
         return kept
-    rows = txn.all(
-        f"{_CHAIN} SELECT s.type, s.state_key, e.event_id FROM chain c"
-        " JOIN state_deltas d ON d.snapshot_id = c.snapshot_id JOIN state_slots s ON s.slot_id = d.slot_id"
-        " LEFT JOIN events e ON e.event_nid = d.event_nid ORDER BY c.height",
-        (snapshot_id, -1),
-    )
-    nearest: dict[StateSlot, str | None] = {(row[0], row[1]): row[2] for row in rows}
-    ids = {slot: event_id for slot, event_id in nearest.items() if event_id is not None}
-    txn.cache(STATES).put(txn, snapshot_id, ids)
+    below: Mapping[StateSlot, str] = {}
+    above: list[int] = []
+    for (number,) in txn.all(f"{_CHAIN} SELECT snapshot_id FROM chain ORDER BY height DESC", (snapshot_id, -1)):
+        kept = cache.get(number)
+        if kept is not None:
+            below = kept
+            break
+        above.append(number)
+    ids: dict[StateSlot, str] = dict(below)
+    for slot, event_id in _deltas(txn, above):
+        if event_id is None:
+            ids.pop(slot, None)
+        else:
+            ids[slot] = event_id
+    remember_ids(txn, snapshot_id, ids)
     return ids
+
+
+def remember_ids(txn: Transaction, snapshot_id: int, ids: Mapping[StateSlot, str]) -> None:
+    """Keep the whole state of a snapshot in memory, for the rest of this transaction, too."""
+    cache = txn.cache(STATES)
+    if not txn.writable:
+        cache.put(txn, snapshot_id, ids)
+        return
+    # Nobody else asks for a snapshot that is not committed; if it never is, its number will be another one's.
+    cache.keep(snapshot_id, ids)
+    txn.when_rolled_back(lambda: cache.forget(snapshot_id))
+
+
+def _deltas(txn: Transaction, snapshot_ids: Sequence[int]) -> Iterator[tuple[StateSlot, str | None]]:
+    """What some snapshots of one chain changed, the oldest change first: slot and event ID."""
+    rows: list[Row] = []
+    for part in batched(snapshot_ids):
+        rows += txn.all(
+            "SELECT p.height, s.type, s.state_key, e.event_id FROM state_snapshots p"
+            " JOIN state_deltas d ON d.snapshot_id = p.snapshot_id JOIN state_slots s ON s.slot_id = d.slot_id"
+            f" LEFT JOIN events e ON e.event_nid = d.event_nid WHERE p.snapshot_id IN ({placeholders(part)})",
+            part,
+        )
+    for _, event_type, state_key, event_id in sorted(rows, key=lambda row: row[0]):
+        yield (event_type, state_key), event_id
 
 
 def derive(txn: Transaction, room_nid: int, parent: Snapshot, changes: Mapping[StateSlot, int | None]) -> Snapshot:
