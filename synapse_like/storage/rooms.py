@@ -117,16 +117,18 @@ def head(txn: Transaction, room_id: str) -> RoomHead | None:
     if row is None:
         return None
     room_nid, version, extremities, snapshot_id, height, entered_depth = row
-    newest = tuple(_extremity(txn, stored) for stored in events.load(txn, orjson.loads(extremities)))
+    newest = _extremities(txn, events.load(txn, orjson.loads(extremities)))
     return _keep(
         txn, RoomHead(room_nid, room_id, rules_for(version), newest, Snapshot(snapshot_id, height), entered_depth)
     )
 
 
-def _extremity(txn: Transaction, stored: StoredEvent) -> Extremity:
-    _, after = events.snapshots_of(txn, stored.event_nid)
-    assert after is not None, "the newest events of a room have a state"
-    return Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, state.snapshot(txn, after))
+def _extremities(txn: Transaction, newest: Sequence[StoredEvent]) -> tuple[Extremity, ...]:
+    after = state.snapshots_after(txn, [stored.event_nid for stored in newest])
+    return tuple(
+        Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, after[stored.event_nid])
+        for stored in newest
+    )
 
 
 def _keep(txn: Transaction, room: RoomHead) -> RoomHead:

@@ -101,6 +101,19 @@ def snapshot(txn: Transaction, snapshot_id: int) -> Snapshot:
     return Snapshot(snapshot_id, row[0])
 
 
+def snapshots_after(txn: Transaction, event_nids: Collection[int]) -> dict[int, Snapshot]:
+    """The states after some events that have one, by the number of the event."""
+    found: dict[int, Snapshot] = {}
+    for part in batched(event_nids):
+        rows = txn.all(
+            "SELECT e.event_nid, s.snapshot_id, s.height FROM events e"
+            f" JOIN state_snapshots s ON s.snapshot_id = e.snapshot_after WHERE e.event_nid IN ({placeholders(part)})",
+            part,
+        )
+        found.update((row[0], Snapshot(row[1], row[2])) for row in rows)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class NewSnapshot:
     """A snapshot that has its place in the chain, but not yet its changes.
@@ -276,6 +289,20 @@ def current(txn: Transaction, room_nid: int) -> list[int]:
     """The event numbers of a room's whole current state, oldest first."""
     rows = txn.all("SELECT event_nid FROM current_state WHERE room_nid = ? ORDER BY event_nid", (room_nid,))
     return [row[0] for row in rows]
+
+
+def current_of_rooms(txn: Transaction, room_nids: Collection[int]) -> dict[int, list[int]]:
+    """The same of some rooms, by their numbers."""
+    found: dict[int, list[int]] = {room_nid: [] for room_nid in room_nids}
+    for part in batched(list(found)):
+        rows = txn.all(
+            "SELECT room_nid, event_nid FROM current_state"
+            f" WHERE room_nid IN ({placeholders(part)}) ORDER BY event_nid",
+            part,
+        )
+        for room_nid, event_nid in rows:
+            found[room_nid].append(event_nid)
+    return found
 
 
 def current_in_slots(
