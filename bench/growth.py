@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
@@ -48,8 +48,16 @@ A_MESSAGE_NEEDS = (
     "one row committed to SQLite, disk synced",
     "an Ed25519 signature by PyNaCl",
 )
-#: Of the operations in the plots, in their order.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#e69f00")
+#: Of the operations in the plots.
+COLOURS = {
+    "send": "#0072b2",
+    "send, and deliver to one": "#56b4e9",
+    "send, and deliver to all": "#000000",
+    "join": "#d55e00",
+    "newest page": "#cc79a7",
+    "page from the middle": "#e69f00",
+    "initialSync": "#009e73",
+}
 
 MEMBERS, ROOMS, HISTORY, FORKS, STATES, POLLS = (
     "members of the room",
@@ -68,12 +76,14 @@ class Scale:
     :ivar sizes: along each axis.
     :ivar repetitions: of each measurement; the cheapest counts, since what else runs on the machine only adds.
     :ivar times: how often each operation is done in a repetition.
+    :ivar axes: along which of them is measured.
     :ivar seconds: how long that may take; where each takes long, it is done less often, but twice.
     """
 
     sizes: dict[str, tuple[int, ...]]
     repetitions: int = 2
     times: int = 40
+    axes: tuple[str, ...] = (MEMBERS, ROOMS, HISTORY, FORKS, STATES, POLLS)
     seconds: float = 2.0
 
 
@@ -270,7 +280,7 @@ class Measurement:
 
     def run(self) -> None:
         """Measure all axes; all sizes of one axis in turn, so that they have the same of what else goes on."""
-        for axis in (MEMBERS, ROOMS, HISTORY, FORKS, STATES, POLLS):
+        for axis in self._scale.axes:
             for repetition in range(self._scale.repetitions):
                 for size in self._scale.sizes[axis]:
                     with ExitStack() as closing:
@@ -280,9 +290,8 @@ class Measurement:
                     if axis == POLLS:
                         self._subject.settle()
             _say(axis_table([self._findings], axis, self._scale.sizes[axis]))
-        for size in self._scale.sizes[POLLS]:
+        for size in self._scale.sizes[POLLS] if POLLS in self._scale.axes else ():
             self._deliver_to_many(size)
-        _say("measured: deliveries to many")
 
     def _measure(self, axis: str, size: int, ground: Ground) -> None:
         user = ground.user
@@ -387,15 +396,19 @@ class Measurement:
             lines.append(line)
         self._subject.settle()
         if repetition == 0:
-            watch = self._subject.watch()
-            with watch:
-                time.sleep(2)
-            used = watch.per(1)
             row = f"with {polls} open long polls and nothing else: CPU, ms per second"
-            self._findings.others[row] = f"{(used.server + used.database) / used.wall * 1000:.2f}"
+            self._findings.others[row] = f"{min(self._idle() for _ in range(4)) * 1000:.2f}"
             row = f"with {polls} open long polls: resident memory, MiB"
             self._findings.others[row] = f"{self._subject.resident_bytes() / 2**20:.0f}"
         return lines
+
+    def _idle(self) -> float:
+        """CPU time that is used while nothing happens, in seconds per second."""
+        watch = self._subject.watch()
+        with watch:
+            time.sleep(1)
+        used = watch.per(1)
+        return (used.server + used.database) / used.wall
 
     def _deliver_to_many(self, polls: int) -> None:
         """A message to the lounge, delivered to all who wait."""
@@ -421,7 +434,7 @@ def _say(text: str) -> None:
 
 def tables(findings: Sequence[Findings], scale: Scale) -> list[str]:
     """One for each axis, and those of bytes and of everything else."""
-    printed = [axis_table(findings, axis, sizes) for axis, sizes in scale.sizes.items()]
+    printed = [axis_table(findings, axis, scale.sizes[axis]) for axis in scale.axes]
     for axis, sizes in scale.sizes.items():
         if axis in (MEMBERS, ROOMS, HISTORY):
             rows = [
@@ -429,7 +442,8 @@ def tables(findings: Sequence[Findings], scale: Scale) -> list[str]:
             ]
             printed.append(table(f"bytes on disk for each of: {axis}", [[f"{size:,}" for size in sizes]], rows))
     others = [[row, *(found.others[row] for found in findings)] for row in findings[0].others]
-    printed.append(table("long polls", [[NAMES[found.database] for found in findings]], others))
+    if others:
+        printed.append(table("long polls", [[NAMES[found.database] for found in findings]], others))
     return printed
 
 
@@ -449,10 +463,10 @@ def axis_table(findings: Sequence[Findings], axis: str, sizes: Sequence[int]) ->
 def share_table(findings: Sequence[Findings], scale: Scale, floor: Mapping[str, tuple[float, float | None]]) -> str:
     """How much of what a message costs is what cannot be had for less."""
     least = sum(floor[step][0] for step in A_MESSAGE_NEEDS)
-    rows = []
-    for size in scale.sizes[MEMBERS]:
-        costs = [found.cost(MEMBERS, "send", size) for found in findings]
-        rows.append([f"{size:,} members", *(f"{least / (cost.server + cost.database):.0%}" for cost in costs)])
+    axis, rows = scale.axes[0], []
+    for size in scale.sizes[axis]:
+        costs = [found.cost(axis, "send", size) for found in findings]
+        rows.append([f"{size:,} {axis}", *(f"{least / (cost.server + cost.database):.0%}" for cost in costs)])
     title = f"of what a message costs, the floor is ({least * 1e6:.0f} µs)"
     return table(title, [[NAMES[found.database] for found in findings]], rows)
 
@@ -471,17 +485,23 @@ def draw(findings: Sequence[Findings], scale: Scale, folder: Path) -> None:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    for axis, sizes in scale.sizes.items():
-        figure, plot = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for axis in scale.axes:
+        figure, plot = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+        highest = 10.0
         for found, style in zip(findings, ("-", "--"), strict=False):
-            for operation, colour in zip(found.operations(axis), COLOURS, strict=False):
-                costs = [found.cost(axis, operation, size) for size in sizes]
+            for operation in found.operations(axis):
+                measured = sorted(size for at, what, size in found.costs if (at, what) == (axis, operation))
+                costs = [found.cost(axis, operation, size) for size in measured]
                 milliseconds = [(cost.server + cost.database) * 1000 for cost in costs]
+                highest = max(highest, *milliseconds)
                 label = operation if found is findings[0] else None
-                plot.plot(sizes, milliseconds, style, color=colour, marker="o", markersize=3, label=label)
-        plot.set(xscale="log", yscale="log", xlabel=axis, ylabel="CPU, ms")
+                plot.plot(
+                    measured, milliseconds, style, color=COLOURS[operation], marker="o", markersize=3, label=label
+                )
+        # The same for all, so that noise does not look like growth.
+        plot.set(xscale="log", yscale="log", ylim=(0.1, highest * 1.5), xlabel=axis, ylabel="CPU, ms")
         if len(findings) > 1:
-            plot.set_title(f"{' – – '.join(NAMES[found.database] for found in findings)}: full line, then dashed")
+            plot.set_title(" and dashed: ".join(NAMES[found.database] for found in findings), fontsize=10)
         plot.grid(visible=True, color="0.9")
         plot.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.savefig(folder / f"{axis.replace(',', '').replace(' ', '-')}.svg", metadata={"Date": None})
@@ -531,8 +551,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, rough figures")
     parser.add_argument("--keep", type=Path, help="a folder to keep what was made in, for SQLite")
     parser.add_argument("--plots", type=Path, help="a folder for plots, as SVG; needs the extra `bench`")
+    parser.add_argument("--axis", choices=FULL.axes, action="append", help="measure along this one only")
     options = parser.parse_args()
     scale = QUICK if options.quick else FULL
+    scale = replace(scale, axes=tuple(options.axis or scale.axes))
 
     # The processes we start end with us, their directories only if we end in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
