@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -425,14 +425,17 @@ def cells(database: str, usages: Sequence[Usage]) -> Sequence[str]:
     ]
 
 
-def floor_table(times: int) -> str:
-    """The table of the floors, measured here and now."""
+def floor_table(floor: Mapping[str, tuple[float, float | None]]) -> str:
+    """The table of the floors.
+
+    :param floor: as `floors` gives it.
+    """
     return table(
         "the floor: each step alone, in µs",
         [["CPU", "wall"]],
         [
             [name, f"{cpu * 1e6:.0f}", f"{wall * 1e6:.0f}" if wall is not None else ""]
-            for name, (cpu, wall) in floors(times).items()
+            for name, (cpu, wall) in floor.items()
         ],
     )
 
@@ -462,7 +465,7 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    floor = floor_table(scale.many * 20)
+    floor = floor_table(floors(scale.many * 20))
     databases = DATABASES if options.database == "both" else (options.database,)
     all_results = [measure(database, scale) for database in databases]
     where = place(f"Twisted {twisted.__version__}", *(results.version for results in all_results))

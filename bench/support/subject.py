@@ -43,10 +43,11 @@ class Subject:
 
     :param database: `sqlite` or `postgresql`.
     :param settings: beside those of `tests.support.server.QUICK`.
+    :param name: the name of the home server, if it matters.
     :raises RuntimeError: PostgreSQL is not installed.
     """
 
-    def __init__(self, database: str, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(self, database: str, settings: Mapping[str, object] | None = None, name: str | None = None) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._postmaster: int | None = None
         self._url = "sqlite"
@@ -54,7 +55,7 @@ class Subject:
             folder = Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-")))
             if database == "postgresql":
                 self._open_postgresql(ending)
-            self._server = HomeServer(folder / "data", self._url, {**QUICK, **(settings or {})})
+            self._server = HomeServer(folder / "data", self._url, {**QUICK, **(settings or {})}, name)
             ending.callback(self.stop)
             self._ending = ending.pop_all()
 
@@ -194,6 +195,19 @@ class Subject:
     def sizes(self) -> Sizes:
         """The size of the tables on disk, once everything has been written there."""
         return self._sqlite_sizes() if self._postmaster is None else self._postgresql_sizes()
+
+    def bytes_on_disk(self) -> int:
+        """The size of the whole database, once everything has been written there; cheap however large it is."""
+        if self._postmaster is None:
+            path = self._server.data_dir / "homeserver.db"
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return path.stat().st_size
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+            row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        assert row is not None
+        return int(row[0])
 
     def _sqlite_sizes(self) -> Sizes:
         with closing(sqlite3.connect(self._server.data_dir / "homeserver.db")) as connection:

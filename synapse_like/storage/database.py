@@ -104,6 +104,7 @@ class Transaction:
         "generation",
         "outdated",
         "positions",
+        "slots",
         "statements",
         "writable",
         "writes",
@@ -125,6 +126,8 @@ class Transaction:
         self.outdated: set[object] = set()
         #: Stream positions handed out by this transaction (`positions.py`).
         self.positions: dict[str, int] = {}
+        #: Numbers of (type, state key) that this transaction has given out (`state.py`).
+        self.slots: dict[tuple[str, str], int] = {}
         self.statements = 0
         self.writes = 0
 

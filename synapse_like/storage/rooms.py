@@ -29,6 +29,8 @@ from synapse_like.storage.state import NOTHING, Snapshot
 
 #: Of how many missing events a head keeps the IDs.
 MOST_MISSING_KEPT = 500
+#: Of how many state events of a new room it keeps the slots.
+MOST_FILLED_KEPT = 100
 
 _eras = count()
 
@@ -50,6 +52,7 @@ class RoomHead:
     :ivar snapshot: the state after the extremities.
     :ivar entered_depth: how deep it was when this server came into it.
     :ivar era: by which its state events are found in memory.
+    :ivar filled: the slots that have a state event, in a room that is new and small; None where that is not known.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
     :ivar missing: the IDs of what is missing right before something in its history, and whether that is news; None if
         not looked up yet.
@@ -64,6 +67,7 @@ class RoomHead:
     snapshot: Snapshot = NOTHING
     entered_depth: int = 0
     era: int = field(default_factory=lambda: next(_eras))
+    filled: set[StateSlot] | None = None
     servers: dict[str, int] | None = None
     missing: dict[str, bool] | None = None
     is_inhabited: bool | None = None
@@ -97,7 +101,7 @@ def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool)
         (room_id, rules.name, int(is_public)),
     )
     txn.execute("INSERT INTO room_heads (room_nid, extremities, snapshot_id) VALUES (?, '[]', 0)", (room_nid,))
-    return _keep(txn, RoomHead(room_nid, room_id, rules))
+    return _keep(txn, RoomHead(room_nid, room_id, rules, filled=set(), servers={}, missing={}))
 
 
 def know(txn: Transaction, room_id: str, rules: RoomRules) -> int:
@@ -138,16 +142,18 @@ def head(txn: Transaction, room_id: str) -> RoomHead | None:
     if row is None:
         return None
     room_nid, version, extremities, snapshot_id, height, entered_depth = row
-    newest = tuple(_extremity(txn, stored) for stored in events.load(txn, orjson.loads(extremities)))
+    newest = _extremities(txn, events.load(txn, orjson.loads(extremities)))
     return _keep(
         txn, RoomHead(room_nid, room_id, rules_for(version), newest, Snapshot(snapshot_id, height), entered_depth)
     )
 
 
-def _extremity(txn: Transaction, stored: StoredEvent) -> Extremity:
-    _, after = events.snapshots_of(txn, stored.event_nid)
-    assert after is not None, "the newest events of a room have a state"
-    return Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, state.snapshot(txn, after))
+def _extremities(txn: Transaction, newest: Sequence[StoredEvent]) -> tuple[Extremity, ...]:
+    after = state.snapshots_after(txn, [stored.event_nid for stored in newest])
+    return tuple(
+        Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, after[stored.event_nid])
+        for stored in newest
+    )
 
 
 def _keep(txn: Transaction, room: RoomHead) -> RoomHead:
@@ -184,7 +190,7 @@ def stored_state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[State
     """The same, as they are stored."""
     known = txn.cache(CURRENT_STATE)
     held = {slot: known.get((room.era, slot)) for slot in slots}
-    unknown = [slot for slot, one in held.items() if one is None]
+    unknown = [slot for slot, one in held.items() if one is None and (room.filled is None or slot in room.filled)]
     found = {slot: one.stored for slot, one in held.items() if one is not None and one.stored is not None}
     if unknown:
         either = " OR ".join(["(s.type = ? AND s.state_key = ?)"] * len(unknown))
@@ -235,11 +241,19 @@ def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
 def remember_state(txn: Transaction, room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
     """A state event is the current one of its slot, or there is none."""
     txn.cache(CURRENT_STATE).keep((room.era, slot), CurrentState(stored))
+    if room.filled is not None:
+        if stored is None:
+            room.filled.discard(slot)
+        else:
+            room.filled.add(slot)
+        if len(room.filled) > MOST_FILLED_KEPT:
+            room.filled = None
 
 
 def forget_state(room: RoomHead) -> None:
     """What is known of the state of a room may hold no longer."""
     room.era = next(_eras)
+    room.filled = None
 
 
 def forget_redacted(txn: Transaction, room: RoomHead, target: StoredEvent) -> None:

@@ -58,10 +58,14 @@ SETTINGS: Mapping[str, Any] = {
 
 
 class Loop(MemoryReactorClock):
-    """A reactor whose time is moved by hand, and which takes calls from threads."""
+    """A reactor whose time is moved by hand, and which takes calls from threads.
+
+    :ivar step: seconds that pass whenever nothing is left to be done.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.step = STEP
         self.from_threads: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = SimpleQueue()
         self.advance(time.time())
 
@@ -82,7 +86,7 @@ class Loop(MemoryReactorClock):
             except Empty:
                 if time.monotonic() > deadline:
                     raise TimeoutError("the server hangs") from None
-                self.advance(STEP)
+                self.advance(self.step)
             else:
                 function(*args, **kwargs)
                 self.advance(0)
@@ -123,11 +127,15 @@ class Inside:
         self._numbers = count(1)
         self.tokens: dict[str, str] = {}
 
-    def start(self) -> None:
+    def start(self, *, with_tasks: bool = True) -> None:
+        """Begin to serve.
+
+        :param with_tasks: do also what is to be done every so often.
+        """
         self.server.database.start()
         for pool in self.server.thread_pools:
             pool.start()
-        for task in self.server.tasks:
+        for task in self.server.tasks if with_tasks else ():
             task.start()
         run_in_background("content", self.server.content.start)
         if self.server.start_presence is not None:
