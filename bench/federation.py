@@ -36,7 +36,7 @@ DATABASES = ("sqlite", "postgresql")
 SIDE_BY_SIDE = 16
 #: Between two messages when it is quiet, in seconds.
 QUIET_SECONDS = 0.05
-#: How long a message may take to the other side until the program gives up, in seconds.
+#: For how long nothing may arrive at the other side until the program gives up, in seconds.
 PATIENCE_SECONDS = 120.0
 # Tables that `bench.compare` looks for.
 DELAYS = "from the sending to B's long poll when it is quiet, ms"
@@ -122,11 +122,13 @@ class Reader:
     def wait_for(self, bodies: set[str]) -> dict[str, float]:
         """Wait until some messages have come; when each did.
 
-        :raises RuntimeError: they do not come.
+        :raises RuntimeError: they do not come, and nothing else does.
         """
         with self._news:
-            if not self._news.wait_for(lambda: bodies <= self._came.keys(), PATIENCE_SECONDS):
-                raise RuntimeError(f"{len(bodies - self._came.keys())} messages did not come")
+            while not bodies <= self._came.keys():
+                so_far = len(self._came)
+                if not self._news.wait_for(lambda: len(self._came) > so_far, PATIENCE_SECONDS):  # noqa: B023
+                    raise RuntimeError(f"{len(bodies - self._came.keys())} messages did not come")
             return {body: self._came.pop(body) for body in bodies}
 
 
