@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from random import Random
 from statistics import linear_regression
 from threading import Thread
@@ -37,8 +37,8 @@ MEMBERS = 10
 POLLING = 20
 #: Requests on their way at the same time.
 SIDE_BY_SIDE = 8
-#: This part of the time is left out of the slope that counts: caches fill up.
-WARMING_UP = 1 / 3
+#: The time is shown in so many parts of the same length; in the first ones, caches fill up.
+PARTS = 3
 PASSWORD = "correct horse"
 
 #: How often each thing is done, of a hundred.
@@ -222,15 +222,6 @@ class Soak:
 
     # What it comes to.
 
-    def slopes(self) -> tuple[float, float, float]:
-        """By how much memory grows: in bytes per hour over all the time, per hour and per operation once it is warm."""
-        warm = self.samples[int(len(self.samples) * WARMING_UP) :]
-        return (
-            _slope([sample.seconds / 3600 for sample in self.samples], self.samples),
-            _slope([sample.seconds / 3600 for sample in warm], warm),
-            _slope([sample.operations for sample in warm], warm),
-        )
-
     def table(self) -> str:
         """The memory over the time, at thirty moments at the most, and the slopes."""
         shown = self.samples[:: max(1, len(self.samples) // 30)]
@@ -238,7 +229,6 @@ class Soak:
             [f"after {sample.seconds / 60:.1f} minutes", str(sample.operations), _mib(sample.resident)]
             for sample in shown
         ]
-        whole, warm, each = self.slopes()
         done = ", ".join(f"{number} {kind}" for kind, number in self.done.most_common())
         last = self.samples[-1]
         return "\n".join(
@@ -248,15 +238,22 @@ class Soak:
                 f"done: {done}; {self._pollers.answers} answers to long polls",
                 f"at the end: {_mib(last.resident)} MiB after {last.operations} operations"
                 f" in {last.seconds / 60:.1f} minutes",
-                f"slope over all the time: {whole:+.0f} bytes per hour",
-                f"slope without the first third: {warm:+.0f} bytes per hour, {each:+.2f} bytes per operation",
+                f"slope over all the time: {slopes(self.samples)}",
+                *(f"slope of part {n} of {PARTS}: {slopes(part)}" for n, part in enumerate(self._parts(), 1)),
             ]
         )
 
+    def _parts(self) -> list[list[Sample]]:
+        ends = [round(len(self.samples) * n / PARTS) for n in range(PARTS + 1)]
+        return [self.samples[start:end] for start, end in pairwise(ends)]
 
-def _slope(along: Sequence[float], samples: Sequence[Sample]) -> float:
-    """That of the straight line that fits best (least squares)."""
-    return linear_regression(along, [sample.resident for sample in samples]).slope
+
+def slopes(samples: Sequence[Sample]) -> str:
+    """By how much memory grows with the time and with what is done: by the straight lines that fit best."""
+    resident = [sample.resident for sample in samples]
+    by_hour = linear_regression([sample.seconds / 3600 for sample in samples], resident).slope
+    by_operation = linear_regression([sample.operations for sample in samples], resident).slope
+    return f"{by_hour:+.0f} bytes per hour, {by_operation:+.1f} bytes per operation"
 
 
 def _mib(count_of_bytes: int) -> str:
