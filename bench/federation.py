@@ -10,6 +10,7 @@ import argparse
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -38,8 +39,12 @@ SIDE_BY_SIDE = 16
 QUIET_SECONDS = 0.05
 #: For how long nothing may arrive at the other side until the program gives up, in seconds.
 PATIENCE_SECONDS = 120.0
+#: After so long without any, those who lose messages are not waited for any more, in seconds.
+SILENCE_SECONDS = 15.0
+
 # Tables that `bench.compare` looks for.
 DELAYS = "from the sending to B's long poll when it is quiet, ms"
+LOST = "of a hundred messages, those that never came to B's long poll"
 RATES = "events per second from A to B's long poll"
 BYTES = "bytes on B's disk for each event received"
 #: More than what comes to a poll at once.
@@ -119,23 +124,34 @@ class Reader:
                         self._came[event["content"]["body"]] = now
                 self._news.notify_all()
 
-    def wait_for(self, bodies: set[str]) -> dict[str, float]:
+    def wait_for(self, bodies: set[str], *, all_come: bool = True) -> dict[str, float]:
         """Wait until some messages have come; when each did.
 
+        :param all_come: if not, those that came are enough once nothing has come for a while.
         :raises RuntimeError: they do not come, and nothing else does.
         """
+        patience = PATIENCE_SECONDS if all_come else SILENCE_SECONDS
         with self._news:
             while not bodies <= self._came.keys():
                 so_far = len(self._came)
-                if not self._news.wait_for(lambda: len(self._came) > so_far, PATIENCE_SECONDS):  # noqa: B023
+                if not self._news.wait_for(lambda: len(self._came) > so_far, patience):  # noqa: B023
+                    if not all_come and so_far:
+                        break
                     raise RuntimeError(f"{len(bodies - self._came.keys())} messages did not come")
-            return {body: self._came.pop(body) for body in bodies}
+            return {body: self._came.pop(body) for body in bodies & self._came.keys()}
 
 
 class Measurement:
-    """Everything that is measured of two servers, in this order: what is made first is used by what comes later."""
+    """Everything that is measured of two servers, in this order: what is made first is used by what comes later.
 
-    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results[Both]) -> None:
+    :param all_come: whether a message that does not come ends the program; if not, it is counted.
+    """
+
+    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results[Both], *, all_come: bool = True) -> None:
+        self._all_come = all_come
+        self._last_came = 0.0
+        self._lost: defaultdict[str, int] = defaultdict(int)
+        self._rates: defaultdict[str, list[float]] = defaultdict(list)
         self._a, self._b = a, b
         self._scale = scale
         self._results = results
@@ -173,13 +189,14 @@ class Measurement:
 
     @contextmanager
     def _watched(self, row: str, operations: int) -> Iterator[None]:
-        """Watch both servers at some work, until they have nothing to do any more."""
+        """Watch both servers at some work, until they have nothing to do any more, or what is late was given up."""
         self._settle()
         a, b = self._a.watch(), self._b.watch()
         started = time.perf_counter()
+        self._last_came = 0
         with a, b:
             yield
-            wall = time.perf_counter() - started
+            wall = (self._last_came or time.perf_counter()) - started
             self._settle()
         self._results.usages[row].append(Both(a.per(operations), b.per(operations), wall / operations))
 
@@ -274,12 +291,21 @@ class Measurement:
         with self._watched(row, len(numbers)):
             for number in numbers:
                 self._lines[0].ask(self._users[0].say(room, number))
-            reader.wait_for({_body(number) for number in numbers})
-        self._tell_rate("one sender without a pause", row)
+            came = self._wait_for_all(reader, row, numbers)
+        self._tell_rate("one sender without a pause", row, came)
 
-    def _tell_rate(self, name: str, row: str) -> None:
-        rates = [1 / used.wall for used in self._results.usages[row]]
-        self._results.figures[RATES][name] = f"{median(rates):.0f}"
+    def _wait_for_all(self, reader: Reader, row: str, numbers: Sequence[int]) -> int:
+        """How many of some messages came."""
+        came = reader.wait_for({_body(number) for number in numbers}, all_come=self._all_come)
+        self._last_came = max(came.values())
+        self._lost[row] += len(numbers) - len(came)
+        return len(came)
+
+    def _tell_rate(self, name: str, row: str, came: int) -> None:
+        usages = self._results.usages[row]
+        self._rates[row].append(came / (usages[-1].wall * self._scale.messages))
+        self._results.figures[RATES][name] = f"{median(self._rates[row]):.1f}"
+        self._results.figures[LOST][name] = f"{self._lost[row] / (len(usages) * self._scale.messages) * 100:.1f}"
 
     def _side_by_side(self, reader: Reader, where: str, rooms: Sequence[str]) -> None:
         """Messages of several users at the same time."""
@@ -289,8 +315,8 @@ class Measurement:
         row = f"one message, {SIDE_BY_SIDE} at a time, {where}"
         with self._watched(row, len(numbers)):
             ask_side_by_side(self._lines, requests)
-            reader.wait_for({_body(number) for number in numbers})
-        self._tell_rate(f"{SIDE_BY_SIDE} at a time, {where}", row)
+            came = self._wait_for_all(reader, row, numbers)
+        self._tell_rate(f"{SIDE_BY_SIDE} at a time, {where}", row, came)
 
     # Counting.
 
