@@ -159,7 +159,7 @@ def compare_federation(database: str, scale: federation.Scale, venv: Path) -> st
         measurements = []
         for kind, results in zip(kinds, both, strict=True):
             a, b = (ending.enter_context(Subject(database, settings(), kind)) for _ in range(2))
-            # Where many are sent at a time, some of the other server's do not come.
+            # Where many are sent at a time, some of the other server's may not come.
             all_come = kind is OWN
             measurements.append(federation.Measurement(a, b, scale, results, all_come=all_come).steps())
         take_turns(measurements)
