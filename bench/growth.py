@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
@@ -34,10 +35,11 @@ from bench.support.floors import floors
 from bench.support.lines import Line, User
 from bench.support.place import place
 from bench.support.results import NAMES
-from bench.support.subject import Subject
+from bench.support.subject import OWN, Subject
 from bench.support.tables import table
 from bench.support.usage import Usage
 from tests.support.building import Building, building
+from tests.support.server import HomeServer
 
 #: By which a kept database finds its server again.
 SERVER_NAME = "growth.example"
@@ -516,7 +518,7 @@ def measure(database: str, scale: Scale, keep: Path | None) -> Findings:
     findings, grounds = Findings(database), Grounds(scale)
     # All polls come from one address here.
     settings = {"limits.max_connections_per_address": 10_000}
-    with Subject(database, settings, SERVER_NAME) as subject:
+    with Subject(database, settings, replace(OWN, make=partial(HomeServer, name=SERVER_NAME))) as subject:
         kept = (
             None if keep is None or database != "sqlite" else keep / "-".join(map(str, sum(scale.sizes.values(), ())))
         )
