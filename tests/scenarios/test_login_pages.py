@@ -355,7 +355,7 @@ def test_every_stage(world: World, visit: Visit, registration: list[str], login:
 
 
 @pytest.mark.parametrize(
-    "pair", combinations(STAGES, 2), ids=lambda pair: "-".join(stage.rpartition(".")[2] for stage in pair)
+    "pair", list(combinations(STAGES, 2)), ids=lambda pair: "-".join(stage.rpartition(".")[2] for stage in pair)
 )
 def test_every_two_stages(world: World, visit: Visit, pair: tuple[str, str]) -> None:
     """LOGIN-8, LOGIN-9: in one order in registration, and in the other in login."""
