@@ -15,6 +15,8 @@ from synapse_like.app.identity import engine_of
 from synapse_like.commands import main
 from synapse_like.identity.settings import IDENTITY_SERVER
 from synapse_like.storage.database import Connection
+from synapse_like.storage.identity import destinations
+from synapse_like.storage.identity.destinations import SIBLING
 from tests.conftest import NewDatabase
 from tests.support.identity import IdentityServer
 from tests.support.processes import free_port, wait_until
@@ -71,6 +73,16 @@ def gateway() -> Iterator[tuple[str, list[bytes]]]:
     server.server_close()
 
 
+def has_told(server: IdentityServer, sibling: IdentityServer) -> bool:
+    """Whether a server knows that its sibling has taken what it was told."""
+    connection = Connection(engine_of(IDENTITY_SERVER.load(server.config, {})))
+    try:
+        known = connection.transact(destinations.find, SIBLING, sibling.name)
+    finally:
+        connection.close()
+    return known.failing_since is None and known.sent_up_to > 0
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase, mail: SmtpServer) -> Iterator[Pair]:
     """Two siblings. The first has statements of its own and of the other, and an invite that waits."""
@@ -85,6 +97,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase, ma
             one.bind("ours@care.example", "@alice:home.example")
             two.bind("theirs@care.example", "@bob:home.example")
             wait_until("the sibling's word", lambda: one.lookup("theirs@care.example"))
+            # The first was started before there was anybody to tell.
+            wait_until("the first to have told the other everything", lambda: has_told(one, two))
             body = {"room_id": "!room:home.example", "sender": "@alice:home.example"}
             one.call("POST", "/store-invite", {"medium": "email", "address": "nobody@care.example", **body})
             assert mail.next_letter().recipient == "nobody@care.example"
