@@ -26,23 +26,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionRefusedError as NobodyListens
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.ssl import CertificateOptions, optionsForClientTLS
 from twisted.mail.smtp import (
+    AUTHDeclinedError,
+    AuthenticationError,
+    AUTHRequiredError,
     CramMD5ClientAuthenticator,
+    EHLORequiredError,
     ESMTPClient,
     LOGINAuthenticator,
     PLAINAuthenticator,
     SMTPClientError,
+    TLSRequiredError,
     quoteaddr,
 )
 from twisted.python.failure import Failure
 
-from synapse_like.authorities import trust_root
+from synapse_like.authorities import tls_reason, trust_root
 from synapse_like.clock import Clock
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import BadParam, LimitExceeded, Unavailable
@@ -73,6 +80,7 @@ def _try_again(reason: str) -> Unavailable:
 LETTERS = (
     *("login_code", "login_link", "password_reset", "link_address"),
     *("identity_validation", "identity_invite"),
+    "doctor",
 )
 
 
@@ -248,6 +256,16 @@ class Offer:
         self._conversation.withdraw()
 
 
+#: What it means that Twisted's client ends a conversation; `{}` is what the server said.
+_KNOWN_ERRORS: dict[type[SMTPClientError], str] = {
+    TLSRequiredError: "the mail server does not offer STARTTLS, without which nothing is sent (security: starttls)",
+    EHLORequiredError: "the mail server does not let one log in, and there is a username",
+    AUTHRequiredError: "the mail server lets one log in in no way that is known here, and there is a username",
+    AUTHDeclinedError: "the mail server does not take the username and password: {}",
+    AuthenticationError: "the mail server does not take the username and password: {}",
+}
+
+
 class _Conversation(ESMTPClient):
     """One connection to the mail server, for one letter.
 
@@ -367,12 +385,15 @@ class _Conversation(ESMTPClient):
         self._disconnectFromServer()
 
     def sendError(self, exc: SMTPClientError) -> None:  # noqa: N802 - Twisted's name
-        self._fail(_try_again(f"the mail server: {exc.code} {exc.resp.decode('latin-1')}"))
+        said = f"{exc.code} {exc.resp.decode('latin-1')}"
+        self._fail(_try_again(_KNOWN_ERRORS.get(type(exc), "the mail server said {}").format(said)))
         self.smtpState_disconnect(-1, None)
 
     def connectionLost(self, reason=connectionDone) -> None:  # noqa: N802 - Twisted's name
         super().connectionLost(reason)
-        self._fail(_try_again(f"the mail server has closed the connection: {_why(reason.value)}"))
+        is_tls = isinstance(reason.value, SSL.Error | VerificationError)
+        what = ":" if is_tls else " has closed the connection:"
+        self._fail(_try_again(f"the mail server{what} {_why(reason.value)}"))
         self.end()
 
     # The end.
@@ -412,7 +433,11 @@ def _tls_options(server: MailServer) -> Any:
 
 def _why(error: BaseException) -> str:
     if isinstance(error, SSL.Error):
-        return f"TLS: {error}"
+        return tls_reason(error)
+    if isinstance(error, VerificationError):
+        return "its certificate is for another host than mail.host"
     if isinstance(error, DeferredTimeoutError):
         return "it takes too long"
+    if isinstance(error, NobodyListens):
+        return "the connection was refused"
     return str(error) or type(error).__name__

@@ -116,6 +116,10 @@ def build(config: Config, reactor: Any) -> HomeServer:
     transactions = make_transactions(on, speaking, rooms, streams)
     health = Health(database, clock)
 
+    def heard_from(other: str) -> None:
+        streams.queues.heard_from(other)
+        backfill.heard_from(other)
+
     budget, metrics = Budget(config.limits.max_held_bytes), on.metrics
     client_site = site(
         config,
@@ -132,7 +136,7 @@ def build(config: Config, reactor: Any) -> HomeServer:
         limits,
         budget,
         federation_mounts(on, speaking, rooms, addresses, content, transactions),
-        SignatureAuthenticator(speaking.keyring, limits, streams.queues.heard_from),
+        SignatureAuthenticator(speaking.keyring, limits, heard_from),
         metrics.answered("servers") if metrics else None,
     )
     federation = Federation(

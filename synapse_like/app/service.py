@@ -10,61 +10,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import DeferredList
 
 from synapse_like import logs
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import stop_listening
 from synapse_like.app.reloading import Reloading, on_hangup, reader, take_log
 from synapse_like.app.server import HomeServer, build
+from synapse_like.app.serving import DRAIN_SECONDS, ServerService
 from synapse_like.background import run_in_background
 from synapse_like.config import Config, load
-from synapse_like.config.shared import url_of
 
 if TYPE_CHECKING:
     from synapse_like.identity.settings import IdentityConfig
 
 _log = logs.get_logger(__name__)
 
-#: How long a stopping server waits for requests under way to be answered.
-DRAIN_SECONDS = 10.0
 
-
-class HomeServerService(Service):
-    """A home server as a Twisted service.
-
-    :param reactor: Twisted's reactor.
-    :param tell: is told, in a sentence, where the server listens once it does.
-    :ivar server: its parts, while it runs.
-    """
+class HomeServerService(ServerService[HomeServer]):
+    """A home server as a Twisted service; see `ServerService`."""
 
     name = "synapse_like"
 
     def __init__(self, config: Config, reactor: Any, tell: Callable[[str], object]) -> None:
+        super().__init__(config.server_name, lambda: build(config, reactor), config.metrics, reactor, tell)
         self._config = config
-        self._reactor = reactor
-        self._tell = tell
-        self.server: HomeServer | None = None
-        self._ports: list[IListeningPort] = []
 
-    def startService(self) -> None:  # noqa: N802 - Twisted's name
-        """Open everything and listen.
+    def _listen(self, server: HomeServer) -> None:
+        config, federation = self._config, server.federation
+        where = self._listen_at(config.client.bind, config.client.port, server.site)
+        self._tell(f"{config.server_name} listens for clients at {where}")
+        if federation is None:
+            return
+        addresses, port = config.federation_bind, config.federation.port
+        if federation.tls is None:
+            where = self._listen_at(addresses, port, federation.site)
+        else:
+            where = self._listen_at(addresses, port, federation.tls.wrap(federation.site, self._reactor), "https")
+        self._tell(f"{config.server_name} listens for other servers at {where}")
 
-        :raises StartError: something stands in the way.
-        """
-        server = self.server = build(self._config, self._reactor)
-        server.database.start()
-        for pool in server.thread_pools:
-            pool.start()
-        for task in server.tasks:
-            task.start()
-        try:
-            self._listen(server)
-        except CannotListenError as error:
-            server.database.stop()
-            raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+    def _begin(self, server: HomeServer) -> None:
         run_in_background("content", server.content.start)
         if server.start_presence is not None:
             run_in_background("presence", server.start_presence)
@@ -72,65 +56,13 @@ class HomeServerService(Service):
             run_in_background("queues", server.federation.queues.start)
             run_in_background("greetings", server.federation.greetings.greet)
             run_in_background("waiting-events", server.federation.transactions.retry_waiting)
-        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
-    def _listen(self, server: HomeServer) -> None:
-        config = self._config
-        for address in config.client.bind:
-            port = self._reactor.listenTCP(config.client.port, server.site, backlog=511, interface=address)
-            self._ports.append(port)
-        where = " and ".join(url_of(address, config.client.port) for address in config.client.bind)
-        self._tell(f"{config.server_name} listens for clients at {where}")
-        if server.metrics is not None and config.metrics.port is not None:
-            for address in config.metrics.bind:
-                self._ports.append(
-                    self._reactor.listenTCP(config.metrics.port, server.metrics, backlog=50, interface=address)
-                )
-            where = " and ".join(url_of(address, config.metrics.port) for address in config.metrics.bind)
-            self._tell(f"{config.server_name} has figures for Prometheus at {where}/metrics")
-        federation = server.federation
-        if federation is None:
-            return
-        factory: Any = federation.site
-        if federation.tls is not None:
-            factory = federation.tls.wrap(federation.site, self._reactor)
-        scheme = "http" if federation.tls is None else "https"
-        for address in config.federation_bind:
-            port = self._reactor.listenTCP(config.federation.port, factory, backlog=511, interface=address)
-            self._ports.append(port)
-        where = " and ".join(url_of(address, config.federation.port, scheme) for address in config.federation_bind)
-        self._tell(f"{config.server_name} listens for other servers at {where}")
-
-    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
-        """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
-        super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        server, self.server = self.server, None
-        if server is None:
-            return
-        try:
-            await self._finish(server)
-        except Exception:
-            # Threads that go on would keep the process from ending.
-            _log.exception("the server could not finish in good order")
-        for pool in server.thread_pools:
-            pool.stop()
-        server.database.stop()
-        _log.info("the server has stopped")
+    def _is_stopping(self, server: HomeServer) -> None:
+        server.health.is_stopping = True
 
     async def _finish(self, server: HomeServer) -> None:
-        """Take nothing new, and let what is under way come to its end."""
-        server.health.is_stopping = True
-        await DeferredList([stop_listening(port) for port in self._ports])
         server.event_stream.close()
-        drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
-        if server.metrics is not None:
-            drained.append(Deferred.fromCoroutine(server.metrics.drain(DRAIN_SECONDS)))
-        if server.federation is not None:
-            drained.append(Deferred.fromCoroutine(server.federation.site.drain(DRAIN_SECONDS)))
-        await DeferredList(drained)
+        await self._drain(server, server.site, *([server.federation.site] if server.federation is not None else []))
         for task in server.tasks:
             await task.stop()
         await server.content.repository.stop()
