@@ -83,6 +83,11 @@ setup(
         "vobject>=0.9.9,<1",
         "prometheus-client>=0.21,<1",
     ],
-    extras_require={"postgres": POSTGRES, "test": TEST, "fuzz": [*TEST, "atheris>=3.0,<4"]},
+    extras_require={
+        "postgres": POSTGRES,
+        "test": TEST,
+        "fuzz": [*TEST, "atheris>=3.0,<4"],
+        "bench": [*TEST, "matplotlib>=3.9,<4"],
+    },
     entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},
 )

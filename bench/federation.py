@@ -7,11 +7,11 @@ with certificates of an authority of ours, every request and event signed. This 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -22,8 +22,9 @@ from threading import Condition, Thread
 from urllib.parse import quote
 
 import twisted
+from bench.send import Steps, take_turns
 from bench.support.counted import Counts
-from bench.support.lines import Line, User, ask_side_by_side, request
+from bench.support.lines import Line, User, ask_side_by_side, user_of
 from bench.support.place import place
 from bench.support.results import Results, figure_tables, usage_table
 from bench.support.subject import INDEXES, Subject, federated
@@ -36,8 +37,19 @@ DATABASES = ("sqlite", "postgresql")
 SIDE_BY_SIDE = 16
 #: Between two messages when it is quiet, in seconds.
 QUIET_SECONDS = 0.05
-#: How long a message may take to the other side until the program gives up, in seconds.
+#: For how long nothing may arrive at the other side until the program gives up, in seconds.
 PATIENCE_SECONDS = 120.0
+#: After so long without any, those who lose messages are not waited for any more, in seconds.
+SILENCE_SECONDS = 15.0
+
+# Tables that `bench.compare` looks for.
+DELAYS = "from the sending to B's long poll when it is quiet, ms"
+LOST = "of a hundred messages, those that never came to B's long poll"
+RATES = "events per second from A to B's long poll"
+BYTES = "bytes on B's disk for each event received"
+#: More than what comes to a poll at once.
+MANY_EVENTS = 1000
+
 #: A table is shown for itself from this many bytes for each event on.
 WORTH_A_LINE = 5
 
@@ -102,7 +114,8 @@ class Reader:
 
     def _poll(self) -> None:
         while not self._stopping:
-            answer = self._line.ask_json(self._user.request("GET", "/events", from_=self._since, timeout=500))
+            query: dict[str, object] = {"from_": self._since, "timeout": 500, "limit": MANY_EVENTS}
+            answer = self._line.ask_json(self._user.request("GET", "/events", **query))
             now = time.perf_counter()
             self._since = answer["end"]
             with self._news:
@@ -111,46 +124,63 @@ class Reader:
                         self._came[event["content"]["body"]] = now
                 self._news.notify_all()
 
-    def wait_for(self, bodies: set[str]) -> dict[str, float]:
+    def wait_for(self, bodies: set[str], *, all_come: bool = True) -> dict[str, float]:
         """Wait until some messages have come; when each did.
 
-        :raises RuntimeError: they do not come.
+        :param all_come: if not, those that came are enough once nothing has come for a while.
+        :raises RuntimeError: they do not come, and nothing else does.
         """
+        patience = PATIENCE_SECONDS if all_come else SILENCE_SECONDS
         with self._news:
-            if not self._news.wait_for(lambda: bodies <= self._came.keys(), PATIENCE_SECONDS):
-                raise RuntimeError(f"{len(bodies - self._came.keys())} messages did not come")
-            return {body: self._came.pop(body) for body in bodies}
+            while not bodies <= self._came.keys():
+                so_far = len(self._came)
+                if not self._news.wait_for(lambda: len(self._came) > so_far, patience):  # noqa: B023
+                    if not all_come and so_far:
+                        break
+                    raise RuntimeError(f"{len(bodies - self._came.keys())} messages did not come")
+            return {body: self._came.pop(body) for body in bodies & self._came.keys()}
 
 
 class Measurement:
-    """Everything that is measured of two servers, in this order: what is made first is used by what comes later."""
+    """Everything that is measured of two servers, in this order: what is made first is used by what comes later.
 
-    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results[Both]) -> None:
+    :param all_come: whether a message that does not come ends the program; if not, it is counted.
+    """
+
+    def __init__(self, a: Subject, b: Subject, scale: Scale, results: Results[Both], *, all_come: bool = True) -> None:
+        self._all_come = all_come
+        self._last_came = 0.0
+        self._lost: defaultdict[str, int] = defaultdict(int)
+        self._rates: defaultdict[str, list[float]] = defaultdict(list)
         self._a, self._b = a, b
         self._scale = scale
         self._results = results
         self._txn_ids = count(1)
         self._users: list[User] = []
         self._others: list[User] = []
+        self._room = ""
         self._open_lines = ExitStack()
         self._lines: list[Line] = []
         self._other_line: Line
 
-    def run(self) -> None:
-        """Measure."""
+    def steps(self) -> Steps:
+        """Measure, and stop the servers in the end."""
         self._a.start()
         self._b.start()
         self._connect()
-        self._users = _register(self._lines, max(self._scale.joined) + SIDE_BY_SIDE)
-        self._others = _register([self._other_line], self._scale.again + 1)
+        self._users = _register(self._a, self._lines, max(self._scale.joined) + SIDE_BY_SIDE)
+        self._others = _register(self._b, [self._other_line], self._scale.again + 1)
         # The first join of all fetches keys, too.
-        talk = self._make_room(self._users[:SIDE_BY_SIDE])
-        self._other_line.ask(_join(self._others[0], talk))
+        self._room = talk = self._make_room(self._users[:SIDE_BY_SIDE])
+        self._other_line.ask(self._join_from_b(self._others[0], talk))
+        yield
         for size, times in self._scale.joined.items():
-            self._join(size, times)
-        self._talk(talk)
+            yield from self._join(size, times)
+        yield from self._talk(talk)
         self._results.version = self._a.database_version()
-        self._restart_and_count(talk)
+        self._open_lines.close()
+        self._a.stop()
+        self._b.stop()
 
     def _connect(self) -> None:
         self._open_lines = ExitStack()
@@ -159,13 +189,14 @@ class Measurement:
 
     @contextmanager
     def _watched(self, row: str, operations: int) -> Iterator[None]:
-        """Watch both servers at some work, until they have nothing to do any more."""
+        """Watch both servers at some work, until they have nothing to do any more, or what is late was given up."""
         self._settle()
         a, b = self._a.watch(), self._b.watch()
         started = time.perf_counter()
+        self._last_came = 0
         with a, b:
             yield
-            wall = time.perf_counter() - started
+            wall = (self._last_came or time.perf_counter()) - started
             self._settle()
         self._results.usages[row].append(Both(a.per(operations), b.per(operations), wall / operations))
 
@@ -175,7 +206,7 @@ class Measurement:
 
     # Joining.
 
-    def _join(self, size: int, times: int) -> None:
+    def _join(self, size: int, times: int) -> Steps:
         rooms = [self._make_room(self._users[:size]) for _ in range(times)]
         user = self._others[0]
         repetitions = min(3, times)
@@ -183,10 +214,16 @@ class Measurement:
             share = rooms[repetition::repetitions]
             with self._watched(f"join a room of {size} members on A, from B", len(share)):
                 for room in share:
-                    self._other_line.ask(_join(user, room))
+                    self._other_line.ask(self._join_from_b(user, room))
+            yield
         with self._watched(f"another user of B joins the room of {size}", self._scale.again):
             for other in self._others[1:]:
-                self._other_line.ask(_join(other, rooms[0]))
+                self._other_line.ask(self._join_from_b(other, rooms[0]))
+        yield
+
+    def _join_from_b(self, user: User, room: str) -> bytes:
+        """A join by way of A, if B is not in the room."""
+        return user.request("POST", f"/join/{quote(room, safe='')}", {}, server_name=self._a.name)
 
     def _make_room(self, members: Sequence[User]) -> str:
         first, *others = members
@@ -197,22 +234,28 @@ class Measurement:
 
     # Messages.
 
-    def _talk(self, room: str) -> None:
+    def _talk(self, room: str) -> Steps:
         senders = self._users[:SIDE_BY_SIDE]
         own_rooms = [self._make_room([user]) for user in senders]
         for own_room in own_rooms:
-            self._other_line.ask(_join(self._others[0], own_room))
+            self._other_line.ask(self._join_from_b(self._others[0], own_room))
         with self._reader() as reader:
             for _ in range(self._scale.repetitions):
                 self._quietly(reader, room)
+                yield
+            for _ in range(self._scale.repetitions):
+                self._without_pause(reader, room)
+                yield
             before = self._b.sizes()
             for _ in range(self._scale.repetitions):
                 self._side_by_side(reader, "one room", [room] * len(senders))
+                yield
             grown = self._b.sizes() - before
             for _ in range(self._scale.repetitions):
                 self._side_by_side(reader, f"{SIDE_BY_SIDE} rooms", own_rooms)
+                yield
         each = {key: size / (self._scale.messages * self._scale.repetitions) for key, size in grown.items()}
-        rows = self._results.figures["bytes on B's disk for each event received"]
+        rows = self._results.figures[BYTES]
         rows["all"] = f"{sum(each.values()):.0f}"
         rows["of these, indexes"] = f"{sum(size for (_, kind), size in each.items() if kind == INDEXES):.0f}"
         for (name, kind), size in sorted(each.items()):
@@ -236,10 +279,33 @@ class Measurement:
                 [came] = reader.wait_for({_body(number)}).values()
                 delays.append(came - started)
                 time.sleep(max(0, QUIET_SECONDS - (came - started)))
-        rows = self._results.figures["from the sending to B's long poll when it is quiet, ms"]
+        rows = self._results.figures[DELAYS]
         # Each repetition replaces the one before: they are alike, and the last is the warmest.
         rows["p50"] = f"{median(delays) * 1000:.1f}"
         rows["p99"] = f"{quantiles(delays, n=100)[98] * 1000:.1f}"
+
+    def _without_pause(self, reader: Reader, room: str) -> None:
+        """Messages of one user, each sent when the one before was acknowledged."""
+        numbers = [next(self._txn_ids) for _ in range(self._scale.messages)]
+        row = "one message, one sender without a pause"
+        with self._watched(row, len(numbers)):
+            for number in numbers:
+                self._lines[0].ask(self._users[0].say(room, number))
+            came = self._wait_for_all(reader, row, numbers)
+        self._tell_rate("one sender without a pause", row, came)
+
+    def _wait_for_all(self, reader: Reader, row: str, numbers: Sequence[int]) -> int:
+        """How many of some messages came."""
+        came = reader.wait_for({_body(number) for number in numbers}, all_come=self._all_come)
+        self._last_came = max(came.values())
+        self._lost[row] += len(numbers) - len(came)
+        return len(came)
+
+    def _tell_rate(self, name: str, row: str, came: int) -> None:
+        usages = self._results.usages[row]
+        self._rates[row].append(came / (usages[-1].wall * self._scale.messages))
+        self._results.figures[RATES][name] = f"{median(self._rates[row]):.1f}"
+        self._results.figures[LOST][name] = f"{self._lost[row] / (len(usages) * self._scale.messages) * 100:.1f}"
 
     def _side_by_side(self, reader: Reader, where: str, rooms: Sequence[str]) -> None:
         """Messages of several users at the same time."""
@@ -249,19 +315,14 @@ class Measurement:
         row = f"one message, {SIDE_BY_SIDE} at a time, {where}"
         with self._watched(row, len(numbers)):
             ask_side_by_side(self._lines, requests)
-            reader.wait_for({_body(number) for number in numbers})
-        rates = [1 / used.wall for used in self._results.usages[row]]
-        self._results.figures["events per second from A to B's long poll"][f"{SIDE_BY_SIDE} at a time, {where}"] = (
-            f"{median(rates):.0f}"
-        )
+            came = self._wait_for_all(reader, row, numbers)
+        self._tell_rate(f"{SIDE_BY_SIDE} at a time, {where}", row, came)
 
     # Counting.
 
-    def _restart_and_count(self, room: str) -> None:
-        """Count what a message asks of the databases."""
-        self._open_lines.close()
-        self._a.stop()
-        self._b.stop()
+    def count(self) -> None:
+        """Once all is measured: count what a message asks of the databases."""
+        room = self._room
         with self._a.counted() as of_a, self._b.counted() as of_b:
             self._connect()
             with self._reader() as reader:
@@ -296,10 +357,9 @@ class Measurement:
             rows[f"hops to a database thread on {side}, {how}"] = f"{each['jobs'] + each['reads']:.2f}"
 
 
-def _register(lines: Sequence[Line], number: int) -> list[User]:
-    bodies = ({"type": "m.login.password", "user": f"user-{n}", "password": "correct horse"} for n in range(number))
-    answers = ask_side_by_side(lines, [request("POST", "/register", body) for body in bodies])
-    return [User(answer["user_id"], answer["access_token"]) for answer in map(json.loads, answers)]
+def _register(subject: Subject, lines: Sequence[Line], number: int) -> list[User]:
+    requests = [subject.registration(f"user-{n}", "correct horse") for n in range(number)]
+    return list(map(user_of, ask_side_by_side(lines, requests)))
 
 
 def _join(user: User, room: str) -> bytes:
@@ -336,13 +396,23 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.2f}"
 
 
+@contextmanager
+def trusting() -> Iterator[Callable[[], Mapping[str, object]]]:
+    """What makes settings of servers that believe each other's certificates."""
+    with TemporaryDirectory(prefix="synapse-like-bench-") as folder:
+        authority = Authority(Path(folder))
+        yield lambda: federated(authority)
+
+
 def measure(database: str, scale: Scale) -> Results[Both]:
     """Measure two servers on one kind of database."""
     results: Results[Both] = Results(database)
     with ExitStack() as ending:
-        authority = Authority(Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-"))))
-        a, b = (ending.enter_context(Subject(database, federated(authority))) for _ in range(2))
-        Measurement(a, b, scale, results).run()
+        settings = ending.enter_context(trusting())
+        a, b = (ending.enter_context(Subject(database, settings())) for _ in range(2))
+        measurement = Measurement(a, b, scale, results)
+        take_turns([measurement.steps()])
+        measurement.count()
     return results
 
 

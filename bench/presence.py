@@ -8,7 +8,6 @@ come, and go, at once, while somebody of A looks, and then of B.
 from __future__ import annotations
 
 import argparse
-import selectors
 import signal
 import sys
 import time
@@ -19,7 +18,8 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 import twisted
-from bench.support.lines import Line, User, ask_side_by_side, request
+from bench.support.lines import Line, User, request
+from bench.support.lookers import Lookers
 from bench.support.place import place
 from bench.support.results import NAMES
 from bench.support.subject import Subject, federated
@@ -64,60 +64,6 @@ def room_of(a: Subject, users: Sequence[User], b: Subject | None = None, others:
             for user in others:
                 line.ask(user.request("POST", f"/rooms/{quote(room, safe='')}/join", {}))
     return str(room)
-
-
-class Lookers:
-    """Users who poll all the time, each on a connection of their own."""
-
-    def __init__(self, subject: Subject, users: Sequence[User]) -> None:
-        self._users = users
-        self._ending = ExitStack()
-        self._lines = [self._ending.enter_context(Line(subject.address)) for _ in users]
-        self._since = [""] * len(users)
-
-    def __enter__(self) -> Lookers:
-        polls = [user.request("GET", "/events", timeout=0) for user in self._users]
-        for start in range(0, len(polls), 100):
-            page = slice(start, start + 100)
-            for n, answer in enumerate(ask_side_by_side(self._lines[page], polls[page]), start):
-                self._since[n] = _end(answer)
-        self.begin()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.close()
-
-    def begin(self) -> None:
-        """Have everybody poll."""
-        for line, user, since in zip(self._lines, self._users, self._since, strict=True):
-            line.send(user.request("GET", "/events", from_=since, timeout=120_000))
-
-    def hear(self, word: bytes, seconds: float = 30) -> int:
-        """Read what everybody is told, polling again, until all of them have heard a word.
-
-        :returns: how many answers that took.
-        """
-        left, answers, deadline = set(range(len(self._lines))), 0, time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
-            for n, line in enumerate(self._lines):
-                selector.register(line, selectors.EVENT_READ, n)
-            while left and time.monotonic() < deadline:
-                for key, _ in selector.select(1):
-                    n = key.data
-                    answer = self._lines[n].receive()
-                    answers += 1
-                    self._since[n] = _end(answer)
-                    if word in answer:
-                        left.discard(n)
-                    poll = self._users[n].request("GET", "/events", from_=self._since[n], timeout=120_000)
-                    self._lines[n].send(poll)
-        if left:
-            raise RuntimeError(f"{len(left)} users were not told within {seconds} s")
-        return answers
-
-
-def _end(answer: bytes) -> str:
-    return answer.rpartition(b'"end":"')[2].partition(b'"')[0].decode()
 
 
 class Both:
@@ -171,12 +117,12 @@ def one_change(both: Both, count: int, *, elsewhere: bool) -> list[str]:
         time.sleep(SETTLED_SECONDS)
         # The first change is what it takes to ask for somebody; and the one who changes has to be there all the time.
         line.ask(changing.request("PUT", path, {"presence": "online", "status_msg": "before."}))
-        lookers.hear(b"before.")
+        lookers.hear([b"before."])
         with both.watched(CHANGES):
             for n in range(CHANGES):
                 body = {"presence": ("unavailable", "online")[n % 2], "status_msg": f"change {n}."}
                 line.send(changing.request("PUT", path, body))
-                answers += lookers.hear(f"change {n}.".encode())
+                answers += lookers.hear([f"change {n}.".encode()])
                 line.receive()
     return both.row(f"one changes, {count} look on {'B' if elsewhere else 'A'}", count, answers / CHANGES)
 
@@ -198,7 +144,7 @@ def crowd(both: Both, *, elsewhere: bool) -> list[list[str]]:
     with Lookers(home, witnesses) as witness:
         time.sleep(SETTLED_SECONDS)
         with both.watched(1), Lookers(both.a, users):
-            witness.hear(users[-1].user_id.encode())
+            witness.hear([users[-1].user_id.encode()])
             both.settle()
         rows.append(both.row(f"{CROWD} come, one looks on {where}", CROWD))
         with both.watched(1):

@@ -1,4 +1,7 @@
-"""The certificate authorities by which servers are believed that the operator has named: mail, identity servers."""
+"""The certificate authorities by which servers are believed that the operator has named: mail, identity servers.
+
+And why one is not believed, as a person reads it.
+"""
 
 # mypy: allow-untyped-calls
 # (Twisted is not all annotated.)
@@ -8,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
 from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 
 _END = b"-----END CERTIFICATE-----"
@@ -33,3 +36,14 @@ def trust_root(ca_file: Path | None) -> Any:
     if not roots:
         raise AuthoritiesUnusable(f"there is no certificate in {ca_file}")
     return trustRootFromCertificates(roots)
+
+
+def tls_reason(error: SSL.Error) -> str:
+    """Why TLS failed: what OpenSSL says, without its brackets."""
+    told = error.args[0] if error.args else ()
+    said = (
+        [str(item[-1]) for item in told if isinstance(item, tuple) and item] if isinstance(told, list | tuple) else []
+    )
+    if "certificate verify failed" in said:
+        return "its certificate is not believed (self-signed, of an authority not known here, or out of date)"
+    return f"TLS failed: {', '.join(said) or repr(error)}"

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from synapse_like import logs
 from synapse_like.storage.bus import Bus
@@ -25,6 +28,7 @@ from tests.support.threads import ThreadBridge
 #: `sqlite`: there it is the data directory that must be new.
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
+DATABASE_KINDS = ("sqlite", "postgresql")
 
 # Whole servers are started by the hundred: what they are made of shall be compiled once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -35,9 +39,33 @@ def pytest_xdist_auto_num_workers() -> int:
     return 3 * (os.cpu_count() or 1) // 2
 
 
+class ByFileAndDatabase(LoadFileScheduling):
+    """Hands out the tests of a file on one kind of database together.
+
+    By files alone each would be followed by the next on the other kind, and with the kind change all servers that the
+    tests share: they would be started twice for every file instead of twice in all.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        parameters = re.split(r"[\[\]-]", test)
+        kind = next((kind for kind in DATABASE_KINDS if kind in parameters), "")
+        return f"{file} {kind}"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFileAndDatabase | None:
+    """For `--dist loadfile`."""
+    return ByFileAndDatabase(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(autouse=True)
-def log_as_it_was() -> None:
-    """Whatever a test makes of the log of the process, the next one finds it untouched, and can capture all of it."""
+def log_as_it_was() -> Iterator[None]:
+    """Whatever a test makes of the log of the process, the next one finds it untouched, and can capture all of it.
+
+    So do fixtures that are made for many tests, which come before this one.
+    """
+    logs.unconfigure()
+    yield
     logs.unconfigure()
 
 
@@ -49,7 +77,7 @@ def postgresql() -> Iterator[PostgreSQL]:
     server.stop()
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=DATABASE_KINDS)
 def database_kind(request: pytest.FixtureRequest) -> str:
     """One kind of database after the other."""
     return str(request.param)

@@ -151,7 +151,7 @@ class LoginTests(MailCase):
     async def test_wrong_password_and_none_are_told_of(self) -> None:
         server = self.server("127.0.0.1", security="tls", wants_login=True)
         reason = await self.refusal(self.mailer(server.port, "tls", username=USER, password="wrong horse"))
-        assert reason.startswith("the mail server: 535")
+        assert reason.startswith("the mail server does not take the username and password: 535")
         assert "wrong horse" not in reason
         assert "530" in await self.refusal(self.mailer(server.port, "tls"))
 

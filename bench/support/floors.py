@@ -30,6 +30,7 @@ def floors(times: int) -> dict[str, tuple[float, float | None]]:
         "the same with its line of log": (microseconds("site-logging", times) / 1e6, None),
         "one row committed to SQLite, disk synced": committed_insert(times // 10),
         "an Ed25519 signature by PyNaCl": signature(times),
+        "the same, verified": verification(times),
         "an Argon2id hash, as configured by default": password_hash(max(3, times // 1000)),
     }
 
@@ -52,6 +53,13 @@ def signature(times: int) -> tuple[float, float]:
     """Sign an event."""
     key = SigningKey.generate()
     return _each(times, lambda: key.sign(EVENT))
+
+
+def verification(times: int) -> tuple[float, float]:
+    """Verify the signature of an event."""
+    key = SigningKey.generate()
+    signed = key.sign(EVENT)
+    return _each(times, lambda: key.verify_key.verify(signed))
 
 
 def password_hash(times: int) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """What is measured: a home server as its operator runs it, and its database.
 
 The home server is a process of its own, started by its command line with the settings of an operator, but for those
-of `tests.support.server.QUICK`. PostgreSQL is the tests' own. It does not sync the disk, which costs time and hardly
-any CPU; its clients wait for their commits to be handed to the system, though, as they do in earnest.
+of `tests.support.server.QUICK`. It may also be one of another kind (`bench.support.reference`). PostgreSQL is the
+tests' own. It does not sync the disk, which costs time and hardly any CPU; its clients wait for their commits to be
+handed to the system, though, as they do in earnest.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Protocol
 
 import psycopg
 
 from bench.support.counted import Counts
-from bench.support.lines import Line
-from bench.support.usage import Usage, children, cpu_seconds, resident_bytes, written_bytes
+from bench.support.lines import Line, registration
+from bench.support.usage import Usage, children, cpu_seconds, has_work, resident_bytes, written_bytes
 from tests.support.certificates import Authority
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
 from tests.support.processes import dying_with_us
@@ -34,8 +37,48 @@ from tests.support.server import QUICK, ROOT, HomeServer
 Sizes = Counter[tuple[str, str]]
 ROWS, INDEXES = "rows", "indexes"
 
+#: How long a server may take to start, in seconds.
+_START_SECONDS = 180
+
 #: A server that uses less CPU time than this, in seconds, while `settle` looks away, has nothing to do.
 _NOTHING = 0.0002
+
+
+class Server(Protocol):
+    """A home server with its data directory; `tests.support.server.HomeServer` tells more."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where it keeps everything; with SQLite, its database is `homeserver.db` in there."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect."""
+
+    @property
+    def name(self) -> str:
+        """By which others find it."""
+
+    def recent_log(self) -> str:
+        """What it wrote."""
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start its process, without waiting for anything."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of home server.
+
+    :ivar make: makes one, of a data directory, a database and settings.
+    :ivar registration: the request to register, of a name and a password.
+    """
+
+    make: Callable[[Path, str, Mapping[str, object]], Server]
+    registration: Callable[[str, str], bytes]
+
+
+OWN = Kind(HomeServer, registration)
 
 
 class Subject:
@@ -43,10 +86,12 @@ class Subject:
 
     :param database: `sqlite` or `postgresql`.
     :param settings: beside those of `tests.support.server.QUICK`.
+    :param kind: whose the home server is.
     :raises RuntimeError: PostgreSQL is not installed.
     """
 
-    def __init__(self, database: str, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(self, database: str, settings: Mapping[str, object] | None = None, kind: Kind = OWN) -> None:
+        self.registration = kind.registration
         self._process: subprocess.Popen[bytes] | None = None
         self._postmaster: int | None = None
         self._url = "sqlite"
@@ -54,7 +99,7 @@ class Subject:
             folder = Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-")))
             if database == "postgresql":
                 self._open_postgresql(ending)
-            self._server = HomeServer(folder / "data", self._url, {**QUICK, **(settings or {})})
+            self._server = kind.make(folder / "data", self._url, {**QUICK, **(settings or {})})
             ending.callback(self.stop)
             self._ending = ending.pop_all()
 
@@ -89,7 +134,8 @@ class Subject:
 
     @property
     def server(self) -> HomeServer:
-        """The home server, for its commands and clients; `start` and `stop` are the subject's."""
+        """The home server, if it is our own, for its commands and clients; `start` and `stop` are the subject's."""
+        assert isinstance(self._server, HomeServer)
         return self._server
 
     def start(self) -> None:
@@ -111,9 +157,9 @@ class Subject:
     @contextmanager
     def counted(self) -> Iterator[Callable[[], Counts]]:
         """Run the home server so that it tells what it asks of its database (`bench.support.counted`)."""
-        with self._server.log.open("ab") as log:
+        with self.server.log.open("ab") as log:
             process = self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.support.counted", self._server.config],
+                [sys.executable, "-m", "bench.support.counted", self.server.config],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -135,7 +181,7 @@ class Subject:
                 self.stop()
 
     def _wait_for_health(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _START_SECONDS
         while True:
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -169,7 +215,8 @@ class Subject:
         while True:
             time.sleep(0.02)
             now = self.usage().server
-            if now - before < _NOTHING:
+            # On a busy machine it may just not have had its turn.
+            if now - before < _NOTHING and not has_work(self._its_process()):
                 return
             before = now
 
@@ -194,6 +241,19 @@ class Subject:
     def sizes(self) -> Sizes:
         """The size of the tables on disk, once everything has been written there."""
         return self._sqlite_sizes() if self._postmaster is None else self._postgresql_sizes()
+
+    def bytes_on_disk(self) -> int:
+        """The size of the whole database, once everything has been written there; cheap however large it is."""
+        if self._postmaster is None:
+            path = self._server.data_dir / "homeserver.db"
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return path.stat().st_size
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+            row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        assert row is not None
+        return int(row[0])
 
     def _sqlite_sizes(self) -> Sizes:
         with closing(sqlite3.connect(self._server.data_dir / "homeserver.db")) as connection:

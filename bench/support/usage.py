@@ -95,6 +95,12 @@ def peak_bytes(process: int) -> int:
     raise RuntimeError(f"the process {process} has ended")
 
 
+def has_work(process: int) -> bool:
+    """Whether one of a process's threads runs, or waits for a processor or for the disk."""
+    states = (stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{process}/task").glob("*/stat"))
+    return any(state in "RD" for state in states)
+
+
 def ended_children_cpu_seconds(process: int) -> float:
     """CPU time of those processes that a process has started and that have ended, in seconds, in steps of 10 ms."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

@@ -237,6 +237,8 @@ def _identity_status(txn: Transaction, siblings: Sequence[str]) -> list[str]:
                 " ".join((known.last_error or "-").split()),
             )
         )
+    if len(rows) == 1:
+        return ["There are no siblings, and no home server is to be told anything."]
     return sending_status.aligned(rows)
 
 

@@ -6,19 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
 from twisted.names.client import Resolver
+from twisted.python.threadpool import ThreadPool
 
-from synapse_like import __version__, logs
+from synapse_like import __version__
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import mail_of, stop_listening
+from synapse_like.app.parts import mail_of
+from synapse_like.app.serving import ServerService
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
-from synapse_like.config.shared import url_of
 from synapse_like.federation import own_keys as own_key_files
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.own_keys import KeysUnusable
@@ -28,7 +25,7 @@ from synapse_like.federation.web_client import WebClient
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Auth, Mount, Route
-from synapse_like.http.site import Site, make_site
+from synapse_like.http.site import Bounds, Site, make_site
 from synapse_like.identity.associations import Associations
 from synapse_like.identity.endpoints import IdentityEndpoints
 from synapse_like.identity.invites import Invites, SendInvite
@@ -50,16 +47,12 @@ from synapse_like.storage.identity import statements
 from synapse_like.storage.migrations import IDENTITY_SERVER, migrate
 
 if TYPE_CHECKING:
-    from synapse_like.app.metrics import Metrics, MetricsParts
+    from synapse_like.app.metrics import Metrics
 
-#: How long a stopping server waits for requests under way to be answered, in seconds.
-DRAIN_SECONDS = 10.0
 #: How often it is seen to peppers, and to what is old, in seconds.
 PEPPER_SECONDS, TIDY_SECONDS = 60, 3600
 #: How long DNS may take to answer each of our questions, in seconds.
 DNS_SECONDS = (1, 2, 4)
-
-_log = logs.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -73,7 +66,8 @@ class IdentityServer:
     notices: Notices
     replication: Replication
     tasks: list[Repeating]
-    metrics: MetricsParts | None
+    thread_pools: list[ThreadPool]
+    metrics: Site[None] | None
 
     async def start(self) -> None:
         """Go on where the last run ended."""
@@ -114,7 +108,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     """
     clock = ReactorClock(reactor)
     signer = load_signer(config, clock.now_ms())
-    agent, web = _make_agents(config, reactor, clock)
+    agent, web = make_agents(config, reactor, clock)
     send, send_invite = _make_senders(config, reactor, clock, web)
     bus = Bus()
     metrics = _make_metrics(config)
@@ -153,27 +147,27 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
         authenticator=PeerAuthenticator(signer.name, siblings, agent, clock, limits, replication.heard_from),
         limiter=limits,
         clock=clock,
-        max_body=128 * 1024,
-        max_json_depth=20,
+        bounds=Bounds(max_body=128 * 1024, max_json_depth=20),
         trusted_proxies=config.http.trusted_proxies,
         answered=metrics.answered("clients") if metrics else None,
     )
-    metrics_parts = None
+    metrics_site, thread_pools = None, []
     if metrics is not None:
         from synapse_like.app.metrics import make_metrics_site
 
         metrics.watch(clients=site)
-        metrics_parts = make_metrics_site(metrics, reactor, clock, database)
+        parts = make_metrics_site(metrics, reactor, clock, database)
+        metrics_site, thread_pools = parts.site, [parts.threads]
     tasks = [
         every(clock, "pepper", PEPPER_SECONDS, associations.change_pepper),
         every(clock, "forget-validations", TIDY_SECONDS, validations.forget_old),
         every(clock, "forget-invites", TIDY_SECONDS, invites.forget_old),
         every(clock, "forget-notices", TIDY_SECONDS, notices.forget_old),
     ]
-    return IdentityServer(database, site, agent, associations, notices, replication, tasks, metrics_parts)
+    return IdentityServer(database, site, agent, associations, notices, replication, tasks, thread_pools, metrics_site)
 
 
-def _make_agents(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> tuple[Agent, WebClient]:
+def make_agents(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> tuple[Agent, WebClient]:
     """What reaches home servers, by their names, and siblings, by their URLs."""
     home, user_agent = config.home_servers, f"synapse_like/{__version__}"
     try:
@@ -256,79 +250,27 @@ def _migrate(connection: Connection) -> None:
     migrate(connection, IDENTITY_SERVER)
 
 
-class IdentityService(Service):
-    """An identity server as a Twisted service.
-
-    :param reactor: Twisted's reactor.
-    :param tell: is told, in a sentence, where the server listens once it does.
-    :ivar server: its parts, while it runs.
-    """
+class IdentityService(ServerService[IdentityServer]):
+    """An identity server as a Twisted service; see `ServerService`."""
 
     name = "synapse_like identity"
+    kind = "identity server"
 
     def __init__(self, config: IdentityConfig, reactor: Any, tell: Callable[[str], object]) -> None:
+        super().__init__(config.server_name, lambda: build(config, reactor), config.metrics, reactor, tell)
         self._config = config
-        self._reactor = reactor
-        self._tell = tell
-        self.server: IdentityServer | None = None
-        self._ports: list[IListeningPort] = []
 
-    def startService(self) -> None:  # noqa: N802 - Twisted's name
-        """Open everything and listen.
-
-        :raises StartError: something stands in the way.
-        """
-        server = self.server = build(self._config, self._reactor)
-        server.database.start()
-        for task in server.tasks:
-            task.start()
-        listen = self._config.http
-        try:
-            for address in listen.bind:
-                self._ports.append(self._reactor.listenTCP(listen.port, server.site, backlog=511, interface=address))
-            self._listen_for_prometheus(server)
-        except CannotListenError as error:
-            server.database.stop()
-            raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
-        run_in_background("start", server.start)
-        where = " and ".join(url_of(address, listen.port) for address in listen.bind)
+    def _listen(self, server: IdentityServer) -> None:
+        where = self._listen_at(self._config.http.bind, self._config.http.port, server.site)
         self._tell(f"{self._config.server_name} listens for questions about identities at {where}")
-        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
-    def _listen_for_prometheus(self, server: IdentityServer) -> None:
-        settings = self._config.metrics
-        if server.metrics is None or settings.port is None:
-            return
-        server.metrics.threads.start()
-        for address in settings.bind:
-            site = server.metrics.site
-            self._ports.append(self._reactor.listenTCP(settings.port, site, backlog=50, interface=address))
-        where = " and ".join(url_of(address, settings.port) for address in settings.bind)
-        self._tell(f"{self._config.server_name} has figures for Prometheus at {where}/metrics")
+    def _begin(self, server: IdentityServer) -> None:
+        run_in_background("start", server.start)
 
-    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
-        """Take no new requests, answer those under way, close everything."""
-        super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        server, self.server = self.server, None
-        if server is None:
-            return
-        try:
-            await DeferredList([stop_listening(port) for port in self._ports])
-            await server.site.drain(DRAIN_SECONDS)
-            if server.metrics is not None:
-                await server.metrics.site.drain(DRAIN_SECONDS)
-            for task in server.tasks:
-                await task.stop()
-            await server.replication.stop()
-            await server.notices.stop()
-            await server.agent.close()
-        except Exception:
-            # Threads that go on would keep the process from ending.
-            _log.exception("the identity server could not finish in good order")
-        if server.metrics is not None:
-            server.metrics.threads.stop()
-        server.database.stop()
-        _log.info("the identity server has stopped")
+    async def _finish(self, server: IdentityServer) -> None:
+        await self._drain(server, server.site)
+        for task in server.tasks:
+            await task.stop()
+        await server.replication.stop()
+        await server.notices.stop()
+        await server.agent.close()

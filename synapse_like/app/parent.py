@@ -34,7 +34,7 @@ from typing import Any
 from synapse_like import logs
 from synapse_like.app.errors import StartError
 from synapse_like.app.reloading import Reloading, reader, take_log
-from synapse_like.app.siblings import Siblings, places
+from synapse_like.app.siblings import Siblings, listening, places
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.http.shared_limits import SharedBuckets
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
@@ -280,17 +280,16 @@ class Parent:
 
     def _have_ports(self) -> None:
         """See that nobody else has the ports, nor takes them until the children do: they let each other in."""
-        for place in places(self.config).values():
-            for address in place.addresses:
-                claim = socket.socket(socket.AF_UNIX)
-                self._claims.append(claim)
-                try:
-                    # A name that is free again when this process ends, however it does (unix(7)).
-                    claim.bind(f"\0synapse_like/{address}/{place.port}")
-                    with place.opened(address, with_others=False):
-                        pass
-                except OSError as error:
-                    raise StartError(f"cannot listen on {address} port {place.port}: {error}") from error
+        for address, port in places(self.config):
+            claim = socket.socket(socket.AF_UNIX)
+            self._claims.append(claim)
+            try:
+                # A name that is free again when this process ends, however it does (unix(7)).
+                claim.bind(f"\0synapse_like/{address}/{port}")
+                with listening(address, port, with_others=False):
+                    pass
+            except OSError as error:
+                raise StartError(f"cannot listen on {address} port {port}: {error}") from error
 
     def _load(self) -> None:
         """Load what every child needs."""

@@ -22,7 +22,7 @@ from synapse_like.http.budget import Budget
 from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
 from synapse_like.http.shared_limits import SharedBuckets, SharedLimiter
-from synapse_like.http.site import Answered, Site, make_site
+from synapse_like.http.site import Answered, Bounds, Site, make_site
 from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Timings
@@ -62,19 +62,22 @@ def site(
     answered: Answered | None = None,
 ) -> Site[R]:
     """A site of some routes, with the limits of the configuration."""
+    settings = config.limits
     return make_site(
         mounts,
         authenticator=authenticator,
         limiter=limits,
         clock=clock,
-        max_body=config.limits.max_body_bytes,
-        max_json_depth=config.limits.max_json_depth,
-        max_pipelined=config.limits.max_pipelined,
+        bounds=Bounds(
+            max_body=settings.max_body_bytes,
+            max_json_depth=settings.max_json_depth,
+            max_pipelined=settings.max_pipelined,
+            max_connections=settings.max_connections,
+            max_connections_per_address=settings.max_connections_per_address,
+        ),
+        budget=budget,
         trusted_proxies=config.client.trusted_proxies,
         answered=answered,
-        budget=budget,
-        max_connections=config.limits.max_connections,
-        max_connections_per_address=config.limits.max_connections_per_address,
     )
 
 

@@ -124,6 +124,10 @@ def build(config: Config, reactor: Any, siblings: Siblings | None = None) -> Hom
     transactions = make_transactions(on, speaking, rooms, streams)
     health = Health(database, clock)
 
+    def heard_from(other: str) -> None:
+        streams.queues.heard_from(other)
+        backfill.heard_from(other)
+
     held_bytes = config.limits.max_held_bytes
     budget, metrics = Budget(held_bytes if siblings is None else siblings.share(held_bytes)), on.metrics
     client_site = site(
@@ -141,7 +145,7 @@ def build(config: Config, reactor: Any, siblings: Siblings | None = None) -> Hom
         limits,
         budget,
         federation_mounts(on, speaking, rooms, addresses, content, transactions),
-        SignatureAuthenticator(speaking.keyring, limits, streams.queues.heard_from),
+        SignatureAuthenticator(speaking.keyring, limits, heard_from),
         metrics.answered("servers") if metrics else None,
     )
     federation = Federation(

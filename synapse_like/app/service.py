@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
 from synapse_like import logs
 from synapse_like.app.errors import StartError
-from synapse_like.app.parts import stop_listening
 from synapse_like.app.reloading import Reloading, on_hangup, reader, take_log
 from synapse_like.app.server import HomeServer, build
-from synapse_like.app.siblings import Place, Siblings, places
+from synapse_like.app.serving import DRAIN_SECONDS, ServerService
+from synapse_like.app.siblings import Siblings, listening
 from synapse_like.background import run_in_background
 from synapse_like.config import Config, load
-from synapse_like.config.shared import url_of
 
 if TYPE_CHECKING:
     from synapse_like.app.parent import Child
@@ -30,17 +29,11 @@ if TYPE_CHECKING:
 
 _log = logs.get_logger(__name__)
 
-#: How long a stopping server waits for requests under way to be answered.
-DRAIN_SECONDS = 10.0
 
+class HomeServerService(ServerService[HomeServer]):
+    """A home server as a Twisted service; see `ServerService`.
 
-class HomeServerService(Service):
-    """A home server as a Twisted service.
-
-    :param reactor: Twisted's reactor.
-    :param tell: is told, in a sentence, where the server listens once it does.
     :param siblings: the processes that are the server together, if this is one of several.
-    :ivar server: its parts, while it runs.
     """
 
     name = "synapse_like"
@@ -48,29 +41,40 @@ class HomeServerService(Service):
     def __init__(
         self, config: Config, reactor: Any, tell: Callable[[str], object], siblings: Siblings | None = None
     ) -> None:
+        super().__init__(config.server_name, lambda: build(config, reactor, siblings), config.metrics, reactor, tell)
         self._config = config
         self._siblings = siblings
-        self._reactor = reactor
-        self._tell = tell
-        self.server: HomeServer | None = None
-        self._ports: list[IListeningPort] = []
 
-    def startService(self) -> None:  # noqa: N802 - Twisted's name
-        """Open everything and listen.
+    def _listen(self, server: HomeServer) -> None:
+        config, federation = self._config, server.federation
+        where = self._listen_at(config.client.bind, config.client.port, server.site)
+        self._tell(f"{config.server_name} listens for clients at {where}")
+        if server.figures is not None and self._siblings is not None:
+            place = self._siblings.meeting_place(self._siblings.number)
+            # Who had the same number before may have been killed.
+            place.unlink(missing_ok=True)
+            self._ports.append(self._reactor.listenUNIX(str(place), server.figures, mode=0o600))
+        if federation is None:
+            return
+        addresses, port = config.federation_bind, config.federation.port
+        if federation.tls is None:
+            where = self._listen_at(addresses, port, federation.site)
+        else:
+            where = self._listen_at(addresses, port, federation.tls.wrap(federation.site, self._reactor), "https")
+        self._tell(f"{config.server_name} listens for other servers at {where}")
 
-        :raises StartError: something stands in the way.
-        """
-        server = self.server = build(self._config, self._reactor, self._siblings)
-        server.database.start()
-        for pool in server.thread_pools:
-            pool.start()
-        for task in server.tasks:
-            task.start()
+    def _open(self, address: str, port: int, factory: Any) -> IListeningPort:
+        if self._siblings is None:
+            return super()._open(address, port, factory)
         try:
-            self._listen(server)
-        except CannotListenError as error:
-            server.database.stop()
-            raise StartError(f"cannot listen on {error.interface} port {error.port}: {error.socketError}") from error
+            # The reactor makes itself a copy.
+            with listening(address, port, with_others=True) as shared:
+                adopted: IListeningPort = self._reactor.adoptStreamPort(shared.fileno(), shared.family, factory)
+        except OSError as error:
+            raise CannotListenError(address, port, error) from error  # type: ignore[no-untyped-call]  # Twisted's
+        return adopted
+
+    def _begin(self, server: HomeServer) -> None:
         run_in_background("content", server.content.start)
         if server.start_presence is not None:
             run_in_background("presence", server.start_presence)
@@ -78,77 +82,13 @@ class HomeServerService(Service):
             run_in_background("queues", server.federation.queues.start)
             run_in_background("greetings", server.federation.greetings.greet)
             run_in_background("waiting-events", server.federation.transactions.retry_waiting)
-        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
-    def _listen(self, server: HomeServer) -> None:
-        name = self._config.server_name
-        self._tell(f"{name} listens for clients at {self._open('clients', server.site)}")
-        if server.metrics is not None:
-            self._tell(f"{name} has figures for Prometheus at {self._open('metrics', server.metrics)}/metrics")
-        if server.figures is not None and self._siblings is not None:
-            place = self._siblings.meeting_place(self._siblings.number)
-            # Who had the same number before may have been killed.
-            place.unlink(missing_ok=True)
-            self._ports.append(self._reactor.listenUNIX(str(place), server.figures, mode=0o600))
-        federation = server.federation
-        if federation is None:
-            return
-        factory: Any = federation.site
-        if federation.tls is not None:
-            factory = federation.tls.wrap(federation.site, self._reactor)
-        scheme = "http" if federation.tls is None else "https"
-        self._tell(f"{name} listens for other servers at {self._open('servers', factory, scheme)}")
-
-    def _open(self, what: str, factory: Any, scheme: str = "http") -> str:
-        """Listen at one of the `places`; its URLs."""
-        place = places(self._config)[what]
-        for address in place.addresses:
-            if self._siblings is None:
-                port = self._reactor.listenTCP(place.port, factory, backlog=place.backlog, interface=address)
-            else:
-                port = self._listen_with_siblings(place, address, factory)
-            self._ports.append(port)
-        return " and ".join(url_of(address, place.port, scheme) for address in place.addresses)
-
-    def _listen_with_siblings(self, place: Place, address: str, factory: Any) -> IListeningPort:
-        try:
-            # The reactor makes itself a copy.
-            with place.opened(address, with_others=True) as shared:
-                port: IListeningPort = self._reactor.adoptStreamPort(shared.fileno(), shared.family, factory)
-        except OSError as error:
-            raise CannotListenError(address, place.port, error) from error  # type: ignore[no-untyped-call]  # Twisted's
-        return port
-
-    def stopService(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
-        """Take no new requests, answer the waiting ones, finish what is under way, close everything."""
-        super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        server, self.server = self.server, None
-        if server is None:
-            return
-        try:
-            await self._finish(server)
-        except Exception:
-            # Threads that go on would keep the process from ending.
-            _log.exception("the server could not finish in good order")
-        for pool in server.thread_pools:
-            pool.stop()
-        server.database.stop()
-        _log.info("the server has stopped")
+    def _is_stopping(self, server: HomeServer) -> None:
+        server.health.is_stopping = True
 
     async def _finish(self, server: HomeServer) -> None:
-        """Take nothing new, and let what is under way come to its end."""
-        server.health.is_stopping = True
-        await DeferredList([stop_listening(port) for port in self._ports])
         server.event_stream.close()
-        drained = [Deferred.fromCoroutine(server.site.drain(DRAIN_SECONDS))]
-        if server.metrics is not None:
-            drained.append(Deferred.fromCoroutine(server.metrics.drain(DRAIN_SECONDS)))
-        if server.federation is not None:
-            drained.append(Deferred.fromCoroutine(server.federation.site.drain(DRAIN_SECONDS)))
-        await DeferredList(drained)
+        await self._drain(server, server.site, *([server.federation.site] if server.federation is not None else []))
         for task in server.tasks:
             await task.stop()
         await server.content.repository.stop()

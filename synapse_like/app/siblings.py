@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,46 +12,36 @@ from pathlib import Path
 from synapse_like.config import Config
 from synapse_like.http.shared_limits import SharedBuckets
 
+#: Connections that wait to be accepted.
+BACKLOG = 511
 #: Bytes that each process may hold for requests and answers, however many there are.
 LEAST_HELD_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a server listens.
+@contextlib.contextmanager
+def listening(address: str, port: int, *, with_others: bool) -> Iterator[socket.socket]:
+    """Listen at an address, for the length of a `with` block, as Twisted would.
 
-    :ivar backlog: how many connections wait to be taken.
+    :param with_others: of our processes; the system gives each an equal share of the connections.
+    :raises OSError: it cannot be had.
     """
-
-    addresses: Sequence[str]
-    port: int
-    backlog: int = 511
-
-    @contextlib.contextmanager
-    def opened(self, address: str, *, with_others: bool) -> Iterator[socket.socket]:
-        """Listen at one of the addresses, for the length of a `with` block, as Twisted would.
-
-        :param with_others: of our processes; the system gives each an equal share of the connections.
-        :raises OSError: it cannot be had.
-        """
-        family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
-        with socket.socket(family) as opened:
-            opened.setblocking(False)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if with_others:
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            opened.bind((address, self.port))
-            opened.listen(self.backlog)
-            yield opened
+    with socket.socket(socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET) as opened:
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if with_others:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind((address, port))
+        opened.listen(BACKLOG)
+        yield opened
 
 
-def places(config: Config) -> dict[str, Place]:
-    """Where a server listens by its settings: for `clients`, and perhaps for `metrics` and other `servers`."""
-    found = {"clients": Place(config.client.bind, config.client.port)}
+def places(config: Config) -> list[tuple[str, int]]:
+    """The addresses and ports at which a server listens by its settings."""
+    found = [(address, config.client.port) for address in config.client.bind]
     if config.metrics.port is not None:
-        found["metrics"] = Place(config.metrics.bind, config.metrics.port, 50)
+        found += [(address, config.metrics.port) for address in config.metrics.bind]
     if config.federation.enabled:
-        found["servers"] = Place(config.federation_bind, config.federation.port)
+        found += [(address, config.federation.port) for address in config.federation_bind]
     return found
 
 

@@ -18,7 +18,7 @@ from synapse_like.config import Config
 from synapse_like.handlers import rooms as room_handlers
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.handlers.purging import Freed, HistoryPurge, WordsOfUser, words_of
-from synapse_like.protocol.errors import NotFound
+from synapse_like.protocol.errors import Forbidden, NotFound
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.storage import accounts, content, own_data
 from synapse_like.storage.content import Selection
@@ -61,7 +61,10 @@ def purge_room(config: Config, room_id: str, *, force: bool, tell: Tell) -> str:
     connection = connect(config)
     try:
         name = config.server_name
-        connection.transact(room_handlers.to_be_purged, room_id, server_name=name, force=force)
+        try:
+            connection.transact(room_handlers.to_be_purged, room_id, server_name=name, force=force)
+        except Forbidden as error:
+            raise Forbidden(f"{error.message} With --force, it is deleted all the same.") from error
         words = _in_steps(connection, said.step, f"{room_id}: ", tell)
         count, size = connection.transact(room_handlers.purge, room_id, server_name=name, force=force)
         connection.engine.forget_deleted(connection.raw)

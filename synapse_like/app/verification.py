@@ -4,54 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from signedjson.key import get_verify_key
 
 from synapse_like.app.content import BlockingMeans, do_at_once
-from synapse_like.app.errors import StartError
 from synapse_like.app.parts import engine_of, load_keys
+from synapse_like.app.verifying import Result, Run, Tell, opened
 from synapse_like.config import Config
 from synapse_like.handlers import verification
 from synapse_like.handlers.content_store import ContentStore
-from synapse_like.handlers.verification import EventVerification, Fault
-from synapse_like.storage import content, migrations
+from synapse_like.handlers.verification import EventVerification
+from synapse_like.storage import content
 from synapse_like.storage import verification as stored
 from synapse_like.storage.content_files import ContentFolder
 from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable
+from synapse_like.storage.faults import Fault
+from synapse_like.storage.migrations import HOME_SERVER
 
 #: Events that are looked at in one transaction, and rooms.
 BATCH = 200
-#: Seconds between two words on how far it is.
-TELL_SECONDS = 5.0
 _PIECE = 1024 * 1024
-
-Tell = Callable[[str], object]
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of it.
-
-    :ivar faults: how many there were, and are not mended.
-    """
-
-    events: int = 0
-    rooms: int = 0
-    files: int = 0
-    unsigned: int = 0
-    faults: int = 0
-    mended: int = 0
-
-    def sentence(self) -> str:
-        """For the operator."""
-        text = f"Looked at {self.events} events, {self.rooms} rooms and {self.files} files: {self.faults} faults"
-        text += f", {self.mended} more mended." if self.mended else "."
-        if self.unsigned:
-            text += f" Of {self.unsigned} events the signer's key is not known here, so that nobody can tell."
-        return text
 
 
 def verify(config: Config, *, repair: bool, start: int, report: Tell, tell: Tell) -> Result:
@@ -63,70 +36,20 @@ def verify(config: Config, *, repair: bool, start: int, report: Tell, tell: Tell
     :param tell: is told how far it is.
     :raises StartError: the database cannot be opened, or is in use and something was to be mended.
     """
-    try:
-        connection = Connection(engine_of(config), exclusive=repair, outside=True)
-    except (DatabaseInUse, DatabaseUnavailable) as error:
-        raise StartError(str(error)) from error
-    try:
-        if migrations.newest_applied(connection) != migrations.steps()[-1].number:
-            raise StartError("the database is of another version of this program: run `synapse_like migrate` first")
-        run = _Run(config, connection, repair, report, tell)
+    with opened(engine_of(config), HOME_SERVER, command="synapse_like migrate", repair=repair) as connection:
+        run = _HomeServerRun(config, connection, repair=repair, report=report, tell=tell)
         run.database()
         run.events(start)
         run.rooms()
-        run.streams()
+        run.streams(stored.HIGHEST)
         run.files()
         return run.result
-    finally:
-        connection.close()
 
 
-class _Run:
-    def __init__(self, config: Config, connection: Connection, repair: bool, report: Tell, tell: Tell) -> None:
+class _HomeServerRun(Run):
+    def __init__(self, config: Config, connection: Connection, *, repair: bool, report: Tell, tell: Tell) -> None:
+        super().__init__(connection, repair=repair, kinds=("events", "rooms", "files"), report=report, tell=tell)
         self._config = config
-        self._connection = connection
-        self._repair = repair
-        self._report = report
-        self._tell = tell
-        self._told_at = time.monotonic()
-        self.result = Result()
-
-    def _found(self, fault: Fault) -> None:
-        mendable = " (can be mended by --repair)" if fault.is_derived else ""
-        self._report(f"{fault.where}: {fault.sentence}{mendable}")
-        self.result.faults += 1
-
-    def _mended(self, where: str, number: int = 1) -> None:
-        self._report(f"{where}: mended")
-        self.result.faults -= number
-        self.result.mended += number
-
-    def _progress(self, sentence: str) -> None:
-        if time.monotonic() - self._told_at >= TELL_SECONDS:
-            self._tell(sentence)
-            self._told_at = time.monotonic()
-
-    def _read(self, function: Callable[[Transaction], object]) -> None:
-        """Read in a transaction of its own; what it has put into memory may be wrong for the next one."""
-        txn = self._connection.begin(writable=False)
-        try:
-            function(txn)
-        finally:
-            self._connection.roll_back(txn)
-            self._connection.caches.clear()
-
-    def database(self) -> None:
-        """What the database itself finds."""
-        self._tell("looking at the database's files and indexes")
-        engine, raw = self._connection.engine, self._connection.raw
-        faults = engine.faults(raw, thorough=True)
-        for fault in faults:
-            self._found(Fault("database", fault, "index" in fault))
-        if faults and self._repair:
-            engine.make_indexes_anew(raw)
-            left = len(engine.faults(raw, thorough=True))
-            if left < len(faults):
-                self._mended("database", len(faults) - left)
 
     def events(self, start: int) -> None:
         """Every event: what it says, who signed it, what allows it, what states it stands between."""
@@ -141,7 +64,7 @@ class _Run:
             nonlocal after, newest, is_done
             newest = stored.newest_event(txn)
             checked = checking.check(txn, after, BATCH)
-            self.result.events += checked.count
+            self.result.looked_at["events"] += checked.count
             self.result.unsigned += checked.unsigned
             for fault in checked.faults:
                 self._found(fault)
@@ -179,7 +102,7 @@ class _Run:
                 found.extend(verification.check_room(txn, head, self._config.server_name))
 
         self._read(look)
-        self.result.rooms += 1
+        self.result.looked_at["rooms"] += 1
         for fault in found:
             self._found(fault)
         if self._repair and any(fault.is_derived for fault in found):
@@ -188,16 +111,6 @@ class _Run:
             self._read(look)
             if len(found) < wrong:
                 self._mended(before.room_id, wrong - len(found))
-
-    def streams(self) -> None:
-        """Where every stream stands."""
-        found: list[Fault] = []
-        self._read(lambda txn: found.extend(verification.check_streams(txn)))
-        for fault in found:
-            self._found(fault)
-        if found and self._repair:
-            self._connection.transact(verification.mend_streams)
-            self._mended("streams", len(found))
 
     def files(self) -> None:
         """Every file: that it is there, and is what its name says."""
@@ -226,7 +139,7 @@ class _Run:
 
             self._read(look)
             for name in names:
-                self.result.files += 1
+                self.result.looked_at["files"] += 1
                 if name not in known and not _is_whole(folder, name):
                     yield name
             self._progress(f"files up to {number:02x}…")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from synapse_like.commands.options import needs_config, progress, settings_file
+from synapse_like.commands.options import needs_config, progress, settings_file, tell_findings
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
@@ -28,28 +26,14 @@ def doctor(path: Path, ask: tuple[str, ...], mail_to: str | None, as_json: bool)
     Nothing is changed. Each line says ok, warning, fault or skipped, what was found, and what to do. The exit code is 1
     if there is a fault.
     """
-    from synapse_like import logs
     from synapse_like.app.doctor import diagnose
-    from synapse_like.app.doctor.findings import Finding, Report
-    from synapse_like.config import ConfigError, load
+    from synapse_like.config import load
     from synapse_like.protocol.identifiers import parse_server_name
 
     others = [parse_server_name(name) for name in ask]
-    try:
-        config = load(path, os.environ)
-    except ConfigError as error:
-        advice = "Correct it; the comments in the file tell what each setting does."
-        report = Report(tuple(Finding("settings", "fault", f"{fault}.", advice) for fault in error.faults))
-    else:
-        logs.configure("text", "error")
-        report = diagnose(config, path, ask=others, mail_to=mail_to)
-    if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in report.findings], indent=1, ensure_ascii=False))
-    else:
-        for finding in report.findings:
-            click.echo(finding.line())
-    if not report.is_well:
-        sys.exit(1)
+    tell_findings(
+        lambda: load(path, os.environ), lambda config: diagnose(config, path, ask=others, mail_to=mail_to), as_json
+    )
 
 
 @click.command()

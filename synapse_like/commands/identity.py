@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from synapse_like.commands.options import needs_identity_config, progress, settings_file
+from synapse_like.commands.options import needs_identity_config, progress, settings_file, tell_findings
 from synapse_like.commands.setup import assign, keep_or_write, new_key_in, new_signing_key, run_server
 
 if TYPE_CHECKING:
@@ -131,3 +132,43 @@ def identity_backup(ctx: click.Context, config: IdentityConfig, target: Path) ->
     from synapse_like.app import backup
 
     click.echo(backup.backup(config, settings_file(ctx), target, progress))
+
+
+@identity.command("doctor")
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The settings.")
+@click.option("--ask", multiple=True, metavar="SERVER", help="Home servers to ask for the time.")
+@click.option("--mail-to", metavar="ADDRESS", help="Send a letter there; without it, none is sent.")
+@click.option("--text-to", metavar="NUMBER", help="Send a text message there; without it, none is sent.")
+@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
+def identity_doctor(path: Path, ask: tuple[str, ...], mail_to: str | None, text_to: str | None, as_json: bool) -> None:
+    """Check settings, files, database, clock, mail, text messages, public URL and siblings.
+
+    Nothing is changed. Each line says ok, warning, fault or skipped, what was found, and what to do. The exit code is 1
+    if there is a fault.
+    """
+    from synapse_like.app.doctor.identity import diagnose
+    from synapse_like.identity.settings import IDENTITY_SERVER
+    from synapse_like.protocol.identifiers import parse_server_name
+
+    others = [parse_server_name(name) for name in ask]
+    tell_findings(
+        lambda: IDENTITY_SERVER.load(path, os.environ),
+        lambda config: diagnose(config, path, ask=others, mail_to=mail_to, text_to=text_to),
+        as_json,
+    )
+
+
+@identity.command("verify")
+@needs_identity_config
+@click.option("--repair", is_flag=True, help="Mend what can be derived from something else; stop the server before.")
+def identity_verify(config: IdentityConfig, repair: bool) -> None:
+    """Look through everything that is kept: the database, statements and their signatures, hashes, invites, streams.
+
+    It reads all of it; the server may run meanwhile. The exit code is 1 if there are faults.
+    """
+    from synapse_like.app import identity_verification
+
+    result = identity_verification.verify(config, repair=repair, report=click.echo, tell=progress)
+    click.echo(result.sentence())
+    if result.faults:
+        sys.exit(1)

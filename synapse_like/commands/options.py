@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from synapse_like.app.doctor.findings import Report
     from synapse_like.config import Config
     from synapse_like.identity.settings import IdentityConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Chosen = TypeVar("Chosen")
 
 
 class Commands(click.Group):
@@ -86,3 +91,29 @@ def _config_option(callback: Callable[..., object]) -> Callable[[Command], Comma
 def progress(sentence: str) -> None:
     """Tell how far a command is, on standard error, so that what comes of it stands alone on standard output."""
     click.echo(sentence, err=True)
+
+
+def tell_findings(read: Callable[[], Chosen], diagnose: Callable[[Chosen], Report], as_json: bool) -> None:
+    """Tell what a doctor finds, and end with 1 if there is a fault.
+
+    :param read: reads the settings; that they have faults is a finding, too.
+    """
+    from synapse_like import logs
+    from synapse_like.app.doctor.findings import Finding, Report
+    from synapse_like.config import ConfigError
+
+    try:
+        config = read()
+    except ConfigError as error:
+        advice = "Correct it; the comments in the file tell what each setting does."
+        report = Report(tuple(Finding("settings", "fault", f"{fault}.", advice) for fault in error.faults))
+    else:
+        logs.configure("text", "error")
+        report = diagnose(config)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in report.findings], indent=1, ensure_ascii=False))
+    else:
+        for finding in report.findings:
+            click.echo(finding.line())
+    if not report.is_well:
+        sys.exit(1)

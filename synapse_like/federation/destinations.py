@@ -2,7 +2,8 @@
 
 Whatever is stored for a server is sent in its order, one transaction after another: at once if nothing is under way,
 and what comes meanwhile goes together into the next. Each server is worked on by itself, so that none waits for
-another. One that cannot be reached is left alone for longer and longer, until it is heard from or the operator says so.
+another. One that cannot be reached is left alone for longer and longer, until it is heard from or the operator says so,
+or another one that failed at the same time can be reached again: then it may have been our own line that was cut.
 
 How far a server is, is written down a moment after it has acknowledged, for all servers together. If we are killed in
 between, something is sent twice, which does no harm: the other side knows events by their IDs.
@@ -46,6 +47,8 @@ SAVE_SECONDS = 1.0
 STOP_SECONDS = 5.0
 #: How long to wait when our own database fails, in seconds.
 DATABASE_PAUSE_SECONDS = 5.0
+#: Servers that began to fail so much earlier than another one may have failed for the same reason, in milliseconds.
+SAME_OUTAGE_MS = 60_000
 #: How long a server may be failing until EDUs for it that are in memory only are dropped, in milliseconds.
 PASSING_EDU_MS = 60_000
 #: Servers that are remembered while nothing waits for them.
@@ -192,11 +195,10 @@ class DestinationQueues:
         outbox = self._outboxes.get(server)
         if outbox is None or outbox.timer is None or outbox.row is None or outbox.row.failing_since is None:
             return
-        pause = outbox.last_attempt + FIRST_RETRY_MS / 1000 - self._clock.monotonic()
-        if pause <= 0:
+        if self._pause_before(outbox) <= 0:
             self._end_backoff(outbox)
-        elif outbox.timer.getTime() - self._clock.now_ms() / 1000 > pause:
-            self._wait(outbox, pause)
+        else:
+            self._try_soon(outbox)
 
     def is_left_alone(self, server: str) -> bool:
         """Whether nothing is sent to a server at the moment, since it could not be reached."""
@@ -383,6 +385,7 @@ class DestinationQueues:
         row.last_transaction = transaction_id
         if row.failing_since is not None:
             _log.info("a server can be reached again", server=outbox.server)
+            self._try_fellows(row.failing_since)
             row.failing_since = row.retry_at = row.last_error = None
             row.retry_interval = 0
         outbox.most = min(2 * outbox.most, MOST_ITEMS)
@@ -448,6 +451,23 @@ class DestinationQueues:
     def _waited(self, outbox: Outbox) -> None:
         outbox.timer = None
         self._wake(outbox)
+
+    def _pause_before(self, outbox: Outbox) -> float:
+        """In how many seconds a server may be tried again, whatever speaks for it."""
+        return outbox.last_attempt + FIRST_RETRY_MS / 1000 - self._clock.monotonic()
+
+    def _try_soon(self, outbox: Outbox) -> None:
+        """Try a server that is left alone earlier than was meant. If it fails, it is left alone for longer still."""
+        pause = max(self._pause_before(outbox), 0)
+        if outbox.timer is not None and outbox.timer.getTime() - self._clock.now_ms() / 1000 > pause:
+            self._wait(outbox, pause)
+
+    def _try_fellows(self, since: int) -> None:
+        """A server that was failing can be reached: try those that began to fail when it did, or later."""
+        for outbox in self._outboxes.values():
+            failing_since = outbox.row.failing_since if outbox.row is not None else None
+            if failing_since is not None and failing_since >= since - SAME_OUTAGE_MS:
+                self._try_soon(outbox)
 
     def _end_backoff(self, outbox: Outbox) -> None:
         if outbox.row is not None:

@@ -22,8 +22,10 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from synapse_like.authorities import trust_root
-from synapse_like.federation.agent import Answer, BytesProducer, read_body, timed_out, why
+from synapse_like.federation.agent import Answer
+from synapse_like.federation.bodies import BytesProducer, read_body
 from synapse_like.federation.errors import ServerUnreachable
+from synapse_like.federation.reasons import timed_out, why
 
 #: Bytes that an answer may have.
 MOST_BYTES = 256 * 1024
@@ -65,7 +67,7 @@ class WebClient:
             if reason is None:
                 raise
             raise ServerUnreachable(urlsplit(url).netloc, reason) from error
-        return Answer(response.code, content)
+        return Answer(response.code, content, response.headers.getRawHeaders("Date", [None])[0])
 
 
 @implementer(IPolicyForHTTPS)

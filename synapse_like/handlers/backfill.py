@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
@@ -40,9 +40,10 @@ FEWEST, MOST = 30, 100
 #: How many servers are asked, and how often in a row for what events rest on.
 MOST_SERVERS = 5
 MOST_AUTH_QUESTIONS = 20
-#: How often in a row one room's news is asked for, and after how many seconds again if that was in vain: at first, and
-#: at the most.
+#: How often in a row one room's news is asked for; of how many rooms at the same time; and after how many seconds
+#: again, if that was in vain: at first, and at the most.
 MOST_NEWS_QUESTIONS = 50
+MOST_ROOMS_AT_ONCE = 10
 FIRST_PAUSE, LONGEST_PAUSE = 20.0, 1800.0
 
 _log = get_logger(__name__)
@@ -77,29 +78,47 @@ class Backfill:
         self._clock = clock
         #: Rooms whose news could not be had: how long is paused, and until when.
         self._pauses: dict[str, tuple[float, float]] = {}
+        #: By server that could not be reached, the rooms that are paused for that.
+        self._paused_for: dict[str, set[str]] = {}
 
     async def fill_news(self) -> None:
         """Fetch what we missed of what happened while we were in our rooms, as far as others tell."""
         lacking = await self._database.read("rooms-with-news", gaps.rooms_with_news)
         now = self._clock.monotonic()
         self._pauses = {room_id: pause for room_id, pause in self._pauses.items() if room_id in lacking}
-        for room_id in lacking:
-            seconds, until = self._pauses.get(room_id, (FIRST_PAUSE / 2, 0.0))
-            if until > now:
-                continue
-            if await self._fill_news_of(room_id):
-                self._pauses.pop(room_id, None)
-            else:
-                seconds = min(2 * seconds, LONGEST_PAUSE)
-                self._pauses[room_id] = seconds, now + seconds
+        if not self._pauses:
+            self._paused_for.clear()
+        free = DeferredSemaphore(MOST_ROOMS_AT_ONCE)
+        due = [room_id for room_id in lacking if room_id not in self._pauses or self._pauses[room_id][1] <= now]
+        await gatherResults(
+            [free.run(run_in_background, "news-of-room", self._try_news_of, room_id) for room_id in due]
+        )
 
-    async def _fill_news_of(self, room_id: str) -> bool:
-        """Fetch the news of a room; whether that got on."""
+    def heard_from(self, server: str) -> None:
+        """A server has asked us something, so it may be reached again: ask for the news that it may have, soon."""
+        for room_id in self._paused_for.pop(server, ()):
+            if room_id in self._pauses:
+                seconds, _ = self._pauses[room_id]
+                self._pauses[room_id] = seconds, 0.0
+
+    async def _try_news_of(self, room_id: str) -> None:
+        silent: set[str] = set()
+        if await self._fill_news_of(room_id, silent):
+            self._pauses.pop(room_id, None)
+            return
+        seconds, _ = self._pauses.get(room_id, (FIRST_PAUSE / 2, 0.0))
+        seconds = min(2 * seconds, LONGEST_PAUSE)
+        self._pauses[room_id] = seconds, self._clock.monotonic() + seconds
+        for server in silent:
+            self._paused_for.setdefault(server, set()).add(room_id)
+
+    async def _fill_news_of(self, room_id: str, silent: set[str]) -> bool:
+        """Fetch the news of a room; whether that got on. Servers that could not be reached are added to those."""
         for _ in range(MOST_NEWS_QUESTIONS):
             gap = await self._database.write("news-gap", self._newest_news, room_id)
             if gap is None:
                 return True
-            if not await self._fill(room_id, gap, MOST):
+            if not await self._fill(room_id, gap, MOST, silent):
                 return False
         return True
 
@@ -121,7 +140,7 @@ class Backfill:
         async def fill() -> None:
             won = False
             try:
-                won = await self._fill(room_id, gap, limit)
+                won = await self._fill(room_id, gap, limit, set())
             finally:
                 if not outcome.called:
                     outcome.callback(won)
@@ -133,7 +152,7 @@ class Backfill:
             timer.cancel()
         return won
 
-    async def _fill(self, room_id: str, gap: Gap, limit: int) -> bool:
+    async def _fill(self, room_id: str, gap: Gap, limit: int, silent: set[str]) -> bool:
         # Not the lock of the room itself, under which events are received: reading must not wait for that.
         async with self._locks.hold(f"history of {room_id}"):
             wanted = await self._database.read("gap", self._look, room_id, gap)
@@ -145,6 +164,8 @@ class Backfill:
                     pdus = await self._client.backfill(server, room_id, wanted.missing, max(FEWEST, min(limit, MOST)))
                 except (ServerUnreachable, RemoteRefusal) as error:
                     _log.info("a server did not tell what was", room=room_id, server=server, reason=error.reason)
+                    if isinstance(error, ServerUnreachable):
+                        silent.add(server)
                     continue
                 has_answered = True
                 if await self._take(server, room_id, gap, wanted, pdus[: MOST + len(wanted.missing)]):

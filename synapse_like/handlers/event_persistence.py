@@ -193,7 +193,7 @@ class EventPersistence:
         :param heard_up_to: what other servers that come in have heard of the room; up to that position if left out.
         """
         if len(changes) > MOST_REMEMBERED:
-            room.known_state.clear()
+            rooms.forget_state(room)
         numbers = state.make_slot_ids(txn, changes.keys())
         state.set_current(
             txn,
@@ -210,7 +210,7 @@ class EventPersistence:
             if change.after is None:
                 state.unset_current(txn, room.room_nid, numbers[slot])
             if len(changes) <= MOST_REMEMBERED:
-                rooms.remember_state(room, slot, change.after)
+                rooms.remember_state(txn, room, slot, change.after)
             if slot[0] != MEMBER or (was, now) == (JOIN, JOIN):
                 continue
             server = _server_of(slot[1])
@@ -277,7 +277,7 @@ def carry_out_redaction(
         return
     stripped = redact(room.rules, target.event)
     events.redact(txn, target, encode_pdu(to_pdu(room.rules, stripped)), because=redaction)
-    rooms.forget_redacted(room, target)
+    rooms.forget_redacted(txn, room, target)
     txn.announce(EventRedacted(target.event_nid))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 from cachetools import LRUCache
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
@@ -28,7 +28,7 @@ from synapse_like.federation.sharing import Shared
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_reception import receive
-from synapse_like.handlers.missing_events import MissingEvents
+from synapse_like.handlers.missing_events import MissingEvents, Silent
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
 from synapse_like.protocol.canonical_json import decode, encode_in_any_order
@@ -49,6 +49,8 @@ ANSWER_SECONDS = 10.0
 ANSWER_SECONDS_WITH_POLICY = 0.5
 #: How many lots of events may wait for one room.
 MOST_WAITING = 100
+#: Lots of those that wait that are tried again at the same time.
+MOST_RETRIED_AT_ONCE = 20
 #: For how long, in ms, an event waits for what comes before it; then the state it saw must do.
 PATIENCE_MS = 60_000
 #: Servers of whom it is remembered which transaction was the last.
@@ -133,7 +135,8 @@ class IncomingTransactions:
         self._pulling: set[str] = set()
         #: The events that are stored among the waiting ones.
         self._kept: set[str] = set()
-        self._bodies: dict[tuple[str, str], Json] = {}
+        #: What is being received: transactions, and the rooms into which they bring too much.
+        self._bodies: dict[tuple[str, str], tuple[Json, frozenset[str]]] = {}
         self._running = Shared(self._receive)
         self._works: set[Deferred[None]] = set()
 
@@ -148,27 +151,36 @@ class IncomingTransactions:
         :param origin: the server that sent it, by its signature.
         :raises BadJson: it is no transaction.
         :raises Forbidden: it claims to come from another server.
-        :raises LimitExceeded: that server sends too much, or too much into one room.
+        :raises LimitExceeded: that server sends too much.
         """
         _check_shape(origin, body)
         key = origin, transaction_id
         if key not in self._running:
-            self._limit(self._costs(origin, body))
-        self._bodies.setdefault(key, body)
+            self._bodies[key] = body, self._count(origin, body)
         return await self._running.get(key)
 
-    def _costs(self, origin: str, body: Json) -> list[tuple[str, str, int]]:
-        """What a transaction counts for, by class and key. Rooms that are not known have no count of their own."""
+    def _count(self, origin: str, body: Json) -> frozenset[str]:
+        """Count what a transaction holds; the rooms into which it brings too much.
+
+        Rooms that are not known have no count of their own.
+
+        :raises LimitExceeded: it is too much in all.
+        """
         pdus, edus = body.get("pdus", []), body.get("edus", [])
-        if not pdus and not edus:
-            return []
-        rooms_of = Counter(room_id for pdu in pdus if (room_id := _room_of(pdu)) in self._rules)
-        costs = [(ROOM_LIMIT, f"{origin} {room_id}", count) for room_id, count in rooms_of.items()]
-        return [(EVENTS_LIMIT, origin, len(pdus) + len(edus)), *costs]
+        if pdus or edus:
+            self._limit([(EVENTS_LIMIT, origin, len(pdus) + len(edus))])
+        flooded = set()
+        for room_id, count in Counter(room_id for pdu in pdus if (room_id := _room_of(pdu)) in self._rules).items():
+            try:
+                self._limit([(ROOM_LIMIT, f"{origin} {room_id}", count)])
+            except LimitExceeded:
+                _log.info("events of a room wait: there are too many", origin=origin, room=room_id, count=count)
+                flooded.add(str(room_id))
+        return frozenset(flooded)
 
     async def _receive(self, key: tuple[str, str]) -> bytes:
         origin, transaction_id = key
-        body = self._bodies[key]
+        body, flooded = self._bodies[key]
         try:
             first = await self._first_answer(origin, transaction_id, _names(body.get("prev_ids")))
             if first is not None:
@@ -179,7 +191,7 @@ class IncomingTransactions:
             if len(lots) == 1:
                 lots[0].transaction_id = transaction_id
                 lots[0].settled |= settled
-            settled |= await self._receive_lots(lots)
+            settled |= await self._receive_lots(lots, flooded)
             answer = lots[0].answer if len(lots) == 1 else None
             if answer is None:
                 answer = await self._database.write("transaction", self._record, origin, transaction_id, settled)
@@ -228,18 +240,21 @@ class IncomingTransactions:
             lots.setdefault(room_id, _Lot(origin, room_id, rules)).waiting[event.event_id] = event, kept
         return list(lots.values()), settled
 
-    async def _receive_lots(self, lots: Sequence[_Lot]) -> dict[str, str | None]:
-        """Receive what can be received in time, and see to it that the rest is not lost."""
+    async def _receive_lots(
+        self, lots: Sequence[_Lot], flooded: Collection[str] = frozenset()
+    ) -> dict[str, str | None]:
+        """Receive what can be received in time, and see to it that the rest is not lost.
+
+        :param flooded: the rooms whose events are not received now, but when those that wait are tried.
+        """
         settled: dict[str, str | None] = {}
-        await self._all_in_time([self._work_on(lot) for lot in lots])
+        await self._all_in_time([self._work_on(lot) for lot in lots if lot.room_id not in flooded])
         left = [waiting for lot in lots for waiting in _waiting_in(lot)]
         if left:
             self._kept.update(waiting.event_id for waiting in left)
-            refused = await self._database.write(
+            self._kept -= await self._database.write(
                 "keep-waiting", incoming.keep_waiting, left, now_ms=self._clock.now_ms()
             )
-            self._kept -= refused
-            settled |= dict.fromkeys(refused, "Too many events of this server wait here already.")
         for lot in lots:
             settled = dict.fromkeys(lot.waiting) | settled | lot.settled
         return settled
@@ -295,14 +310,21 @@ class IncomingTransactions:
             except MatrixError as error:
                 _log.warning("an event was refused", event_id=event_id, origin=lot.origin, reason=error.message)
                 lot.settle(event_id, error.message)
-        checked = await self._checks.ask_policy(checked)
-        results, lot.answer = await self._database.write("receive", self._admit_all, lot, checked)
-        for result in results:
-            if isinstance(result, Verdict):
-                lot.settle(result.event_id, result.refusal)
-        for item, result in zip(checked, results, strict=True):
-            if isinstance(result, Lacking):
-                await self._complete(lot, item, result)
+        left = await self._checks.ask_policy(checked)
+        silent: Silent = {}
+        while left:
+            results, lot.answer = await self._database.write("receive", self._admit_all, lot, left)
+            lacking = []
+            for item, result in zip(left, results, strict=True):
+                if isinstance(result, Verdict):
+                    lot.settle(result.event_id, result.refusal)
+                else:
+                    lacking.append((item, result))
+            if not lacking:
+                return
+            # What one lacks is mostly what those after it lack, too.
+            await self._complete(lot, *lacking[0], silent)
+            left = [item for item, _ in lacking[1:]]
 
     async def _check(self, lot: _Lot, event: Event, pdu: Pdu) -> CheckedEvent:
         checked = await self._checks.check(lot.rules, event, pdu)
@@ -326,10 +348,12 @@ class IncomingTransactions:
         answer = orjson.dumps({"pdus": {event_id: _result(refusal) for event_id, refusal in settled.items()}})
         return incoming.record(txn, origin, transaction_id, answer, now_ms=self._clock.now_ms())
 
-    async def _complete(self, lot: _Lot, item: CheckedEvent, lacking: Lacking) -> None:
+    async def _complete(self, lot: _Lot, item: CheckedEvent, lacking: Lacking, silent: Silent) -> None:
         event_id = item.event.event_id
         try:
-            verdict = await self._missing.settle(lot.origin, item, lacking, is_urgent=event_id in lot.urgent)
+            verdict = await self._missing.settle(
+                lot.origin, item, lacking, is_urgent=event_id in lot.urgent, silent=silent
+            )
             lot.settle(event_id, verdict.refusal)
         except ServerUnreachable as error:
             _log.info("an event waits: what it lacks cannot be had", event_id=event_id, reason=error.reason)
@@ -361,8 +385,8 @@ class IncomingTransactions:
             lot.waiting[waiting.event_id] = event, pdu
             if waiting.received_at < patience_ends:
                 lot.urgent.add(waiting.event_id)
-        for lot in lots.values():
-            await self._work_on(lot)
+        free = DeferredSemaphore(MOST_RETRIED_AT_ONCE)
+        await gatherResults([free.run(self._work_on, lot) for lot in lots.values()])
 
     async def forget_old(self) -> None:
         """Forget what nobody will ask for again."""

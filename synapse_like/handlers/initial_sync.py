@@ -17,10 +17,13 @@ from synapse_like.handlers.streams import Json, News
 from synapse_like.protocol.identifiers import parse_room_id
 from synapse_like.storage import events, membership, rooms, state, unwanted
 from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.engines import batched
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Room
 
 OLDEST = StreamToken(0)
+#: Rooms whose state is looked up at a time; some of them may have many thousands of members.
+ROOMS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +91,12 @@ class InitialSync:
         told = [nid for nid in invites if nid not in hidden]
         shown: list[JoinedRoom] = []
         left, left_for_state = history.MOST_BYTES, events.MOST_WHOLE_BYTES
-        for room in joined:
-            shown.append(_joined_room(txn, found[room.room_nid], now, limit, ignored, left, left_for_state))
-            left -= shown[-1].messages.size
-            left_for_state -= sum(stored.size for stored in shown[-1].state)
+        for part in batched([found[room.room_nid] for room in joined], ROOMS_AT_ONCE):
+            held = state.current_of_rooms(txn, [room.room_nid for room in part])
+            for room in part:
+                shown.append(_joined_room(txn, room, held[room.room_nid], now, limit, ignored, left, left_for_state))
+                left -= shown[-1].messages.size
+                left_for_state -= sum(stored.size for stored in shown[-1].state)
         return Snapshot(
             now,
             shown,
@@ -115,7 +120,8 @@ class InitialSync:
 
     def _one_room(self, txn: Transaction, user_id: str, room_id: str, limit: int) -> JoinedRoom:
         room = room_to_read(txn, room_id, user_id)
-        return _joined_room(txn, room, _now(txn), limit, unwanted.ignored_by(txn, user_id))
+        held = state.current(txn, room.room_nid)
+        return _joined_room(txn, room, held, _now(txn), limit, unwanted.ignored_by(txn, user_id))
 
 
 def _now(txn: Transaction) -> StreamToken:
@@ -126,6 +132,7 @@ def _now(txn: Transaction) -> StreamToken:
 def _joined_room(
     txn: Transaction,
     room: Room,
+    held: Sequence[int],
     now: StreamToken,
     limit: int,
     ignored: frozenset[str],
@@ -134,6 +141,7 @@ def _joined_room(
 ) -> JoinedRoom:
     """A room with its newest events: as many as `limit`, or as fit into so many bytes, but one at the least.
 
+    :param held: the numbers of the events of its state.
     :param most_of_state: bytes of its state at the most; where there is more, the newest is left out. What a room
         begins with, on which all else rests, is shown in any case.
     """
@@ -141,5 +149,4 @@ def _joined_room(
         txn, room.room_nid, now, OLDEST, limit, ignored=ignored, remember=True, most_bytes=most_bytes
     )
     messages = Page(newest_first.end, now, newest_first.events[::-1])
-    held = events.load_within(txn, state.current(txn, room.room_nid), max(most_of_state, 1))
-    return JoinedRoom(room.room_id, room.is_public, messages, held)
+    return JoinedRoom(room.room_id, room.is_public, messages, events.load_within(txn, held, max(most_of_state, 1)))

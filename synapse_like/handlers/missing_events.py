@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
@@ -38,7 +38,12 @@ MOST_FETCHES = 10
 #: How many servers are asked for the same thing.
 MOST_SERVERS = 4
 
+#: How many events are judged in one transaction of the database.
+EVENTS_A_COMMIT = 50
+
 Answer = TypeVar("Answer")
+#: Servers that could not be reached a moment ago, and why.
+Silent: TypeAlias = dict[str, ServerUnreachable]
 _log = get_logger(__name__)
 
 
@@ -56,6 +61,18 @@ class _Budget:
         if not self.left:
             raise Forbidden("Too much is missing before the event.")
         self.left -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """Who may be asked.
+
+    :ivar servers: in this order.
+    :ivar silent: those that are not asked again, since they gave no answer; who else gives none is added.
+    """
+
+    servers: Sequence[str]
+    silent: Silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +102,52 @@ class MissingEvents:
         self._checks = checks
         self._persistence = persistence
 
-    async def settle(self, origin: str, checked: CheckedEvent, lacking: Lacking, *, is_urgent: bool = False) -> Verdict:
+    async def settle(
+        self,
+        origin: str,
+        checked: CheckedEvent,
+        lacking: Lacking,
+        *,
+        is_urgent: bool = False,
+        silent: Silent | None = None,
+    ) -> Verdict:
         """Judge an event as soon as what it lacks is here.
 
         :param origin: the server that told us of it.
         :param is_urgent: do without what comes before it, if that cannot be had now.
+        :param silent: the servers that could not be reached when others of its lot were settled; they are not waited
+            for again, and more are added.
         :raises Forbidden: it cannot be completed, and so was not judged.
         :raises ServerUnreachable: somebody could not be asked who may have what it lacks.
         """
         servers = await self._database.read("servers-to-ask", self._servers, origin, checked.event)
-        before = await self._events_before(servers, origin, checked, is_urgent) if lacking.before else []
+        others = _Others(servers, {} if silent is None else silent)
+        if lacking.before:
+            await self._receive_all(others, await self._events_before(others, origin, checked, is_urgent))
+        return await self._complete(others, checked, _Budget(2))
+
+    async def _receive_all(self, others: _Others, before: Sequence[CheckedEvent]) -> None:
+        """Judge what was missing before an event, many at a time."""
         budget = _Budget(MOST_FETCHES)
-        for item in before:
-            try:
-                await self._complete(servers, item, budget)
-            except (Forbidden, RemoteRefusal) as error:
-                # What comes after it has a state all the same, if somebody tells it.
-                _log.info("a missing event was left out", event_id=item.event.event_id, reason=error.message)
-        return await self._complete(servers, checked, _Budget(2))
+        left = before
+        while left:
+            count = await self._database.write("receive", self._receive_some, left[:EVENTS_A_COMMIT])
+            left = left[count:]
+            if left and count < EVENTS_A_COMMIT:
+                try:
+                    await self._complete(others, left[0], budget)
+                except (Forbidden, RemoteRefusal) as error:
+                    # What comes after it has a state all the same, if somebody tells it.
+                    event_id = left[0].event.event_id
+                    _log.info("a missing event was left out", event_id=event_id, reason=error.message)
+                left = left[1:]
+
+    def _receive_some(self, txn: Transaction, items: Sequence[CheckedEvent]) -> int:
+        """Judge events, up to the first one that lacks something; how many they are."""
+        for count, item in enumerate(items):
+            if not isinstance(receive(txn, self._persistence, item), Verdict):
+                return count
+        return len(items)
 
     def _servers(self, txn: Transaction, origin: str, event: Event) -> list[str]:
         room = rooms.find(txn, event.room_id)
@@ -113,7 +158,7 @@ class MissingEvents:
     def _candidates(self, servers: Sequence[str]) -> list[str]:
         return [name for name in dict.fromkeys(servers) if name != self._persistence.server_name][:MOST_SERVERS]
 
-    async def _complete(self, servers: Sequence[str], item: CheckedEvent, budget: _Budget) -> Verdict:
+    async def _complete(self, others: _Others, item: CheckedEvent, budget: _Budget) -> Verdict:
         """Judge an event, with the state before it as others tell it if there is no other way."""
         bridge: StateIds | None = None
         has_asked = False
@@ -126,27 +171,27 @@ class MissingEvents:
             budget.spend()
             if result.auth:
                 has_asked = True
-                await self._fetch_auth(servers, item)
+                await self._fetch_auth(others, item)
             else:
-                bridge = await self._fetch_state(servers, item)
+                bridge = await self._fetch_state(others, item)
 
-    async def _fetch_auth(self, servers: Sequence[str], item: CheckedEvent) -> None:
+    async def _fetch_auth(self, others: _Others, item: CheckedEvent) -> None:
         event = item.event
 
         async def ask(server: str) -> None:
             pdus = await self._client.event_auth(server, event.room_id, event.event_id)
             await self.store(item.rules, event.room_id, pdus, server)
 
-        await self._ask(servers, ask)
+        await self._ask(others, ask)
 
-    async def _fetch_state(self, servers: Sequence[str], item: CheckedEvent) -> StateIds:
+    async def _fetch_state(self, others: _Others, item: CheckedEvent) -> StateIds:
         event = item.event
 
         async def ask(server: str) -> StateIds:
             state, auth_chain = await self._client.state(server, event.room_id, event.event_id)
             return await self.store(item.rules, event.room_id, auth_chain, server, state=state)
 
-        return await self._ask(servers, ask)
+        return await self._ask(others, ask)
 
     async def store(
         self,
@@ -184,7 +229,7 @@ class MissingEvents:
         return {event_id: item.standing for event_id, item in events.known(txn, all_ids).items()}
 
     async def _events_before(
-        self, servers: Sequence[str], origin: str, checked: CheckedEvent, is_urgent: bool
+        self, others: _Others, origin: str, checked: CheckedEvent, is_urgent: bool
     ) -> list[CheckedEvent]:
         """What is missing before an event, oldest first, as far back as we ask; nothing if nobody has it.
 
@@ -216,7 +261,7 @@ class MissingEvents:
                 return await self._new(checked.rules, room_id, pdus[:EVENTS_A_ROUND], place, found)
 
             try:
-                more = await self._ask_whoever_has(servers, ask)
+                more = await self._ask_whoever_has(others, ask)
             except ServerUnreachable as error:
                 if not is_urgent:
                     raise
@@ -270,18 +315,17 @@ class MissingEvents:
         return {event_id for event_id, item in known.items() if item.snapshot_after is not None}
 
     async def _ask_whoever_has(
-        self, servers: Sequence[str], ask: Callable[[str], Awaitable[list[CheckedEvent]]]
+        self, others: _Others, ask: Callable[[str], Awaitable[list[CheckedEvent]]]
     ) -> list[CheckedEvent]:
         """Ask one server after another, until one has something; nothing if none has.
 
         :raises ServerUnreachable: none has, and one could not be reached.
         """
         failure: ServerUnreachable | None = None
-        for server in servers:
+        for server in others.servers:
             try:
-                answer = await ask(server)
+                answer = await _ask_one(others, server, ask)
             except (ServerUnreachable, RemoteRefusal) as error:
-                _log.info("a server did not tell", server=server, reason=error.reason)
                 if isinstance(error, ServerUnreachable):
                     failure = error
                 continue
@@ -291,21 +335,37 @@ class MissingEvents:
             raise failure
         return []
 
-    async def _ask(self, servers: Sequence[str], ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+    async def _ask(self, others: _Others, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
         """Ask one server after another, until one answers.
 
         :raises ServerUnreachable: none did, and one could not be reached: it may have what the others do not.
         :raises RemoteRefusal: all refused.
         """
         failure: ServerUnreachable | RemoteRefusal | None = None
-        for server in servers:
+        for server in others.servers:
             try:
-                return await ask(server)
+                return await _ask_one(others, server, ask)
             except (ServerUnreachable, RemoteRefusal) as error:
-                _log.info("a server did not tell", server=server, reason=error.reason)
                 if failure is None or isinstance(error, ServerUnreachable):
                     failure = error
         raise failure or Forbidden("There is nobody to ask.")
+
+
+async def _ask_one(others: _Others, server: str, ask: Callable[[str], Awaitable[Answer]]) -> Answer:
+    """Ask a server, unless it gave no answer a moment ago.
+
+    :raises ServerUnreachable: it gives none.
+    :raises RemoteRefusal: it refuses.
+    """
+    if server in others.silent:
+        raise others.silent[server]
+    try:
+        return await ask(server)
+    except (ServerUnreachable, RemoteRefusal) as error:
+        _log.info("a server did not tell", server=server, reason=error.reason)
+        if isinstance(error, ServerUnreachable):
+            others.silent[server] = error
+        raise
 
 
 def in_causal_order(found: Mapping[str, CheckedEvent]) -> list[CheckedEvent]:

@@ -96,7 +96,7 @@ def _show(txn: Transaction, room_nid: int, item: CheckedEvent) -> StoredEvent:
     head = rooms.head(txn, event.room_id)
     if head is not None:
         head.missing = None
-        rooms.remember_state(head, event.state_slot, stored)
+        rooms.remember_state(txn, head, event.state_slot, stored)
     membership.record_change(txn, user_id, MembershipChange(stored.position, room_nid, stored.event_nid, now))
     txn.announce(EventPersisted(event.room_id, stored.position, stored, {user_id: now}))
     return stored

@@ -68,7 +68,7 @@ def keep(txn: Transaction, room: RoomHead, ids: StateIds, near: Sequence[Snapsho
         parent,
         {slot: found[event_id].event_nid if event_id is not None else None for slot, event_id in held.items()},
     )
-    txn.cache(state.STATES).put(txn, snapshot.snapshot_id, ids)
+    state.remember_ids(txn, snapshot.snapshot_id, ids)
     return snapshot
 
 

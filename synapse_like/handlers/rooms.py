@@ -284,7 +284,7 @@ def to_be_purged(txn: Transaction, room_id: str, *, server_name: str, force: boo
     suffix = f":{server_name}"
     still_in = [user for user in membership.users_in_room(txn, room.room_nid) if user.endswith(suffix)]
     if still_in and not force:
-        raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, e.g. {min(still_in)}.")
+        raise Forbidden(f"{len(still_in)} users of this server are still in {room_id}, such as {min(still_in)}.")
     return room
 
 

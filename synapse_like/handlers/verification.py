@@ -2,7 +2,7 @@
 
 Events are looked at in the order of their numbers, rooms in that of theirs, each batch in a transaction of its own, so
 that it may take long, beside a running server, and memory does not grow. What is derived can be derived anew
-(`mend_room`, `mend_streams`); what somebody said cannot.
+(`mend_room`); what somebody said cannot.
 """
 
 from __future__ import annotations
@@ -31,24 +31,12 @@ from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import events, membership, rooms, server_keys, state
 from synapse_like.storage import verification as stored
 from synapse_like.storage.database import Transaction
-from synapse_like.storage.events import Known, Standing
+from synapse_like.storage.events import GAP, Known, Standing
+from synapse_like.storage.faults import Fault
 from synapse_like.storage.state import MEMBER
 from synapse_like.storage.verification import EventRow, HeadRow
 
 Keys = Mapping[str, VerifyKey]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that is not as it must be.
-
-    :ivar where: the event, room, stream, file it is about.
-    :ivar is_derived: whether it can be mended.
-    """
-
-    where: str
-    sentence: str
-    is_derived: bool = False
 
 
 @dataclass(slots=True)
@@ -136,7 +124,9 @@ def _is_signed(txn: Transaction, rules: RoomRules, event: Event, pdu: Pdu, keys:
 def _state_faults(txn: Transaction, row: EventRow, rules: RoomRules, event: Event, pdu: Pdu) -> Iterable[str]:
     """What is wrong with the states before and after an event, and with what allows it."""
     if row.snapshot_after is None or row.snapshot_before is None:
-        if row.place is not None:
+        # What was fetched of the past stands between what came in time, and has no state here.
+        is_of_the_past = row.place is not None and row.place % GAP and row.snapshot_before == row.snapshot_after
+        if row.place is not None and not is_of_the_past:
             yield "it is shown, and the state at it is not known"
         return
     snapshots = {row.snapshot_before, row.snapshot_after} - {0}
@@ -220,7 +210,7 @@ def mend_room(txn: Transaction, head: HeadRow, server_name: str) -> None:
     else:
         rooms.advance(txn, room, room.extremities, room.snapshot)
     stored.replace_current(txn, head.room_nid, _current(txn, room.snapshot.snapshot_id))
-    room.known_state.clear()
+    rooms.forget_state(room)
     room.servers = room.is_inhabited = None
     there, told = _servers(txn, head.room_nid, server_name), stored.stays(txn, head.room_nid)
     position = events.current_position(txn)
@@ -274,20 +264,3 @@ def _servers(txn: Transaction, room_nid: int, server_name: str) -> dict[str, int
     joined = Counter(domain_of(user) for user in membership.users_in_room(txn, room_nid) if ":" in user)
     joined.pop(server_name, None)
     return dict(joined)
-
-
-# Streams.
-
-
-def check_streams(txn: Transaction) -> list[Fault]:
-    """Streams that would hand out a position twice."""
-    return [
-        Fault(f"stream {stream}", f"it stands at {told}, and {taken} is taken", is_derived=True)
-        for stream, (told, taken) in stored.streams_behind(txn).items()
-    ]
-
-
-def mend_streams(txn: Transaction) -> None:
-    """Have them go on behind what is taken."""
-    for stream, (_, taken) in stored.streams_behind(txn).items():
-        stored.set_stream(txn, stream, taken)

@@ -173,8 +173,11 @@ class Front(Protocol):
     """What a connection needs of the site behind it."""
 
     clock: Clock
-    max_pipelined: int
     is_draining: bool
+
+    @property
+    def max_pipelined(self) -> int:
+        """How many requests of one connection are worked on at the same time."""
 
     def new_exchange(self, channel: PipelinedChannel) -> Exchange:
         """A request begins."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import count
 from typing import Generic, TypeVar
@@ -49,9 +50,6 @@ _ROUND_SECONDS = 5
 
 #: Bytes of answers together that all clients of a site may leave unread, where nobody says so.
 USUAL_BUDGET = 256 * 1024 * 1024
-#: The same of connections, of all clients and of one address.
-USUAL_CONNECTIONS = 10_000
-USUAL_CONNECTIONS_PER_ADDRESS = 2000
 #: Bytes of an answer that is given in any case: less than what there would be to say instead is worth.
 _SMALL = 64 * 1024
 
@@ -70,47 +68,53 @@ Answered = Callable[[str, str, int, float], object]
 _INTERNAL = MatrixError(500, "M_UNKNOWN", "Internal server error")
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a site takes.
+
+    :ivar max_body: bytes that a body may have where its route does not say.
+    :ivar max_json_depth: how deeply a body may nest.
+    :ivar max_pipelined: how many requests of one connection are worked on at the same time.
+    :ivar max_connections: how many connections there may be.
+    :ivar max_connections_per_address: the same from one address, proxies that are trusted aside.
+    """
+
+    max_body: int = 1024 * 1024
+    max_json_depth: int = 100
+    max_pipelined: int = 8
+    max_connections: int = 10_000
+    max_connections_per_address: int = 2000
+
+
 def make_site(
     mounts: Iterable[Mount[R]],
     *,
     authenticator: Authenticator[R],
     limiter: Limiter,
     clock: Clock,
-    max_body: int = 1024 * 1024,
-    max_json_depth: int = 100,
-    max_pipelined: int = 8,
+    bounds: Bounds | None = None,
+    budget: Budget | None = None,
     trusted_proxies: Iterable[str] = (),
     answered: Answered | None = None,
-    budget: Budget | None = None,
-    max_connections: int = USUAL_CONNECTIONS,
-    max_connections_per_address: int = USUAL_CONNECTIONS_PER_ADDRESS,
 ) -> Site[R]:
     """Make a site of tables of routes.
 
     :param authenticator: tells who asks.
-    :param max_body: bytes that a body may have where its route does not say.
-    :param max_json_depth: how deeply a body may nest.
-    :param max_pipelined: how many requests of one connection are worked on at the same time.
+    :param bounds: how much it takes.
+    :param budget: bounds what requests and answers hold in memory; several sites may have one together.
     :param trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
     :param answered: is told of each answer.
-    :param budget: bounds what requests and answers hold in memory; several sites may have one together.
-    :param max_connections: how many connections there may be.
-    :param max_connections_per_address: the same from one address, proxies that are trusted aside.
     :raises ValueError: a route or a proxy is malformed.
     """
     return Site(
         Router(mounts),
-        authenticator=authenticator,
-        limiter=limiter,
-        clock=clock,
-        max_body=max_body,
-        max_json_depth=max_json_depth,
-        max_pipelined=max_pipelined,
-        trusted_proxies=TrustedProxies(trusted_proxies),
-        answered=answered,
-        budget=budget or Budget(USUAL_BUDGET),
-        max_connections=max_connections,
-        max_connections_per_address=max_connections_per_address,
+        authenticator,
+        limiter,
+        clock,
+        bounds or Bounds(),
+        budget or Budget(USUAL_BUDGET),
+        TrustedProxies(trusted_proxies),
+        answered,
     )
 
 
@@ -127,39 +131,35 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
     def __init__(
         self,
         router: Router[R],
-        *,
         authenticator: Authenticator[R],
         limiter: Limiter,
         clock: Clock,
-        max_body: int,
-        max_json_depth: int,
-        max_pipelined: int,
+        bounds: Bounds,
+        budget: Budget,
         trusted_proxies: TrustedProxies,
         answered: Answered | None,
-        budget: Budget,
-        max_connections: int,
-        max_connections_per_address: int,
     ) -> None:
-        self.budget = budget
-        self._max_connections = max_connections
-        self._max_connections_per_address = max_connections_per_address
-        self._by_address: Counter[str] = Counter()
         self.router = router
         self.authenticator = authenticator
         self.limiter = limiter
         self.clock = clock
-        self.max_body = max_body
-        self.max_json_depth = max_json_depth
-        self.max_pipelined = max_pipelined
+        self.bounds = bounds
+        self.budget = budget
         self.trusted_proxies = trusted_proxies
         self.answered = answered
         self.in_flight = 0
         self.is_draining = False
         self.numbers = count(1)
         self.connections: set[PipelinedChannel] = set()
+        self._by_address: Counter[str] = Counter()
         self._second, self._date = 0, b""
         self._next_round: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
+
+    @property
+    def max_pipelined(self) -> int:
+        """How many requests of one connection are worked on at the same time."""
+        return self.bounds.max_pipelined
 
     def buildProtocol(self, addr: IAddress | None) -> PipelinedChannel:  # noqa: N802 - Twisted's name
         return PipelinedChannel(self)
@@ -180,9 +180,11 @@ class Site(ServerFactory[PipelinedChannel], Generic[R]):
         self._by_address[address] += 1
         if self._next_round is None:
             self._next_round = self.clock.call_later(_ROUND_SECONDS, self._go_round)
-        if len(self.connections) > self._max_connections:
+        if len(self.connections) > self.bounds.max_connections:
             return False
-        return self._by_address[address] <= self._max_connections_per_address or channel.peer in self.trusted_proxies
+        return (
+            self._by_address[address] <= self.bounds.max_connections_per_address or channel.peer in self.trusted_proxies
+        )
 
     def disconnected(self, channel: PipelinedChannel) -> None:
         self.connections.discard(channel)
@@ -262,7 +264,7 @@ class _Visit(Exchange, Generic[R]):
             path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
         self._found = self._find(self.method.decode("ascii"), path)
         self._address = self._client_address()
-        self.max_body = self._site.max_body
+        self.max_body = self._site.bounds.max_body
         if isinstance(self._found, Match):
             route = self._found.route
             if route.max_body is not None:
@@ -425,7 +427,7 @@ class _Visit(Exchange, Generic[R]):
                 self._value = decode_form(content)
             else:
                 self._hold(weight(content))
-                self._value = decode_json(content, self._site.max_json_depth)
+                self._value = decode_json(content, self._site.bounds.max_json_depth)
         return self._value
 
     def _is_form(self) -> bool:

@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionRefusedError as NobodyListens
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions, optionsForClientTLS
 
-from synapse_like.authorities import trust_root
+from synapse_like.authorities import tls_reason, trust_root
 from synapse_like.clock import Clock
 from synapse_like.protocol.errors import LimitExceeded, Unavailable
 
@@ -60,6 +62,7 @@ def try_again(reason: str) -> Unavailable:
 LETTERS = (
     *("login_code", "login_link", "password_reset", "link_address"),
     *("identity_validation", "identity_invite"),
+    "doctor",
 )
 
 
@@ -250,7 +253,11 @@ def _tls_options(server: MailServer) -> Any:
 def why(error: BaseException) -> str:
     """What went wrong with a connection, for the log."""
     if isinstance(error, SSL.Error):
-        return f"TLS: {error}"
+        return tls_reason(error)
+    if isinstance(error, VerificationError):
+        return "its certificate is for another host than mail.host"
     if isinstance(error, DeferredTimeoutError):
         return "it takes too long"
+    if isinstance(error, NobodyListens):
+        return "the connection was refused"
     return str(error) or type(error).__name__

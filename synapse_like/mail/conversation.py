@@ -11,15 +11,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.mail.smtp import (
+    AUTHDeclinedError,
+    AuthenticationError,
+    AUTHRequiredError,
     CramMD5ClientAuthenticator,
+    EHLORequiredError,
     ESMTPClient,
     LOGINAuthenticator,
     PLAINAuthenticator,
     SMTPClientError,
+    TLSRequiredError,
     quoteaddr,
 )
 from twisted.python.failure import Failure
@@ -30,6 +37,14 @@ from synapse_like.protocol.errors import BadParam
 
 #: The answers by which a mail server refuses for good; with other ones it may take the same mail later.
 _FOR_GOOD = range(500, 600)
+#: What it means that Twisted's client ends a conversation; `{}` is what the server said.
+_KNOWN_ERRORS: dict[type[SMTPClientError], str] = {
+    TLSRequiredError: "the mail server does not offer STARTTLS, without which nothing is sent (security: starttls)",
+    EHLORequiredError: "the mail server does not let one log in, and there is a username",
+    AUTHRequiredError: "the mail server lets one log in in no way that is known here, and there is a username",
+    AUTHDeclinedError: "the mail server does not take the username and password: {}",
+    AuthenticationError: "the mail server does not take the username and password: {}",
+}
 
 
 class Conversation(ESMTPClient):
@@ -151,12 +166,15 @@ class Conversation(ESMTPClient):
         self._disconnectFromServer()
 
     def sendError(self, exc: SMTPClientError) -> None:  # noqa: N802 - Twisted's name
-        self._fail(try_again(f"the mail server: {exc.code} {exc.resp.decode('latin-1')}"))
+        said = f"{exc.code} {exc.resp.decode('latin-1')}"
+        self._fail(try_again(_KNOWN_ERRORS.get(type(exc), "the mail server said {}").format(said)))
         self.smtpState_disconnect(-1, None)
 
     def connectionLost(self, reason=connectionDone) -> None:  # noqa: N802 - Twisted's name
         super().connectionLost(reason)
-        self._fail(try_again(f"the mail server has closed the connection: {why(reason.value)}"))
+        is_tls = isinstance(reason.value, SSL.Error | VerificationError)
+        what = ":" if is_tls else " has closed the connection:"
+        self._fail(try_again(f"the mail server{what} {why(reason.value)}"))
         self.end()
 
     # The end.

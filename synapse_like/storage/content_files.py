@@ -37,11 +37,16 @@ class ContentFolder:
         self._incoming = root / "incoming"
         self._doubtful = root / "doubtful"
 
+    def _make(self, folder: Path) -> None:
+        """Make a folder in ours, both for their owner alone: `parents` would let others look into ours."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
     # Writing.
 
     def new_file(self) -> Unfinished:
         """Begin a file. It must be ended by `put` or `discard`."""
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make(self._incoming)
         return Unfinished(*_new_locked(self._incoming))
 
     def put(self, file: Unfinished, sha256: str) -> None:
@@ -109,7 +114,7 @@ class ContentFolder:
 
     def hold(self, hashes: Collection[str]) -> Held | None:
         """Mark hashes as doubtful and lock them, all or none; None if somebody else holds one of them."""
-        self._doubtful.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make(self._doubtful)
         held = Held()
         for sha256 in hashes:
             if not held.take(self._doubtful / sha256):

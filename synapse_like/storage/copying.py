@@ -83,7 +83,8 @@ def _copy_tables(source: Connection, target: Connection, tables: Sequence[str], 
             raise CopyFailed(f"a row of the table {table} cannot be stored: {str(error).strip()}") from error
         contents[table] = counting.content
         _set_last_number(target, table, _last_number(source, table))
-        tell(f"copied {counting.rows} rows of {table}")
+        if counting.rows:
+            tell(f"copied {counting.rows} rows of {table}")
     for table, content in contents.items():
         there = content_of(target, table)
         if there != content:

@@ -122,6 +122,7 @@ class Transaction:
         "generation",
         "outdated",
         "positions",
+        "slots",
         "statements",
         "turn",
         "writable",
@@ -154,6 +155,8 @@ class Transaction:
         self.outdated: set[object] = set()
         #: Stream positions handed out by this transaction (`positions.py`).
         self.positions: dict[str, int] = {}
+        #: Numbers of (type, state key) that this transaction has given out (`state.py`).
+        self.slots: dict[tuple[str, str], int] = {}
         self.statements = 0
         self.writes = 0
 

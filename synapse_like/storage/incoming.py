@@ -10,9 +10,10 @@ from synapse_like.storage.engines import placeholders
 
 #: How long the answer to a transaction is kept, for its repetitions.
 KEPT_MS = 24 * 60 * 60 * 1000
-#: For how long an event waits for what it lacks, and how many events of one server may.
+#: For how long an event waits for what it lacks; how many events of one server may for one room, and for all.
 WAITING_MS = 7 * 24 * 60 * 60 * 1000
-MOST_WAITING = 200
+MOST_WAITING_IN_ROOM = 200
+MOST_WAITING = 1000
 
 
 def answer_to(txn: Transaction, origin: str, transaction_id: str) -> bytes | None:
@@ -66,23 +67,35 @@ class WaitingPdu:
 def keep_waiting(txn: Transaction, pdus: Iterable[WaitingPdu], *, now_ms: int) -> set[str]:
     """Store events whose sender is not kept waiting any longer.
 
-    :return: the IDs of those that are too many, and are not stored.
+    If there are too many, the oldest are forgotten. Nothing is lost by that: the newest leads to them, and whatever is
+    missing before it is fetched.
+
+    :return: the IDs of those that do not wait any more, or never did.
     """
-    refused: set[str] = set()
-    free: dict[str, int] = {}
-    for waiting in pdus:
-        if waiting.origin not in free:
-            [[count]] = txn.all("SELECT COUNT(*) FROM waiting_pdus WHERE origin = ?", (waiting.origin,))
-            free[waiting.origin] = MOST_WAITING - count
-        if free[waiting.origin] <= 0:
-            refused.add(waiting.event_id)
-            continue
-        free[waiting.origin] -= txn.execute(
+    new = list(pdus)
+    for waiting in new:
+        txn.execute(
             "INSERT INTO waiting_pdus (origin, room_id, event_id, pdu, received_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (event_id) DO NOTHING",
             (waiting.origin, waiting.room_id, waiting.event_id, waiting.pdu, now_ms),
-        ).rowcount
-    return refused
+        )
+    forgotten: set[str] = set()
+    for origin, room_id in dict.fromkeys((waiting.origin, waiting.room_id) for waiting in new):
+        forgotten |= _forget_oldest(txn, "origin = ? AND room_id = ?", (origin, room_id), MOST_WAITING_IN_ROOM)
+    for origin in dict.fromkeys(waiting.origin for waiting in new):
+        forgotten |= _forget_oldest(txn, "origin = ?", (origin,), MOST_WAITING)
+    return forgotten
+
+
+def _forget_oldest(txn: Transaction, which: str, values: tuple[str, ...], most: int) -> set[str]:
+    """Of some events that wait, keep the newest; the IDs of the others."""
+    rows = txn.all(
+        f"DELETE FROM waiting_pdus WHERE {which} AND waiting_nid <="
+        f" (SELECT waiting_nid FROM waiting_pdus WHERE {which} ORDER BY waiting_nid DESC LIMIT 1 OFFSET ?)"
+        " RETURNING event_id",
+        (*values, *values, most),
+    )
+    return {row[0] for row in rows}
 
 
 def settled(txn: Transaction, event_ids: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ server, whose database is its own, another.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -55,7 +56,7 @@ def migrate(connection: Connection, package: str = HOME_SERVER, *, up_to: int | 
     applied = connection.transact(_applied)
     known = steps(package)
     newest = known[-1].number
-    if any(applied.get(step.number, step.name) != step.name for step in known):
+    if _are_of_another_kind(applied, known):
         raise DatabaseUnavailable("the database is of another kind of server: each needs one of its own")
     if applied and max(applied) > newest:
         raise DatabaseUnavailable(
@@ -90,12 +91,25 @@ def migrate_among_others(connection: Connection) -> None:
 
 def newest_applied(connection: Connection) -> int:
     """The number of the newest step that was applied; 0 for a database that no server has used. Changes nothing."""
+    return max(_read_applied(connection), default=0)
+
+
+def is_of_another_kind(connection: Connection, package: str) -> bool:
+    """Whether a database was made by a server of another kind. Changes nothing."""
+    return _are_of_another_kind(_read_applied(connection), steps(package))
+
+
+def _are_of_another_kind(applied: Mapping[int, str], known: Iterable[Step]) -> bool:
+    return any(applied.get(step.number, step.name) != step.name for step in known)
+
+
+def _read_applied(connection: Connection) -> dict[int, str]:
+    """The same as `_applied`, also of a database that no server has used."""
     txn = connection.begin(writable=False)
     try:
-        row = txn.one("SELECT MAX(number) FROM schema_migrations")
-        return 0 if row is None or row[0] is None else int(row[0])
+        return _applied(txn)
     except connection.engine.database_errors:
-        return 0
+        return {}
     finally:
         connection.roll_back(txn)
 

@@ -1,14 +1,20 @@
 """Rooms, and where each of them stands.
 
-A `RoomHead` is what the next event of a room builds on: the newest events (the forward extremities), the snapshot of
-the state after them, and such state events as were needed lately. It belongs to the writing transactions, which change
-it in place; the cache keeps it from one to the next, and a rolled back transaction throws it away.
+A `RoomHead` is what the next event of a room builds on: the newest events (the forward extremities) and the snapshot
+of the state after them. It belongs to the writing transactions, which change it in place; the cache keeps it from one
+to the next, and a rolled back transaction throws it away.
+
+So do the state events of all rooms that were needed lately. They are in a cache of their own, since they may be large:
+what bounds it is bytes, whichever rooms they are of. Each is found by the `era` of its room's head; what no head has as
+its era any more is found by nobody, and goes when its turn comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
 
 import orjson
 
@@ -21,10 +27,12 @@ from synapse_like.storage.engines import placeholders
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.state import NOTHING, Snapshot
 
-#: How many state events a head keeps; members of large rooms come and go, the few rule events stay in use.
-MOST_STATE_KEPT = 500
-#: Of how many missing events it keeps the IDs.
+#: Of how many missing events a head keeps the IDs.
 MOST_MISSING_KEPT = 500
+#: Of how many state events of a new room it keeps the slots.
+MOST_FILLED_KEPT = 100
+
+_eras = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,8 @@ class RoomHead:
 
     :ivar snapshot: the state after the extremities.
     :ivar entered_depth: how deep it was when this server came into it.
-    :ivar known_state: current state events by slot; None where it is known that there is none.
+    :ivar era: by which its state events are found in memory.
+    :ivar filled: the slots that have a state event, in a room that is new and small; None where that is not known.
     :ivar servers: the other servers in the room, and how many of their users are joined; None if not read yet.
     :ivar missing: the IDs of what is missing right before something in its history, and whether that is news; None if
         not looked up yet.
@@ -57,14 +66,32 @@ class RoomHead:
     extremities: tuple[Extremity, ...] = ()
     snapshot: Snapshot = NOTHING
     entered_depth: int = 0
-    known_state: dict[StateSlot, StoredEvent | None] = field(default_factory=dict)
+    era: int = field(default_factory=lambda: next(_eras))
+    filled: set[StateSlot] | None = None
     servers: dict[str, int] | None = None
     missing: dict[str, bool] | None = None
     is_inhabited: bool | None = None
     merged: dict[tuple[int, ...], Snapshot] = field(default_factory=dict)
 
 
+class CurrentState(NamedTuple):
+    """What a slot of the current state of a room holds.
+
+    :ivar stored: None if it is known that there is nothing.
+    """
+
+    stored: StoredEvent | None
+
+    @property
+    def weight(self) -> int:
+        """In bytes, roughly."""
+        return events.OVERHEAD + (self.stored.size if self.stored is not None else 0)
+
+
 HEADS = CacheKind[str, RoomHead]("heads", 500)
+CURRENT_STATE = CacheKind[tuple[int, StateSlot], CurrentState](
+    "current state", 16 * 1024 * 1024, weigh=lambda held: held.weight, in_bytes=True
+)
 
 
 def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool) -> RoomHead:
@@ -75,7 +102,7 @@ def create(txn: Transaction, room_id: str, rules: RoomRules, *, is_public: bool)
         (room_id, rules.name, int(is_public)),
     )
     txn.execute("INSERT INTO room_heads (room_nid, extremities, snapshot_id) VALUES (?, '[]', 0)", (room_nid,))
-    return _keep(txn, RoomHead(room_nid, room_id, rules))
+    return _keep(txn, RoomHead(room_nid, room_id, rules, filled=set(), servers={}, missing={}))
 
 
 def know(txn: Transaction, room_id: str, rules: RoomRules) -> int:
@@ -117,16 +144,18 @@ def head(txn: Transaction, room_id: str) -> RoomHead | None:
     if row is None:
         return None
     room_nid, version, extremities, snapshot_id, height, entered_depth = row
-    newest = tuple(_extremity(txn, stored) for stored in events.load(txn, orjson.loads(extremities)))
+    newest = _extremities(txn, events.load(txn, orjson.loads(extremities)))
     return _keep(
         txn, RoomHead(room_nid, room_id, rules_for(version), newest, Snapshot(snapshot_id, height), entered_depth)
     )
 
 
-def _extremity(txn: Transaction, stored: StoredEvent) -> Extremity:
-    _, after = events.snapshots_of(txn, stored.event_nid)
-    assert after is not None, "the newest events of a room have a state"
-    return Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, state.snapshot(txn, after))
+def _extremities(txn: Transaction, newest: Sequence[StoredEvent]) -> tuple[Extremity, ...]:
+    after = state.snapshots_after(txn, [stored.event_nid for stored in newest])
+    return tuple(
+        Extremity(stored.event_nid, stored.event.event_id, stored.event.depth, after[stored.event_nid])
+        for stored in newest
+    )
 
 
 def _keep(txn: Transaction, room: RoomHead) -> RoomHead:
@@ -161,22 +190,21 @@ def state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) 
 
 def stored_state_at_head(txn: Transaction, room: RoomHead, slots: Iterable[StateSlot]) -> dict[StateSlot, StoredEvent]:
     """The same, as they are stored."""
-    wanted = list(slots)
-    unknown = [slot for slot in wanted if slot not in room.known_state]
+    known = txn.cache(CURRENT_STATE)
+    held = {slot: known.get((room.era, slot)) for slot in slots}
+    unknown = [slot for slot, one in held.items() if one is None and (room.filled is None or slot in room.filled)]
+    found = {slot: one.stored for slot, one in held.items() if one is not None and one.stored is not None}
     if unknown:
-        if len(room.known_state) + len(unknown) > MOST_STATE_KEPT:
-            room.known_state.clear()
-            unknown = wanted
-        room.known_state.update(dict.fromkeys(unknown))
         either = " OR ".join(["(s.type = ? AND s.state_key = ?)"] * len(unknown))
         rows = txn.all(
             "SELECT c.event_nid FROM state_slots s JOIN current_state c ON c.slot_id = s.slot_id AND c.room_nid = ?"
             f" WHERE {either}",
             (room.room_nid, *(part for slot in unknown for part in slot)),
         )
-        for stored in events.load(txn, [row[0] for row in rows]):
-            room.known_state[stored.event.state_slot] = stored
-    return {slot: known for slot in wanted if (known := room.known_state[slot]) is not None}
+        found |= {stored.event.state_slot: stored for stored in events.load(txn, [row[0] for row in rows])}
+        for slot in unknown:
+            remember_state(txn, room, slot, found.get(slot))
+    return found
 
 
 def stored_state_at(
@@ -212,15 +240,28 @@ def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
         gaps.close(txn, room.room_nid, event_id)
 
 
-def remember_state(room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
-    """A state event has become the current one of its slot, or there is none any more."""
-    room.known_state[slot] = stored
+def remember_state(txn: Transaction, room: RoomHead, slot: StateSlot, stored: StoredEvent | None) -> None:
+    """A state event is the current one of its slot, or there is none."""
+    txn.cache(CURRENT_STATE).keep((room.era, slot), CurrentState(stored))
+    if room.filled is not None:
+        if stored is None:
+            room.filled.discard(slot)
+        else:
+            room.filled.add(slot)
+        if len(room.filled) > MOST_FILLED_KEPT:
+            room.filled = None
 
 
-def forget_redacted(room: RoomHead, target: StoredEvent) -> None:
+def forget_state(room: RoomHead) -> None:
+    """What is known of the state of a room may hold no longer."""
+    room.era = next(_eras)
+    room.filled = None
+
+
+def forget_redacted(txn: Transaction, room: RoomHead, target: StoredEvent) -> None:
     """An event has been redacted: what is known of its slot may be what it was before."""
     if target.event.is_state:
-        room.known_state.pop(target.event.state_slot, None)
+        txn.cache(CURRENT_STATE).forget((room.era, target.event.state_slot))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ after ten thousand), and reading a state walks at most 15 snapshots for each: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synapse_like.protocol.events import StateSlot
@@ -25,7 +25,7 @@ MEMBER = "m.room.member"
 
 def slot_id(txn: Transaction, slot: StateSlot) -> int | None:
     """The number of a (type, state key), or None if it was never used."""
-    known = txn.cache(SLOTS).get(slot)
+    known = _known_slot_id(txn, slot)
     if known is not None:
         return known
     row = txn.one("SELECT slot_id FROM state_slots WHERE type = ? AND state_key = ?", slot)
@@ -36,19 +36,25 @@ def slot_id(txn: Transaction, slot: StateSlot) -> int | None:
     return number
 
 
+def _known_slot_id(txn: Transaction, slot: StateSlot) -> int | None:
+    """The number of a slot, if it is in memory; what this transaction has given out is not yet among the copies."""
+    known = txn.slots.get(slot)
+    return known if known is not None else txn.cache(SLOTS).get(slot)
+
+
 def make_slot_id(txn: Transaction, slot: StateSlot) -> int:
     """The number of a (type, state key), given to it now if it has none."""
     known = slot_id(txn, slot)
     if known is None:
         known = txn.insert("INSERT INTO state_slots (type, state_key) VALUES (?, ?) RETURNING slot_id", slot)
+        txn.slots[slot] = known
         txn.cache(SLOTS).put(txn, slot, known)
     return known
 
 
 def make_slot_ids(txn: Transaction, slots: Collection[StateSlot]) -> dict[StateSlot, int]:
     """The numbers of many slots, given to those now that have none."""
-    cache = txn.cache(SLOTS)
-    numbers = {slot: number for slot in slots if (number := cache.get(slot)) is not None}
+    numbers = {slot: number for slot in slots if (number := _known_slot_id(txn, slot)) is not None}
     new = [slot for slot in slots if slot not in numbers]
     if not new:
         return numbers
@@ -62,7 +68,7 @@ def make_slot_ids(txn: Transaction, slots: Collection[StateSlot]) -> dict[StateS
         numbers.update(((row[0], row[1]), row[2]) for row in rows)
     if len(new) <= MOST_REMEMBERED:
         for slot in new:
-            cache.put(txn, slot, numbers[slot])
+            txn.cache(SLOTS).put(txn, slot, numbers[slot])
     return numbers
 
 
@@ -93,6 +99,19 @@ def snapshot(txn: Transaction, snapshot_id: int) -> Snapshot:
     row = txn.one("SELECT height FROM state_snapshots WHERE snapshot_id = ?", (snapshot_id,))
     assert row is not None, "a snapshot that an event names is there"
     return Snapshot(snapshot_id, row[0])
+
+
+def snapshots_after(txn: Transaction, event_nids: Collection[int]) -> dict[int, Snapshot]:
+    """The states after some events that have one, by the number of the event."""
+    found: dict[int, Snapshot] = {}
+    for part in batched(event_nids):
+        rows = txn.all(
+            "SELECT e.event_nid, s.snapshot_id, s.height FROM events e"
+            f" JOIN state_snapshots s ON s.snapshot_id = e.snapshot_after WHERE e.event_nid IN ({placeholders(part)})",
+            part,
+        )
+        found.update((row[0], Snapshot(row[1], row[2])) for row in rows)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +154,55 @@ STATES = CacheKind[int, Mapping[StateSlot, str]]("states", 50_000, weigh=lambda 
 
 
 def ids_at(txn: Transaction, snapshot_id: int) -> Mapping[StateSlot, str]:
-    """The whole state of a snapshot: event ID by slot. It must not be changed."""
-    kept = txn.cache(STATES).get(snapshot_id)
+    """The whole state of a snapshot: event ID by slot. It must not be changed.
+
+    The forks of a room differ by little, so of its chain only what lies above a state in memory is read.
+    """
+    cache = txn.cache(STATES)
+    kept = cache.get(snapshot_id)
     if kept is not None:
         return kept
-    rows = txn.all(
-        f"{_CHAIN} SELECT s.type, s.state_key, e.event_id FROM chain c"
-        " JOIN state_deltas d ON d.snapshot_id = c.snapshot_id JOIN state_slots s ON s.slot_id = d.slot_id"
-        " LEFT JOIN events e ON e.event_nid = d.event_nid ORDER BY c.height",
-        (snapshot_id, -1),
-    )
-    nearest: dict[StateSlot, str | None] = {(row[0], row[1]): row[2] for row in rows}
-    ids = {slot: event_id for slot, event_id in nearest.items() if event_id is not None}
-    txn.cache(STATES).put(txn, snapshot_id, ids)
+    below: Mapping[StateSlot, str] = {}
+    above: list[int] = []
+    for (number,) in txn.all(f"{_CHAIN} SELECT snapshot_id FROM chain ORDER BY height DESC", (snapshot_id, -1)):
+        kept = cache.get(number)
+        if kept is not None:
+            below = kept
+            break
+        above.append(number)
+    ids: dict[StateSlot, str] = dict(below)
+    for slot, event_id in _deltas(txn, above):
+        if event_id is None:
+            ids.pop(slot, None)
+        else:
+            ids[slot] = event_id
+    remember_ids(txn, snapshot_id, ids)
     return ids
+
+
+def remember_ids(txn: Transaction, snapshot_id: int, ids: Mapping[StateSlot, str]) -> None:
+    """Keep the whole state of a snapshot in memory, for the rest of this transaction, too."""
+    cache = txn.cache(STATES)
+    if not txn.writable:
+        cache.put(txn, snapshot_id, ids)
+        return
+    # Nobody else asks for a snapshot that is not committed; if it never is, its number will be another one's.
+    cache.keep(snapshot_id, ids)
+    txn.when_rolled_back(lambda: cache.forget(snapshot_id))
+
+
+def _deltas(txn: Transaction, snapshot_ids: Sequence[int]) -> Iterator[tuple[StateSlot, str | None]]:
+    """What some snapshots of one chain changed, the oldest change first: slot and event ID."""
+    rows: list[Row] = []
+    for part in batched(snapshot_ids):
+        rows += txn.all(
+            "SELECT p.height, s.type, s.state_key, e.event_id FROM state_snapshots p"
+            " JOIN state_deltas d ON d.snapshot_id = p.snapshot_id JOIN state_slots s ON s.slot_id = d.slot_id"
+            f" LEFT JOIN events e ON e.event_nid = d.event_nid WHERE p.snapshot_id IN ({placeholders(part)})",
+            part,
+        )
+    for _, event_type, state_key, event_id in sorted(rows, key=lambda row: row[0]):
+        yield (event_type, state_key), event_id
 
 
 def derive(txn: Transaction, room_nid: int, parent: Snapshot, changes: Mapping[StateSlot, int | None]) -> Snapshot:
@@ -235,6 +289,20 @@ def current(txn: Transaction, room_nid: int) -> list[int]:
     """The event numbers of a room's whole current state, oldest first."""
     rows = txn.all("SELECT event_nid FROM current_state WHERE room_nid = ? ORDER BY event_nid", (room_nid,))
     return [row[0] for row in rows]
+
+
+def current_of_rooms(txn: Transaction, room_nids: Collection[int]) -> dict[int, list[int]]:
+    """The same of some rooms, by their numbers."""
+    found: dict[int, list[int]] = {room_nid: [] for room_nid in room_nids}
+    for part in batched(list(found)):
+        rows = txn.all(
+            "SELECT room_nid, event_nid FROM current_state"
+            f" WHERE room_nid IN ({placeholders(part)}) ORDER BY event_nid",
+            part,
+        )
+        for room_nid, event_nid in rows:
+            found[room_nid].append(event_nid)
+    return found
 
 
 def current_in_slots(

@@ -130,29 +130,9 @@ def set_stay(txn: Transaction, room_nid: int, server: str, joined: int, *, is_ne
         )
 
 
-#: Where the highest position of each stream stands.
-_HIGHEST = {
+#: For each stream: where its highest position stands.
+HIGHEST = {
     STREAM: f"SELECT MAX(place) / {GAP} FROM events UNION ALL SELECT MAX(position) FROM events",
     "presence": "SELECT MAX(position) FROM presence",
     "outgoing_edus": "SELECT MAX(position) FROM outgoing_edus",
 }
-
-
-def streams_behind(txn: Transaction) -> dict[str, tuple[int, int]]:
-    """Streams that would hand out positions that are taken: what they say, and what is taken."""
-    told: dict[str, int] = dict(txn.all("SELECT stream, position FROM stream_positions"))
-    behind = {}
-    for stream, query in _HIGHEST.items():
-        highest = max((row[0] for row in txn.all(query) if row[0] is not None), default=0)
-        if highest > told.get(stream, 0):
-            behind[stream] = (told.get(stream, 0), highest)
-    return behind
-
-
-def set_stream(txn: Transaction, stream: str, position: int) -> None:
-    """Have a stream go on behind a position."""
-    txn.execute(
-        "INSERT INTO stream_positions (stream, position) VALUES (?, ?)"
-        " ON CONFLICT (stream) DO UPDATE SET position = excluded.position",
-        (stream, position),
-    )

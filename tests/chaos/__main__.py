@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from shutil import copytree
 from tempfile import TemporaryDirectory
 
 import click
@@ -14,16 +17,28 @@ import click
 from tests.chaos.harms import let_loose
 from tests.chaos.world import Report, World
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
-from tests.support.talkers import busy
+from tests.support.talkers import BREATH, busy
 
 #: How large the disks of the servers are for each minute, in bytes.
 DISK_BYTES = 64 * 2**20
 
 
-def live_through(seconds: float, seed: int, *, on_postgresql: bool) -> Report:
+def live_through(
+    seconds: float,
+    seed: int,
+    *,
+    on_postgresql: bool,
+    breath: float = BREATH,
+    tell: Callable[[str], None] = lambda _: None,
+    keep: Path | None = None,
+) -> Report:
     """Let there be chaos for some seconds, and see that all is well in the end.
 
+    :param breath: seconds between two things that somebody says.
+    :param tell: is told now and then how it goes.
+    :param keep: where everything of the servers is copied to if all is not well.
     :raises AssertionError: it is not.
+    :raises TimeoutError: it does not become so.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
@@ -35,21 +50,36 @@ def live_through(seconds: float, seed: int, *, on_postgresql: bool) -> Report:
             stack.callback(postgresql.stop)
         elif os.geteuid() == 0:
             disk_bytes = int(DISK_BYTES * (1 + seconds / 60))
-        world = World(stack, folder, postgresql, disk_bytes)
-        with busy(world.listeners):
-            with busy(world.talkers):
-                happened = let_loose(world, seconds, Random(seed))
-            settled_after = world.settle()
-        return world.check(happened, settled_after)
+        world = World(stack, folder, postgresql, disk_bytes, breath)
+        world.memory.start()
+        stack.callback(world.memory.end)
+        try:
+            with busy(world.listeners):
+                with busy(world.talkers):
+                    happened = let_loose(world, seconds, Random(seed), tell=tell)
+                world.memory.end()
+                tell(f"no harm any more; {world.acknowledged()} messages acknowledged")
+                settled_after = world.settle()
+            return world.check(happened, settled_after)
+        except BaseException:
+            if keep is not None:
+                copytree(folder, keep)
+            raise
 
 
 @click.command()
 @click.option("--minutes", type=float, default=3.0, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="What happens when depends on it, and on luck.")
 @click.option("--postgresql", is_flag=True, help="On PostgreSQL instead of SQLite.")
-def main(minutes: float, seed: int, postgresql: bool) -> None:
+@click.option("--breath", type=float, default=0.1, show_default=True, help="Seconds between two messages of somebody.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Where to copy all of the servers to if something fails.")
+def main(minutes: float, seed: int, postgresql: bool, breath: float, keep: Path | None) -> None:
     """Let three servers live through whatever can happen to servers."""
-    report = live_through(minutes * 60, seed, on_postgresql=postgresql)
+
+    def tell(text: str) -> None:
+        click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
+
+    report = live_through(minutes * 60, seed, on_postgresql=postgresql, breath=breath, tell=tell, keep=keep)
     click.echo("\n".join(report.lines()))
     if not postgresql and os.geteuid() != 0:
         click.echo("No disk was full, since only root can make small ones.")

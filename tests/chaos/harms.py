@@ -7,12 +7,18 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from random import Random
 
-from tests.chaos.world import World
+from tests.chaos.world import World, resize_disk
+from tests.support.processes import wait_until
 from tests.support.server import HomeServer
+
+#: How many of those that are just starting are let be, so that there are some that serve, also on a slow machine.
+MERCY = 0.8
+#: How often it is told how it goes, in seconds.
+TELL_EVERY = 60.0
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,16 @@ def _slow(world: World, server: HomeServer) -> Iterator[None]:
 @contextmanager
 def _full(world: World, server: HomeServer) -> Iterator[None]:
     """There is not a byte left on its disk."""
-    filler = server.data_dir / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            with suppress(OSError):
-                while file.write(b"\0" * size):
-                    pass
+    assert world.disk_bytes is not None
+
+    def fill() -> bool:
+        # Made as small as what is on it. That may have grown meanwhile; then it cannot be.
+        disk = os.statvfs(server.data_dir)
+        return resize_disk(server.data_dir, (disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+
+    wait_until("the disk to be full", fill)
     yield
-    filler.unlink()
+    assert resize_disk(server.data_dir, world.disk_bytes), "the disk stays full"
 
 
 @contextmanager
@@ -118,7 +126,7 @@ def harms_of(world: World) -> Mapping[str, Harm]:
         "silent line": Harm(_unheard, 2, 6.0),
         "slow line": Harm(_slow, 2, 8.0),
     }
-    if world.has_small_disks:
+    if world.disk_bytes is not None:
         harms["full disk"] = Harm(_full, 2, 4.0)
     if world.postgresql is not None:
         harms["database crash"] = Harm(_without_database, 1, 3.0, is_everywhere=True)
@@ -134,20 +142,30 @@ class _Lasting:
     end: ExitStack
 
 
-def let_loose(world: World, seconds: float, dice: Random) -> Counter[str]:
+def let_loose(
+    world: World, seconds: float, dice: Random, *, tell: Callable[[str], None] = lambda _: None
+) -> Counter[str]:
     """Let things happen, to several servers at the same time, but never two to one; then make all well again.
+
+    Most of those that are just starting are let be: a server that never comes to serve has nothing to lose.
 
     A server that ends by itself, as one does that finds its disk full or its database away when it starts, is started
     again, as the system of its operator would do it.
 
+    :param tell: is told now and then how it goes.
     :returns: what has happened, and how often.
     """
     harms = harms_of(world)
     happened: Counter[str] = Counter()
     lasting: list[_Lasting] = []
+    deck: list[str] = []
     deadline = time.monotonic() + seconds
+    tell_at = time.monotonic()
     try:
         while (now := time.monotonic()) < deadline:
+            if now >= tell_at:
+                tell_at += TELL_EVERY
+                tell(f"{world.acknowledged()} messages acknowledged, {happened.total()} things happened")
             _end(lasting, now)
             befallen = [victim for harm in lasting for victim in harm.victims]
             free = [server for server in world.servers if server not in befallen]
@@ -155,15 +173,20 @@ def let_loose(world: World, seconds: float, dice: Random) -> Counter[str]:
                 if not server.is_running:
                     happened["ended by itself"] += 1
                     server.launch()
-            name = dice.choices(list(harms), [harm.weight for harm in harms.values()])[0]
+            if not deck:
+                deck = [name for name, harm in harms.items() for _ in range(harm.weight)]
+            # Drawn without putting back, so that in a short while, too, all of them come.
+            dice.shuffle(deck)
+            name = deck[-1]
             harm = harms[name]
-            if free and (not harm.is_everywhere or len(free) == len(world.servers)):
-                victim = dice.choice(free)
+            victim = dice.choice(free) if free and (not harm.is_everywhere or len(free) == len(world.servers)) else None
+            if victim is not None and (victim.serves or dice.random() > MERCY):
                 end = ExitStack()
                 end.enter_context(harm.befall(world, victim))
                 victims = world.servers if harm.is_everywhere else [victim]
                 lasting.append(_Lasting(now + harm.longest * dice.random(), victims, end))
                 happened[name] += 1
+                deck.pop()
             time.sleep(dice.uniform(0.2, 1.5))
     finally:
         _end(lasting, float("inf"))

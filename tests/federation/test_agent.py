@@ -250,8 +250,10 @@ class CertificateTests(AgentCase):
     async def test_certificate_must_be_of_an_authority_that_we_trust(self) -> None:
         stranger = Authority(self.folder / "stranger", "stranger")
         other = self.listen(fine, files=stranger.certify("localhost"))
-        assert "verify failed" in await self.refusal(self.agent(), f"localhost:{other.port}")
-        assert "verify failed" in await self.refusal(self.agent(ca_file=None), f"localhost:{other.port}")
+        assert "its certificate is not believed" in await self.refusal(self.agent(), f"localhost:{other.port}")
+        assert "its certificate is not believed" in await self.refusal(
+            self.agent(ca_file=None), f"localhost:{other.port}"
+        )
         assert not other.requests
 
     async def test_certificate_must_name_the_server(self) -> None:
@@ -269,7 +271,7 @@ class CertificateTests(AgentCase):
 
     async def test_certificate_must_not_have_expired(self) -> None:
         other = self.listen(fine, files=self.authority.certify("localhost", expired=True))
-        assert "verify failed" in await self.refusal(self.agent(), f"localhost:{other.port}")
+        assert "its certificate is not believed" in await self.refusal(self.agent(), f"localhost:{other.port}")
 
     async def test_nothing_is_checked_if_the_operator_says_so(self) -> None:
         other = self.listen(fine, files=Authority(self.folder / "stranger").certify("example.org", expired=True))
@@ -280,7 +282,7 @@ class CertificateTests(AgentCase):
         self_signed, other = (self.listen(fine, files=stranger.certify("localhost")) for _ in range(2))
         agent = self.agent(unverified_servers=[f"localhost:{self_signed.port}"])
         assert (await self.get(agent, f"localhost:{self_signed.port}")).status == 200
-        assert "verify failed" in await self.refusal(agent, f"localhost:{other.port}")
+        assert "its certificate is not believed" in await self.refusal(agent, f"localhost:{other.port}")
 
     async def test_old_tls_is_refused_by_both_sides(self) -> None:
         files = self.authority.certify("localhost")

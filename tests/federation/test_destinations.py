@@ -303,6 +303,34 @@ def test_a_server_that_talks_but_cannot_be_reached_is_tried_once_a_second_at_the
     assert 2 <= len(house.other.sent) - begun <= 3
 
 
+def test_when_one_can_be_reached_again_those_that_failed_with_it_are_tried_at_once(house: House) -> None:
+    """FED-3: after our own line was cut for hours, each was tried when its own hour was over."""
+    long_dead = "dead.example"
+    house.make_room("!dead:here", long_dead)
+    house.say("!dead:here", "anybody?")
+    house.fail()
+    for pause in (1, 2, 4, 8, 16, 32, 64):
+        house.advance(pause)
+        house.fail()
+    house.make_room(ROOM, THERE, ELSEWHERE)
+    house.say(ROOM, "1")
+    for pause in (1, 2, 4, 2):
+        for server in {sent.destination for sent in house.other.under_way}:
+            house.fail(server)
+        house.advance(pause)
+    assert house.other.under_way == []
+    house.queues.heard_from(ELSEWHERE)
+    house.settle()
+    house.accept(ELSEWHERE)
+    house.advance(0.001)
+    assert [sent.destination for sent in house.other.under_way] == [THERE]
+    house.fail(THERE)
+    house.advance(15.9)
+    assert house.other.under_way == [], "it is left alone for longer than before"
+    house.advance(0.2)
+    assert house.accept(THERE).said == ["1"]
+
+
 def test_the_operator_can_have_a_server_tried_at_once(house: House, room: str) -> None:
     house.say(room, "1")
     fail_until_the_fourth_try(house)

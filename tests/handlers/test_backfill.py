@@ -8,27 +8,69 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.handlers.backfill import Backfill
+from synapse_like.federation.errors import ServerUnreachable
+from synapse_like.handlers.backfill import FIRST_PAUSE, Backfill
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.protocol.room_versions import V6
 from synapse_like.storage import gaps, rooms
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.gaps import Gap
-from tests.support.forking_rooms import ForkingRoom
-from tests.support.heard_rooms import DirectDatabase, Listener
+from tests.support.forking_rooms import Branch, ForkingRoom
+from tests.support.heard_rooms import SERVER, DirectDatabase, Listener
 
 
-def test_nobody_is_waited_for_longer_than_a_client_would(connection: Connection) -> None:
+def with_gap(connection: Connection, *, is_news: bool) -> Branch:
+    """A room of `a.example`, before whose newest event something is missing."""
     branch = ForkingRoom(V6).begin()
     branch.member("@bob:b.example", "join")
+    branch.member(f"@ours:{SERVER}", "join")
     Listener(connection, V6, branch.room_id).hear(branch.room.events.values())
 
     def lose(txn: Transaction) -> None:
         room = rooms.head(txn, branch.room_id)
         assert room is not None
-        gaps.add(txn, room.room_nid, room.extremities[0].event_nid, ["$lost"], is_news=False)
+        gaps.add(txn, room.room_nid, room.extremities[0].event_nid, ["$lost"], is_news=is_news)
 
     connection.transact(lose)
+    return branch
+
+
+def test_news_is_asked_for_again_when_one_is_heard_from_who_may_have_it(connection: Connection) -> None:
+    """FED-6: after a long outage it came half an hour late."""
+    with_gap(connection, is_news=True)
+    asked: list[str] = []
+
+    class Away:
+        async def backfill(self, server: str, *_: object) -> object:
+            asked.append(server)
+            raise ServerUnreachable(server, "it took too long")
+
+    time = HandMovedTime()
+    database: Any = DirectDatabase(connection)
+    client: Any = Away()
+    unused: Any = None
+    backfill = Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time))
+
+    def ask() -> list[str]:
+        asked.clear()
+        done: list[object] = []
+        Deferred.fromCoroutine(backfill.fill_news()).addBoth(done.append)
+        assert done == [None]
+        return asked
+
+    assert ask() == ["a.example", "b.example"]
+    assert ask() == []
+    time.advance(FIRST_PAUSE)
+    assert ask() == ["a.example", "b.example"]
+    time.advance(FIRST_PAUSE)
+    backfill.heard_from("elsewhere.example")
+    assert ask() == []
+    backfill.heard_from("b.example")
+    assert ask() == ["a.example", "b.example"]
+
+
+def test_nobody_is_waited_for_longer_than_a_client_would(connection: Connection) -> None:
+    branch = with_gap(connection, is_news=False)
     asked: list[str] = []
 
     class Silent:

@@ -16,6 +16,7 @@ from synapse_like.storage import content
 from synapse_like.storage.content_files import ContentFolder
 from synapse_like.storage.database import Connection
 from synapse_like.storage.engines import open_engine
+from tests.support import crashing
 from tests.support.crashing import CONTENT_ID, DATA, SERVER, STEPS, finished
 from tests.support.server import ROOT
 
@@ -79,7 +80,7 @@ def test_kill_amid_keeping(config_file: Path, config: Config, moment: str) -> No
         moment in ("after:row", "before:unlink", "after:unlink", "before:release", "after:release")
     )
     # What was in the way is not any more.
-    assert run(config_file, "keep", "never") == 0
+    crashing.main(str(config_file), "keep")
     assert files_on_disk(config) == 1
     assert is_recorded(config)
 
@@ -89,7 +90,7 @@ def test_kill_amid_keeping(config_file: Path, config: Config, moment: str) -> No
 )
 def test_kill_amid_removing(config_file: Path, config: Config, moment: str) -> None:
     """MEDIA-1: the file and its row are there, or neither is."""
-    assert run(config_file, "keep", "never") == 0
+    crashing.main(str(config_file), "keep")
     assert run(config_file, "remove", moment) == -9
     assert tidy_and_compare(config) == "Files and tables agree."
     assert files_on_disk(config) == int(is_recorded(config))
@@ -98,7 +99,7 @@ def test_kill_amid_removing(config_file: Path, config: Config, moment: str) -> N
 
 def test_orphans_and_holes_are_found_and_mended(config_file: Path, config: Config) -> None:
     """MEDIA-1: also those that no crash of ours has made."""
-    assert run(config_file, "keep", "never") == 0
+    crashing.main(str(config_file), "keep")
     folder = config.content_directory
     (kept,) = [path for path in folder.rglob("*") if path.is_file()]
     assert kept.read_bytes() == DATA
@@ -119,7 +120,7 @@ def test_orphans_and_holes_are_found_and_mended(config_file: Path, config: Confi
 
 def test_marks_stay_while_the_database_does_not_answer(config_file: Path, config: Config) -> None:
     """MEDIA-1: who cannot ask whether a file is needed leaves it, and its mark."""
-    assert run(config_file, "keep", "never") == 0
+    crashing.main(str(config_file), "keep")
 
     class Broken(BlockingMeans):
         async def read(self, name: str, function: object, *args: object, **kwargs: object) -> object:

@@ -20,6 +20,7 @@ from synapse_like.handlers.event_checks import Lacking, Verdict
 from synapse_like.handlers.event_reception import admit
 from synapse_like.handlers.outliers import store_outliers
 from synapse_like.handlers.room_locks import RoomLocks
+from synapse_like.handlers.verification import EventVerification, Fault
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import SPEC_2014, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
@@ -120,6 +121,11 @@ class Scene:
         Deferred.fromCoroutine(backfill.fill_news()).addCallback(done.append)
         assert done == [None]
 
+    def faults(self) -> list[Fault]:
+        """What is wrong with the states of the events; they are not signed."""
+        checked = self.connection.transact(EventVerification("here", {}).check, 0, 10_000)
+        return [fault for fault in checked.faults if "state" in fault.sentence]
+
     def some_before(self, names: Sequence[str]) -> list[Pdu]:
         """Some events, and a few of those before them."""
         found: list[Event] = []
@@ -192,6 +198,17 @@ def test_what_is_asked_for_and_what_comes_by_itself_fit_together(
     timeline, stream = scene.look()
     assert sorted(timeline) == sorted(stream) == expected
     assert_in_causal_order(scene, timeline)
+    assert scene.faults() == []
+
+
+def test_event_that_came_in_time_and_has_no_state_is_a_fault(connection: Connection) -> None:
+    scene = Scene(connection, SPEC_2014, Random(1))
+    event = scene.later[0]
+    scene.hear(event)
+    assert scene.faults() == []
+    change = "UPDATE events SET snapshot_before = NULL, snapshot_after = NULL WHERE event_id = ?"
+    connection.transact(lambda txn: txn.execute(change, (event.event_id,)).rowcount)
+    assert scene.faults() == [Fault(event.event_id, "it is shown, and the state at it is not known")]
 
 
 def leads_to(scene: Scene, event: Event, last: Event) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.federation.errors import ServerUnreachable
+from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.third_party_ids import MOST_LINKED, Proof, ThirdPartyIds
 from synapse_like.protocol.errors import Forbidden, LimitExceeded
@@ -21,13 +22,15 @@ from tests.support.threads import ThreadBridge
 ALICE, BOB = "@alice:here", "@bob:here"
 
 
-class Client:
+class Client(IdentityClient):
     """An identity server's client that notes what is asked of it.
 
     :ivar away: URLs of servers that cannot be reached.
     """
 
-    usual = "http://id"
+    @property
+    def usual(self) -> str:
+        return "http://id"
 
     def __init__(self) -> None:
         self.away: set[str] = set()
@@ -78,7 +81,7 @@ def test_addresses_of_closed_accounts_are_unlinked_as_soon_as_that_can_be_done(
 ) -> None:
     client = Client()
     client.away.add("http://away")
-    ids = ThirdPartyIds(database, client, lambda kind, key: None)  # type: ignore[arg-type]
+    ids = ThirdPartyIds(database, client, lambda kind, key: None)
     run(bridge, ids.unlink_closed())
     assert client.unlinked == [("http://id", "id.example", address(1).threepid, ALICE)]
     client.away.clear()
@@ -99,7 +102,7 @@ def test_look_ups_are_counted_per_user_and_links_bounded(database: Database, bri
         if len(counted) > 1:
             raise LimitExceeded("Too many requests.", 1)
 
-    ids = ThirdPartyIds(database, Client(), limit)  # type: ignore[arg-type]
+    ids = ThirdPartyIds(database, Client(), limit)
     bob = Requester(BOB, 1, False)
     run(bridge, ids.owner(bob, address(9).threepid, None))
     with pytest.raises(LimitExceeded):

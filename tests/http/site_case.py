@@ -9,6 +9,7 @@ The site's own time stands still until a test moves `self.time`; only the socket
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -25,7 +26,7 @@ from synapse_like.http.client.authentication import TokenAuthenticator
 from synapse_like.http.limits import Limiter
 from synapse_like.http.requests import Call
 from synapse_like.http.routing import Mount, Route
-from synapse_like.http.site import Site, make_site
+from synapse_like.http.site import Bounds, Site, make_site
 from synapse_like.protocol.errors import UnknownToken
 
 #: Seconds of real time until something that should have happened has not.
@@ -148,6 +149,10 @@ class Waiting:
         self.cancelled += 1
 
 
+#: What may be said of the bounds of a site.
+BOUNDS = frozenset(field.name for field in fields(Bounds))
+
+
 class SiteCase(TestCase):
     """Tests that begin with `serve`."""
 
@@ -164,7 +169,9 @@ class SiteCase(TestCase):
             "limiter": Limiter({"send": (1, 2)}, clock.monotonic),
             "clock": clock,
         }
-        self.site = make_site(mounts, **(usual | options))
+        bounds = Bounds(**{name: value for name, value in options.items() if name in BOUNDS})
+        others = {name: value for name, value in options.items() if name not in BOUNDS}
+        self.site = make_site(mounts, bounds=bounds, **(usual | others))
         port = loop.listenTCP(0, self.site, interface="127.0.0.1")
         self._address = port.getHost()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,12 @@ class Scene:
     def row(self) -> Destination:
         found = self.database.read("look", destinations.find, SIBLING, "there")
         self.bridge.pump(lambda: bool(found.called))
-        row: Destination = found.result  # type: ignore[assignment]
-        return row
+        assert isinstance(found.result, Destination)
+        return found.result
 
 
 @pytest.fixture
-def scene(tmp_path: Path):  # type: ignore[no-untyped-def]
+def scene(tmp_path: Path) -> Iterator[Scene]:
     made = Scene(tmp_path)
     yield made
     made.database.stop()

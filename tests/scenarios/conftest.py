@@ -2,7 +2,7 @@
 
 `server` is one server for all tests, on one kind of database after the other; names of users, rooms and aliases must
 therefore be new in each test: `people` and `unique` make them. `fresh_server` is for tests that stop, kill or configure
-their server.
+their server. What is marked `above_storage` runs on SQLite alone.
 
 Rooms have the version that `room_version` says. What is marked `every_room_version`, a test or a whole module by its
 `pytestmark`, runs once for each of `ROOM_VERSIONS`; within such a module `of_2014` marks what depends on spec-2014.
@@ -31,6 +31,7 @@ ROOM_VERSIONS = ("spec-2014", "6", "11", "12")
 
 every_room_version = pytest.mark.room_versions(*ROOM_VERSIONS)
 of_2014 = pytest.mark.room_versions("spec-2014")
+above_storage = pytest.mark.above_storage
 
 _SERVERS = pytest.StashKey[list[HomeServer]]()
 
@@ -43,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the later room versions where the database is PostgreSQL."""
+    """Leave out, where the database is PostgreSQL, the later room versions and what lies above storage."""
     left_out = {item for item in items if isinstance(item, pytest.Function) and _is_left_out(item)}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
@@ -52,7 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_left_out(item: pytest.Function) -> bool:
     chosen = item.callspec.params if hasattr(item, "callspec") else {}
     later_version = any(chosen.get(name, DEFAULT_VERSION) != DEFAULT_VERSION for name in ("room_version", "version"))
-    return later_version and chosen.get("database_kind") == "postgresql"
+    above_storage = item.get_closest_marker("above_storage") is not None
+    return (later_version or above_storage) and chosen.get("database_kind") == "postgresql"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer
+from tests.scenarios.conftest import FreshServer, above_storage
 from tests.support import pictures
 from tests.support.client import ApiError, Client, forbidden, not_found, quote, refused
 from tests.support.content import (
@@ -119,6 +119,7 @@ def test_files_survive_a_killed_server(fresh_server: FreshServer) -> None:
     assert alice.request("GET", path).body == PICTURE
 
 
+@above_storage
 @pytest.mark.parametrize(
     ("token", "length", "status"),
     [("wrong", 20 * MIB, 401), (None, 60 * MIB, 413)],
@@ -174,6 +175,7 @@ def test_user_uploads_a_few_files_at_a_time(alice: Client, server: HomeServer) -
     assert upload(alice, b"one more")
 
 
+@above_storage
 def test_file_is_written_while_it_arrives(alice: Client, server: HomeServer) -> None:
     """MEDIA-1: a large upload takes the disk and not the memory."""
     before = server.resident_bytes()
@@ -250,6 +252,7 @@ def test_file_that_a_cache_has_is_not_sent_again(alice: Client) -> None:
     assert download(alice, uri, If_None_Match='"other"').status == 200
 
 
+@above_storage
 def test_slow_readers_hold_no_memory(alice: Client, server: HomeServer) -> None:
     """MEDIA-1, SEC-1."""
     uri = upload(alice, random.Random(2).randbytes(30 * MIB), "video/mp4")
@@ -303,6 +306,7 @@ def test_thumbnail_of_a_size_that_is_none_is_refused(alice: Client, query: str) 
     assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM")
 
 
+@above_storage
 def test_any_size_can_be_had_where_that_is_allowed(fresh_server: FreshServer) -> None:
     """MEDIA-1: but not any number of sizes."""
     server = fresh_server({"content.dynamic_thumbnails": True, "content.thumbnail_processes": 4})
@@ -316,6 +320,7 @@ def test_any_size_can_be_had_where_that_is_allowed(fresh_server: FreshServer) ->
     agree(server)
 
 
+@above_storage
 def test_corpus_harms_nobody(fresh_server: FreshServer) -> None:
     """MEDIA-1, SEC-1: every picture can be had as it is, and none but as a picture; the server stays well."""
     server = fresh_server({"content.thumbnail_cpu_time": 2})
@@ -350,6 +355,7 @@ def test_corpus_harms_nobody(fresh_server: FreshServer) -> None:
     agree(server)
 
 
+@above_storage
 def test_hopeless_picture_is_tried_once(fresh_server: FreshServer) -> None:
     """SEC-1: it is not worth a process for each who looks at it."""
     server = fresh_server({"content.thumbnail_cpu_time": 2})
@@ -364,6 +370,7 @@ def test_hopeless_picture_is_tried_once(fresh_server: FreshServer) -> None:
     assert time.monotonic() - begun < took / 5
 
 
+@above_storage
 def test_thumbnail_that_takes_too_long_may_be_tried_again(fresh_server: FreshServer) -> None:
     """MEDIA-1: that a machine is busy does not make a picture hopeless."""
     server = fresh_server({"content.thumbnail_timeout": 0.005})
@@ -397,7 +404,7 @@ def test_purge_deletes_everything_of_a_file(fresh_server: FreshServer) -> None:
     thumbnail(alice, uri)
     thumbnail(alice, uri, 90, 90, "crop")
     assert len(disk(server)) == 3
-    assert media(server, "purge", uri) == "Purged 1 with 3 files on the disk, thumbnails included.\n"
+    assert media(server, "purge", uri) == "Purged 1 uploads or copies, with 3 files on the disk, thumbnails included.\n"
     assert disk(server) == []
     for gone in (download(alice, uri), thumbnail(alice, uri)):
         assert (gone.status, gone.json["errcode"]) == (404, "M_NOT_FOUND")
@@ -410,7 +417,8 @@ def test_purge_of_a_user_takes_what_is_old_enough(fresh_server: FreshServer) -> 
     server = fresh_server()
     alice, bob = Client(server).register("alice"), Client(server).register("bob")
     mine, his = [upload(alice, bytes([n])) for n in range(3)], upload(bob, b"his")
-    done = try_media(server, "purge", "--user", "alice", "--days", "1")
+    assert media(server, "purge", "--user", "alice", "--days", "1") == "There was nothing to purge.\n"
+    done = try_media(server, "purge", f"mxc://{server.name}/none")
     assert (done.returncode, done.stderr) == (1, "Error: There is no such content.\n")
     assert "Purged 3" in media(server, "purge", "--user", "alice")
     assert [download(bob, uri).status for uri in [*mine, his]] == [404, 404, 404, 200]

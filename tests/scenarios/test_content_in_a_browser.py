@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.scenarios.conftest import above_storage
+from tests.support import browser as browsers
 from tests.support import pictures
 from tests.support.client import Client
 from tests.support.content import path_of, upload
+from tests.support.needed import needed
 from tests.support.pictures import drawing, encoded
 from tests.support.visits import Listener, listening, visit
 
@@ -26,10 +30,18 @@ HOSTILE = {
 RUN_ELSEWHERE = ("page", "xhtml", "svg", "gif-and-page")
 
 
+pytestmark = above_storage
+
+
 @pytest.fixture(scope="module")
-def listener(database_kind: str) -> Iterator[Listener]:
-    if database_kind != "sqlite":
-        pytest.skip("what a browser does has nothing to do with the database")
+def chromium() -> Iterator[Browser]:
+    """One browser for all."""
+    with browsers.chromium(needed(browsers.find_chromium(), "CHROMIUM", browsers.HOW_TO_INSTALL)) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
     with listening() as listener:
         yield listener
 
@@ -52,40 +64,40 @@ def address_of(client: Client, uri: str, kind: str = "download") -> str:
 
 
 @pytest.mark.parametrize("name", RUN_ELSEWHERE)
-def test_scripts_run_where_nothing_keeps_them_from_it(listener: Listener, name: str) -> None:
+def test_scripts_run_where_nothing_keeps_them_from_it(chromium: Browser, listener: Listener, name: str) -> None:
     """MEDIA-1: so that the next test means something."""
     listener.pages = {"/shown": made(listener, name)}
-    visit(f"{listener.url}/shown")
+    visit(chromium, f"{listener.url}/shown")
     assert f"/ran/{name}" in listener.asked
     listener.asked.clear()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_script_in_an_upload_does_not_run(alice: Client, listener: Listener, name: str) -> None:
+def test_script_in_an_upload_does_not_run(chromium: Browser, alice: Client, listener: Listener, name: str) -> None:
     """MEDIA-1."""
     listener.asked.clear()
     mimetype, data = made(listener, name)
-    visit(f"{address_of(alice, upload(alice, data, mimetype))}/page.html")
+    visit(chromium, f"{address_of(alice, upload(alice, data, mimetype))}/page.html")
     assert listener.asked == []
 
 
-def test_script_in_a_frame_does_not_run(alice: Client, listener: Listener) -> None:
+def test_script_in_a_frame_does_not_run(chromium: Browser, alice: Client, listener: Listener) -> None:
     """MEDIA-1: on a page of somebody else, which loads all of them."""
     listener.asked.clear()
     addresses = [address_of(alice, upload(alice, data, mimetype)) for mimetype, data in hostile_files(listener)]
     frames = "".join(f'<iframe src="{address}"></iframe>' for address in addresses)
     listener.pages = {"/shown": ("text/html", (frames + "<script>new Image().src='/loaded'</script>").encode())}
-    visit(f"{listener.url}/shown")
+    visit(chromium, f"{listener.url}/shown")
     assert "/loaded" in listener.asked
     assert [path for path in listener.asked if path.startswith("/ran/")] == []
 
 
-def test_picture_and_thumbnail_are_shown(alice: Client, listener: Listener) -> None:
+def test_picture_and_thumbnail_are_shown(chromium: Browser, alice: Client, listener: Listener) -> None:
     """MEDIA-1: what keeps scripts out keeps pictures in, also on the pages of others."""
     uri = upload(alice, pictures.photo(), "image/jpeg")
     sources = [address_of(alice, uri), f"{address_of(alice, uri, 'thumbnail')}?width=320&height=240"]
     page = "".join(f'<img src="{source}" onload="this.alt=this.naturalWidth">' for source in sources)
     listener.pages = {"/shown": ("text/html", page.encode())}
-    shown = visit(f"{listener.url}/shown")
+    shown = visit(chromium, f"{listener.url}/shown")
     assert 'alt="1200"' in shown
     assert 'alt="320"' in shown

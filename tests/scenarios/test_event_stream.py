@@ -120,6 +120,7 @@ def test_clients_that_go_away_while_they_wait_are_forgotten(alice: Client, bob: 
     assert ids(bob.poll(since).json(within=10)["chunk"]) == [event_id]
 
 
+@of_2014
 @pytest.mark.parametrize("how", [HomeServer.restart, lambda server: (server.kill9(), server.start())])
 def test_stream_goes_on_after_a_restart(fresh_server: FreshServer, how: Any) -> None:
     """EVS-1: where it was left, without gap or repeat."""

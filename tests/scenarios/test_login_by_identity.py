@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer
+from tests.scenarios.conftest import FreshServer, above_storage
 from tests.support.client import PASSWORD, Client, Json, bad_json, forbidden, refused
 from tests.support.identity_server import IdentityServer
 from tests.support.needed import needed
@@ -121,23 +121,14 @@ def test_address_belongs_to_one_account(nobody: Client, identity: IdentityServer
         nobody.login("frank")
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        None,
-        [],
-        {},
-        "x",
-        [{}],
-        [5],
-        [{"sid": "a", "clientSecret": "b"}],
-        [{"sid": 1, "clientSecret": "b", "idServer": "c"}],
-    ],
-)
-def test_what_are_no_credentials_is_refused(nobody: Client, given: object) -> None:
+@above_storage
+def test_what_are_no_credentials_is_refused(nobody: Client) -> None:
     """LOGIN-6."""
-    with bad_json():
-        nobody.call("POST", "/login", {"type": IDENTITY, "threepidCreds": given})
+    half, wrong = {"sid": "a", "clientSecret": "b"}, {"sid": 1, "clientSecret": "b", "idServer": "c"}
+    cases: list[object] = [None, [], {}, "x", [{}], [5], [half], [wrong]]
+    for given in cases:
+        with bad_json():
+            nobody.call("POST", "/login", {"type": IDENTITY, "threepidCreds": given})
 
 
 def test_only_trusted_servers_are_asked(nobody: Client, identity: IdentityServer) -> None:
@@ -154,6 +145,7 @@ def test_only_trusted_servers_are_asked(nobody: Client, identity: IdentityServer
         stranger.stop()
 
 
+@above_storage
 def test_identity_server_that_is_down_or_talks_nonsense_is_told_of(nobody: Client, identity: IdentityServer) -> None:
     """LOGIN-6: and one can try again."""
     credentials = identity.session("erin@example.org")
@@ -194,6 +186,7 @@ def sydent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sydent, S
     smtp.stop()
 
 
+@above_storage
 def test_sydent_confirms_an_address_and_learns_whose_it_is(
     fresh_server: FreshServer, sydent: tuple[Sydent, SmtpServer]
 ) -> None:

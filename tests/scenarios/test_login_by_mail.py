@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.scenarios.conftest import FreshServer, Unique, known, must_not_have_failed
+from tests.scenarios.conftest import FreshServer, Unique, above_storage, known, must_not_have_failed
 from tests.support.client import PASSWORD, Answer, Client, Json, bad_json, forbidden, not_found, refused
 from tests.support.databases import contains
 from tests.support.processes import wait_until
@@ -463,6 +463,7 @@ def test_password_that_was_changed_between_two_stages_is_of_no_use(
 # When the mail server is not well.
 
 
+@above_storage
 @pytest.mark.parametrize(
     "behaviour", ["later-sender", "refuse-sender", "later-recipient", "slow-recipient", "hang-up-recipient"]
 )
@@ -482,6 +483,7 @@ def test_mail_server_that_is_not_well_is_told_of_and_can_be_tried_again(
     smtp.next_letter()
 
 
+@above_storage
 @pytest.mark.parametrize("path", ["/login", "/register"])
 def test_address_that_the_mail_server_refuses_is_told_of(
     nobody: Client, smtp: SmtpServer, unique: Unique, path: str
@@ -495,6 +497,7 @@ def test_address_that_the_mail_server_refuses_is_told_of(
             nobody.call("POST", path, ask(user))
 
 
+@above_storage
 @pytest.mark.parametrize("behaviour", ["later-letter", "slow-letter", "hang-up-letter"])
 def test_letter_that_does_not_get_through_is_told_of_at_registration(
     nobody: Client, smtp: SmtpServer, unique: Unique, behaviour: str

@@ -348,6 +348,7 @@ def test_who_left_an_invite_only_room_must_be_invited_again(alice: Client, bob: 
     bob.join(private_room)
 
 
+@pytest.mark.room_versions("spec-2014", "12")
 def test_room_that_all_have_left_can_be_purged(fresh_server: FreshServer) -> None:
     """ROOM-8: with everything that was said in it, and nothing else."""
     server = fresh_server()

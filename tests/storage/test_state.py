@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signedjson.key import generate_signing_key
 
+from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.room_versions import SPEC_2014
-from synapse_like.storage import rooms, state
+from synapse_like.storage import events, rooms, state
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.state import NOTHING, Snapshot
+from tests.support.building import Building
 
 Changes = list[tuple[int, int | None]]
 
@@ -102,3 +106,63 @@ def test_deleting_a_room_leaves_no_state_behind(connection: Connection) -> None:
         for table in ("state_snapshots", "state_deltas")
     ]
     assert counts == [(7,), (7,)]
+
+
+def test_whole_states_are_what_the_tables_say_however_much_of_them_is_in_memory(connection: Connection) -> None:
+    site = Building(connection, "here", generate_signing_key("1"), SPEC_2014)
+    alice, *others = [user_id for user_id, _ in site.add_users(f"user{number}" for number in range(40))]
+    [room_id] = site.add_rooms(alice, 1)
+    site.join(room_id, others)
+    site.fork([room_id], alice, 5, with_state=True)
+
+    def look(txn: Transaction) -> None:
+        room = rooms.head(txn, room_id)
+        assert room is not None
+        without_topic = state.derive(txn, room.room_nid, room.snapshot, {("m.room.topic", ""): None})
+        assert ("m.room.topic", "") not in state.ids_at(txn, without_topic.snapshot_id)
+        snapshots = [row[0] for row in txn.all("SELECT snapshot_id FROM state_snapshots WHERE height >= 0")]
+        for kept in ([], snapshots[::3], snapshots[-1:]):
+            for snapshot in snapshots:
+                txn.caches.clear()
+                for other in kept:
+                    state.ids_at(txn, other)
+                assert state.ids_at(txn, snapshot) == as_the_tables_say(txn, snapshot)
+
+    connection.transact(look)
+
+
+def as_the_tables_say(txn: Transaction, snapshot_id: int) -> dict[StateSlot, str]:
+    held = state.at_snapshot(txn, snapshot_id)
+    slots = {row[0]: (row[1], row[2]) for row in txn.all("SELECT slot_id, type, state_key FROM state_slots")}
+    event_ids = events.ids_of(txn, held.values())
+    return {slots[slot]: event_ids[event_nid] for slot, event_nid in held.items()}
+
+
+def test_of_a_fork_only_what_differs_is_read(connection: Connection) -> None:
+    """In a room of thousands, each of twenty forks was read whole, for each event that came in one of them."""
+    site = Building(connection, "here", generate_signing_key("1"), SPEC_2014)
+    alice, *others = [user_id for user_id, _ in site.add_users(f"user{number}" for number in range(100))]
+    [room_id] = site.add_rooms(alice, 1)
+    site.join(room_id, others)
+    connection.caches.clear()
+
+    def fork(txn: Transaction) -> None:
+        room = rooms.head(txn, room_id)
+        assert room is not None
+        whole = state.ids_at(txn, room.snapshot.snapshot_id)
+        assert len(whole) > 100
+        fork = state.derive(txn, room.room_nid, room.snapshot, {("m.room.topic", ""): None})
+        before = txn.statements
+        assert state.ids_at(txn, fork.snapshot_id) == whole
+        assert txn.statements == before + 2
+        # It is remembered within the transaction that has made it.
+        assert state.ids_at(txn, fork.snapshot_id) is state.ids_at(txn, fork.snapshot_id)
+        assert txn.statements == before + 2
+        forks.append(fork.snapshot_id)
+        raise ZeroDivisionError
+
+    forks: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        connection.transact(fork)
+    # What was rolled back has left its number to another one.
+    assert connection.caches.of(state.STATES).get(forks[0]) is None

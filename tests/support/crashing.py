@@ -85,7 +85,11 @@ async def remove(store: ContentStore, means: BlockingMeans) -> None:
     await store.remove(found)
 
 
-def main(config_file: str, action: str, moment: str) -> None:
+def main(config_file: str, action: str, moment: str = "never") -> None:
+    """Do it.
+
+    :param moment: `never` to live on.
+    """
     config = load(Path(config_file), {})
     connection = Connection(open_engine(config.database.url, data_dir=config.data_dir, durability="full"))
     migrate(connection)
@@ -94,6 +98,7 @@ def main(config_file: str, action: str, moment: str) -> None:
     if moment != "never":
         arrange(moment)
     finished(keep(store, folder) if action == "keep" else remove(store, means))
+    connection.close()
 
 
 if __name__ == "__main__":

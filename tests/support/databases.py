@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,26 @@ def contains(database: str, data_dir: Path, text: str) -> bool:
 def files_contain(data_dir: Path, text: str) -> bool:
     """Whether a text stands in the bytes of SQLite's files, deleted or not."""
     return any(text.encode() in file.read_bytes() for file in data_dir.glob("*.db*"))
+
+
+def query(database: str, data_dir: Path, statement: str) -> list[tuple[Any, ...]]:
+    """The rows that a statement finds, in SQL that both kinds know.
+
+    :param database: the database's URL; `sqlite` for the file in the data directory.
+    """
+    if database == "sqlite":
+        with closing(sqlite3.connect(f"file:{data_dir / 'homeserver.db'}?mode=ro", uri=True)) as lite:
+            return lite.execute(statement).fetchall()
+    with psycopg.connect(database) as postgres:
+        return postgres.execute(statement.encode()).fetchall()
+
+
+def size(database: str, data_dir: Path) -> int:
+    """How large a database is, in bytes."""
+    if database == "sqlite":
+        return sum(file.stat().st_size for file in data_dir.glob("homeserver.db*"))
+    [[found]] = query(database, data_dir, "SELECT pg_database_size(current_database())")
+    return int(found)
 
 
 def _rows(database: str, data_dir: Path) -> Iterator[tuple[Any, ...]]:

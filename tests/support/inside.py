@@ -58,10 +58,14 @@ SETTINGS: Mapping[str, Any] = {
 
 
 class Loop(MemoryReactorClock):
-    """A reactor whose time is moved by hand, and which takes calls from threads."""
+    """A reactor whose time is moved by hand, and which takes calls from threads.
+
+    :ivar step: seconds that pass whenever nothing is left to be done.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.step = STEP
         self.from_threads: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = SimpleQueue()
         self.advance(time.time())
 
@@ -82,7 +86,7 @@ class Loop(MemoryReactorClock):
             except Empty:
                 if time.monotonic() > deadline:
                     raise TimeoutError("the server hangs") from None
-                self.advance(STEP)
+                self.advance(self.step)
             else:
                 function(*args, **kwargs)
                 self.advance(0)
@@ -123,21 +127,29 @@ class Inside:
         self._numbers = count(1)
         self.tokens: dict[str, str] = {}
 
-    def start(self) -> None:
+    def start(self, *, with_tasks: bool = True) -> None:
+        """Begin to serve.
+
+        :param with_tasks: do also what is to be done every so often.
+        """
         self.server.database.start()
         for pool in self.server.thread_pools:
             pool.start()
-        for task in self.server.tasks:
+        for task in self.server.tasks if with_tasks else ():
             task.start()
         run_in_background("content", self.server.content.start)
         if self.server.start_presence is not None:
             run_in_background("presence", self.server.start_presence)
+        self.introduce(PEER)
+
+    def introduce(self, peer: str) -> None:
+        """Have the server know the key of another one, which is the same for all of them."""
         now_ms = int(self.loop.seconds() * 1000)
         forever = now_ms + 10**11
         key = StoredKey("ed25519:lie", bytes(get_verify_key(self.peer_key)), forever, False, None, now_ms)
         stored: list[object] = []
         self.server.database.write(
-            "key", server_keys.replace, PEER, [key], "{}", valid_until=forever, now_ms=now_ms
+            "key", server_keys.replace, peer, [key], "{}", valid_until=forever, now_ms=now_ms
         ).addCallback(stored.append)
         self.loop.until(lambda: bool(stored))
 
@@ -160,14 +172,14 @@ class Inside:
         assert answer.status == 200, answer
         return answer.json
 
-    def sign(self, method: str, target: str, content: bytes | None) -> str:
+    def sign(self, method: str, target: str, content: bytes | None, peer: str = PEER) -> str:
         """The header by which the other server signs."""
-        return authorization(method=method, uri=target, origin=PEER, destination=US, content=content, key=self.peer_key)
+        return authorization(method=method, uri=target, origin=peer, destination=US, content=content, key=self.peer_key)
 
-    def ask_as_peer(self, method: str, target: str, body: object = None) -> Any:
+    def ask_as_peer(self, method: str, target: str, body: object = None, peer: str = PEER) -> Any:
         """Ask as the other server does for what must be answered with 200."""
         content = None if body is None else encode_content(body)
-        headers = {"Authorization": self.sign(method, target, content)}
+        headers = {"Authorization": self.sign(method, target, content, peer)}
         answer = self.send(self.federation_site, request(method, target, content, headers))
         assert answer.status == 200, answer
         return decode(answer.body)

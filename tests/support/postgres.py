@@ -29,7 +29,7 @@ class PostgreSQL:
     """A running PostgreSQL; `database` makes databases in it.
 
     :param binaries: the directory of `initdb` and `postgres`, as found by `find_binaries`.
-    :param keeps: whether what was committed outlives `crash`, which takes time.
+    :param keeps: whether what was committed outlives `crash`, and what is dead is swept out, which takes time.
     """
 
     def __init__(self, binaries: Path, *, keeps: bool = False) -> None:
@@ -112,7 +112,7 @@ class PostgreSQL:
             "fsync": "off",
             "synchronous_commit": "on" if self._keeps else "off",
             "full_page_writes": "off",
-            "autovacuum": "off",
+            "autovacuum": "on" if self._keeps else "off",
             "shared_buffers": "32MB",
             "max_connections": "60",
         }

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.support.command_line import must_do
+from tests.support.command_line import do, must_do
 from tests.support.processes import dying_with_us, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +123,11 @@ class HomeServer:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def serves(self) -> bool:
+        """Whether it runs, and answers that it is well."""
+        return self.is_running and self._is_well()
+
     def kill9(self) -> None:
         """End it as a power cut would, at whatever point it is."""
         process = self._its_process()
@@ -167,7 +172,7 @@ class HomeServer:
         :param name: one word or, for one of a group, two: `media status`.
         :param typed: what it reads from standard input.
         """
-        return self._run(*name.split(), "--config", str(self.config), *arguments, typed=typed)
+        return do(*name.split(), "--config", str(self.config), *arguments, typed=typed)
 
     # What it costs.
 
@@ -188,20 +193,12 @@ class HomeServer:
         assert self._process is not None, "it was never started"
         return self._process
 
-    def _run(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "synapse_like", *words],
-            cwd=ROOT,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
     def _is_healthy(self) -> bool:
         if not self.is_running:
             raise RuntimeError("the server ended before it served")
+        return self._is_well()
+
+    def _is_well(self) -> bool:
         connection = HTTPConnection(*self.address, timeout=5)
         try:
             connection.request("GET", "/health")

@@ -14,6 +14,8 @@ from tests.support.client import ApiError, Client
 PATIENCE = 90
 #: How long they wait before they try again, and between two things that they say, in seconds.
 PAUSE, BREATH = 0.05, 0.01
+#: How many of the events that somebody has heard count as what they answer.
+LAST_WORDS = 10
 
 
 class Busy(threading.Thread):
@@ -64,30 +66,39 @@ class Talker(Busy):
     """Somebody who says one thing after another, each again and again until it is acknowledged.
 
     :param rooms: where, by turns.
+    :param ears: how this person follows the event stream meanwhile.
     :ivar said: the event IDs of what was acknowledged, by room and text.
+    :ivar seen: the event IDs of what the person had heard last before that, by its event ID.
     :ivar longest: how long it took at the most until something was, in seconds.
     """
 
-    def __init__(self, client: Client, *rooms: str) -> None:
+    #: How long they wait between two things that they say, in seconds.
+    breath = BREATH
+
+    def __init__(self, client: Client, *rooms: str, ears: Listener) -> None:
         super().__init__(client)
         self.said: dict[str, dict[str, str]] = {room: {} for room in rooms}
+        self.seen: dict[str, list[str]] = {}
         self.longest = 0.0
         self._rooms = rooms
+        self._ears = ears
         self._count = 0
 
     def go_on(self) -> None:
         room = self._rooms[self._count % len(self._rooms)]
         text = f"{self.client.user_id} {self._count}"
         content = {"msgtype": "m.text", "body": text}
+        seen = self._ears.heard[-LAST_WORDS:]
 
         def say() -> None:
-            self.said[room][text] = self.client.send_event(room, "m.room.message", content, text)
+            event_id = self.client.send_event(room, "m.room.message", content, text)
+            self.said[room][text], self.seen[event_id] = event_id, seen
 
         began = time.monotonic()
         self.insist(say)
         self.longest = max(self.longest, time.monotonic() - began)
         self._count += 1
-        time.sleep(BREATH)
+        time.sleep(self.breath)
 
 
 class Listener(Busy):

@@ -1,51 +1,31 @@
-"""What a browser makes of an address by itself: Chromium, without a window, run once for each page."""
+"""What a browser makes of an address by itself, and a web server that sees what it asks for."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from tempfile import TemporaryDirectory
 
-from tests.support.browser import find_chromium
-from tests.support.needed import needed
-
-HOW_TO_INSTALL = "needs Chromium: apt-get install chromium"
-#: How long a page may take, in seconds.
-PATIENCE = 8
+from playwright.sync_api import Browser, Error
 
 
-def visit(url: str) -> str:
-    """Go to an address and wait until the page has been there for a while; what it has become, as HTML.
+def visit(browser: Browser, url: str) -> str:
+    """Go to an address, as somebody who was never there, and wait until nothing is loaded any more.
 
-    Nothing if it is not a page, but a download: the browser would wait for ever, and is ended.
+    :returns: what the page has become, as HTML; nothing if it is not a page, but a download.
     """
-    program = needed(find_chromium(), "CHROMIUM", HOW_TO_INSTALL)
-    with TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
-        browser = subprocess.Popen(
-            [
-                program,
-                *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions"),
-                *("--virtual-time-budget=2000", f"--user-data-dir={profile}", "--dump-dom", url),
-            ],
-            cwd=profile,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            return browser.communicate(timeout=PATIENCE)[0]
-        except subprocess.TimeoutExpired:
-            return ""
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(browser.pid, signal.SIGKILL)
-            browser.communicate()
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.goto(url, wait_until="networkidle")
+        return page.content()
+    except Error as error:
+        if "Download is starting" not in error.message:
+            raise
+        return ""
+    finally:
+        context.close()
 
 
 class Listener:

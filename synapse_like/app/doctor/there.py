@@ -1,4 +1,4 @@
-"""Checks of what is beyond this machine: time, names, other servers, mail, calls, identity servers."""
+"""Checks of what a home server needs beyond this machine: time, names, other servers, mail, calls, identity servers."""
 
 # mypy: allow-untyped-calls
 # (Twisted's names are not annotated.)
@@ -10,9 +10,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from hmac import digest
-from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
@@ -20,26 +18,22 @@ from signedjson.key import get_verify_key
 from signedjson.types import SigningKey
 from twisted.names.client import Resolver
 
-from synapse_like import __version__
-from synapse_like.app.doctor.findings import Finding, State
+from synapse_like.app.doctor.findings import Finding
+from synapse_like.app.doctor.shared import USER_AGENT, check_clock, check_mail, reason
 from synapse_like.app.doctor.turn import TurnFault, probe
-from synapse_like.app.errors import StartError
-from synapse_like.app.parts import mail_of, timeouts
+from synapse_like.app.parts import timeouts
 from synapse_like.authorities import AuthoritiesUnusable
 from synapse_like.clock import ReactorClock
 from synapse_like.config import Config
-from synapse_like.config.shared import url_of
 from synapse_like.federation.addresses import is_public
 from synapse_like.federation.agent import Agent
-from synapse_like.federation.client import KEYS, MOST_KEY_BYTES, FederationClient
+from synapse_like.federation.client import FederationClient
 from synapse_like.federation.resolver import ServerResolver, is_address, split_name
 from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from synapse_like.federation.web_client import WebClient
 from synapse_like.protocol import server_keys
 from synapse_like.protocol.errors import MatrixError
 
-#: Seconds by which clocks may differ.
-MOST_SECONDS_OFF, FAR_OFF = 5, 60
 #: Days before its end in which a certificate should be renewed.
 RENEW_DAYS = 14
 DNS_SECONDS = (1, 2, 4)
@@ -59,51 +53,9 @@ class Elsewhere:
         lookup: Any = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=reactor)
         self._resolver = ServerResolver(lookup, self._clock)
 
-    # Is it there?
-
-    async def running(self) -> AsyncIterator[Finding]:
-        """Whether the server runs, and says that it is well."""
-        client = self._config.client
-        address = ip_address(client.bind[0])
-        host = str(address) if not address.is_unspecified else "::1" if address.version == 6 else "127.0.0.1"
-        url = f"{url_of(host, client.port)}/health"
-        web = WebClient(self._reactor, ca_file=None, timeout=10, user_agent=_user_agent())
-        try:
-            answer = await web.request("GET", url)
-        except MatrixError as error:
-            yield Finding("server", "warning", f"It does not answer at {url}: {_reason(error)}.", "Start it.")
-            return
-        if answer.status == 200:
-            yield Finding("server", "ok", "It runs, and says that it is well.")
-        else:
-            yield Finding("server", "fault", f"It runs, and is not well: status {answer.status}.", "Look into its log.")
-
-    # Time.
-
-    async def time(self, others: list[str]) -> AsyncIterator[Finding]:
+    def time(self, others: Sequence[str]) -> AsyncIterator[Finding]:
         """Our clock against those of other servers."""
-        if not others:
-            yield Finding("clock", "skipped", "It was compared with nobody's.", "Name a server by --ask.")
-        for name in others:
-            agent = self._agent(verify=False)
-            before = datetime.now(UTC)
-            try:
-                async with agent.download(name, f"{KEYS}/server", most_bytes=MOST_KEY_BYTES) as answer:
-                    said = answer.headers.getRawHeaders("Date", [None])[0]
-                theirs = parsedate_to_datetime(said or "")
-            except (MatrixError, ValueError) as error:
-                yield Finding("clock", "warning", f"{name} does not tell the time: {_reason(error)}.", "Ask another.")
-                continue
-            finally:
-                await agent.close()
-            now = datetime.now(UTC)
-            off = max(before - theirs - timedelta(seconds=1), theirs - now, timedelta()).total_seconds()
-            if off > MOST_SECONDS_OFF:
-                state: State = "fault" if off > FAR_OFF else "warning"
-                advice = "Have the clock set by NTP; or theirs is wrong."
-                yield Finding("clock", state, f"It differs from that of {name} by {off:.0f} seconds.", advice)
-            else:
-                yield Finding("clock", "ok", f"It agrees with that of {name}.")
+        return check_clock(others, lambda: self._agent(verify=False))
 
     # Names.
 
@@ -114,7 +66,7 @@ class Elsewhere:
             places = await self._resolver.places(name)
         except MatrixError as error:
             advice = "Mend the SRV record _matrix._tcp."
-            yield Finding("DNS", "fault", f"Others do not find {name}: {_reason(error)}.", advice)
+            yield Finding("DNS", "fault", f"Others do not find {name}: {reason(error)}.", advice)
             return
         for place in places:
             try:
@@ -196,10 +148,10 @@ class Elsewhere:
                 answer = await self._keys_of_ours(verify=False)
             except MatrixError as other:
                 advice = "See to DNS, the firewall, port forwarding, and whether the server runs."
-                yield Finding("federation", "fault", f"{name} cannot be reached from here: {_reason(other)}.", advice)
+                yield Finding("federation", "fault", f"{name} cannot be reached from here: {reason(other)}.", advice)
                 return
             advice = "Others will refuse to connect; see to the certificate."
-            yield Finding("federation", "warning", f"{name} is not believed: {_reason(error)}.", advice)
+            yield Finding("federation", "warning", f"{name} is not believed: {reason(error)}.", advice)
         yield self._whose_keys(answer, "It is reached under its name, and shows its keys, well signed.")
 
     async def _keys_of_ours(self, *, verify: bool) -> dict[str, Any]:
@@ -234,7 +186,7 @@ class Elsewhere:
             try:
                 answers = await self._client(agent).query_keys(other, {name: [key_id]})
             except MatrixError as error:
-                yield Finding("from outside", "warning", f"{other} does not say: {_reason(error)}.", "Ask another one.")
+                yield Finding("from outside", "warning", f"{other} does not say: {reason(error)}.", "Ask another one.")
                 continue
             finally:
                 await agent.close()
@@ -255,7 +207,7 @@ class Elsewhere:
             tls,
             allow_private_addresses=True,
             timeouts=timeouts(self._config),
-            user_agent=_user_agent(),
+            user_agent=USER_AGENT,
         )
 
     def _client(self, agent: Agent) -> FederationClient:
@@ -279,36 +231,13 @@ class Elsewhere:
                 yield Finding("calls", "fault", f"{uri}: {fault}.", advice)
             except OSError as error:
                 advice = "See to whether it runs, and to the firewall."
-                yield Finding("calls", "fault", f"{uri} does not answer: {_reason(error)}.", advice)
+                yield Finding("calls", "fault", f"{uri} does not answer: {reason(error)}.", advice)
             else:
                 yield Finding("calls", "ok", f"{uri} works with our credentials.")
 
-    # Mail.
-
-    async def mail(self, recipient: str | None) -> AsyncIterator[Finding]:
-        """Whether the mail server takes mail of ours.
-
-        :param recipient: who is sent a letter; None to send none.
-        """
-        config = self._config
-        if config.mail.host is None:
-            yield Finding("mail", "skipped", "There is no mail server in the settings.")
-            return
-        place = f"{config.mail.host} port {config.mail.usual_port}"
-        try:
-            letters, mailer = mail_of(config.mail, config.server_name, self._reactor, self._clock)
-            offer = await mailer.offer(
-                recipient or config.mail.sender_of(config.server_name).rpartition("<")[2].rstrip(">")
-            )
-            if recipient is None:
-                offer.withdraw()
-                yield Finding("mail", "ok", f"{place} would take a letter of ours.")
-                return
-            await offer.deliver(letters.write("doctor", recipient))
-        except (MatrixError, StartError) as error:
-            yield Finding("mail", "fault", f"{place}: {_reason(error)}.", "See to the settings under mail.")
-        else:
-            yield Finding("mail", "ok", f"{place} has taken a letter to {recipient}.", "See whether it arrives.")
+    def mail(self, recipient: str | None) -> AsyncIterator[Finding]:
+        """Whether the mail server takes mail of ours, or a letter to somebody."""
+        return check_mail(self._config.mail, self._config.server_name, self._reactor, self._clock, recipient)
 
     # Identity servers.
 
@@ -319,7 +248,7 @@ class Elsewhere:
             yield Finding("identity", "skipped", "There is no identity server in the settings.")
             return
         try:
-            web = WebClient(self._reactor, ca_file=settings.ca_file, timeout=settings.timeout, user_agent=_user_agent())
+            web = WebClient(self._reactor, ca_file=settings.ca_file, timeout=settings.timeout, user_agent=USER_AGENT)
         except AuthoritiesUnusable as error:
             yield Finding("identity", "fault", f"{error}.", "See to identity_servers.ca_file.")
             return
@@ -327,22 +256,10 @@ class Elsewhere:
             try:
                 answer = await web.request("GET", f"{url.rstrip('/')}/_matrix/identity/api/v1")
             except MatrixError as error:
-                yield Finding(
-                    "identity", "fault", f"{url} does not answer: {_reason(error)}.", "See to it and its URL."
-                )
+                yield Finding("identity", "fault", f"{url} does not answer: {reason(error)}.", "See to it and its URL.")
                 continue
             if answer.status == 200:
                 yield Finding("identity", "ok", f"{url} answers.")
             else:
                 sentence = f"{url} answers with {answer.status}, as no identity server does."
                 yield Finding("identity", "fault", sentence, "See to its URL.")
-
-
-def _reason(error: Exception) -> str:
-    """Why, without the full stop."""
-    text = (error.reason or error.message) if isinstance(error, MatrixError) else str(error)
-    return text.strip().rstrip(".") or type(error).__name__
-
-
-def _user_agent() -> str:
-    return f"synapse_like/{__version__}"

@@ -63,7 +63,7 @@ def fill(txn: Transaction, most: int, now_ms: int) -> bool:
         (medium, medium, address, most),
     )
     found = [ThirdPartyId(*row) for row in rows]
-    _insert(txn, pepper, found)
+    insert(txn, pepper, found)
     if len(found) == most:
         txn.execute("UPDATE peppers SET filled_medium = ?, filled_address = ? WHERE pepper = ?", (*found[-1], pepper))
         return True
@@ -77,7 +77,7 @@ def fill(txn: Transaction, most: int, now_ms: int) -> bool:
 def add(txn: Transaction, threepid: ThirdPartyId) -> None:
     """Let an address be found by its hashes."""
     for (pepper,) in txn.all("SELECT pepper FROM peppers"):
-        _insert(txn, pepper, [threepid])
+        insert(txn, pepper, [threepid])
 
 
 def find(txn: Transaction, pepper: str, hashes: Sequence[str]) -> dict[str, ThirdPartyId]:
@@ -92,7 +92,8 @@ def find(txn: Transaction, pepper: str, hashes: Sequence[str]) -> dict[str, Thir
     return found
 
 
-def _insert(txn: Transaction, pepper: str, threepids: Sequence[ThirdPartyId]) -> None:
+def insert(txn: Transaction, pepper: str, threepids: Sequence[ThirdPartyId]) -> None:
+    """Let addresses be found by their hashes with one pepper."""
     txn.insert_rows(
         "INSERT INTO lookup_hashes (pepper, hash, medium, address)",
         [(pepper, threepid.hashed(pepper), *threepid) for threepid in threepids],

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.scenarios.conftest import FreshServer, Unique
+from tests.scenarios.conftest import FreshServer, Unique, above_storage
 from tests.scenarios.federation.conftest import FederationOf, in_good_order
 from tests.support.client import Answer, Client
 from tests.support.content import agree, disk, download, incoming, media, path_of, size_of, thumbnail, try_media, upload
@@ -184,7 +184,7 @@ def test_purged_copy_is_gone_with_its_thumbnails_and_fetched_again(
     uri = upload(alice, photo(1000, 700), "image/jpeg")
     thumbnail(bob, uri)
     before = len(disk(away))
-    assert media(away, "purge", uri).startswith("Purged 1 with 2 files")
+    assert media(away, "purge", uri).startswith("Purged 1 uploads or copies, with 2 files")
     assert len(disk(away)) == before - 2
     thumbnail(bob, uri)
     assert fetches_from(home) == 2
@@ -250,6 +250,7 @@ def test_stopping_in_the_middle_of_a_fetch_leaves_nothing(pair: Federation, alic
     agree(away)
 
 
+@above_storage
 def test_server_that_sends_too_slowly_is_given_up(
     federation_of: FederationOf, new_database: NewDatabase, unique: Unique
 ) -> None:
@@ -268,6 +269,7 @@ def test_server_that_sends_too_slowly_is_given_up(
         agree(pair.servers[1])
 
 
+@above_storage
 def test_addresses_inside_are_not_asked(fresh_server: FreshServer) -> None:
     """MEDIA-1, SEC-1: whoever names a server in a URI does not get to knock at our neighbours' doors."""
     server = fresh_server()

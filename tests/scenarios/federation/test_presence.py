@@ -8,13 +8,16 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.scenarios.conftest import Unique
+from tests.scenarios.conftest import Unique, above_storage
 from tests.scenarios.federation.conftest import FederationOf, Meet, in_good_order
 from tests.scenarios.test_typing import types, typing_in
 from tests.support.client import Client, forbidden
 from tests.support.federation import Federation
 from tests.support.presence import Ears, change_list, list_of, presence_in, requests_in, set_status, status_of
 from tests.support.processes import wait_until
+
+# What presence has to do with the database is tried on both kinds in tests/handlers, and in tests/scenarios.
+pytestmark = above_storage
 
 
 @pytest.fixture(scope="module")

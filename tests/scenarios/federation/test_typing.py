@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.scenarios.conftest import above_storage
 from tests.scenarios.federation.conftest import Meet
 from tests.scenarios.test_typing import types, typing_in
 from tests.support.client import Client, Json
 from tests.support.federation import Federation
+
+#: What is typed is kept in memory alone.
+pytestmark = above_storage
 
 
 class Ears:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer
+from tests.scenarios.conftest import FreshServer, above_storage
 from tests.scenarios.identity.conftest import IdentityServers
 from tests.scenarios.identity.test_third_party_invites import is_invited
 from tests.support.client import PASSWORD, Client, quote
@@ -77,6 +77,7 @@ def sydent(tmp_path_factory: pytest.TempPathFactory, mail: SmtpServer) -> Iterat
     server.stop()
 
 
+@above_storage
 def test_sydent_links_finds_and_settles_invites_for_us(
     fresh_server: FreshServer, sydent: Sydent, mail: SmtpServer
 ) -> None:
