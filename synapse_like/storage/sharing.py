@@ -61,6 +61,11 @@ def lane_of(room_id: str) -> int:
     return int.from_bytes(blake2b(room_id.encode(), digest_size=8).digest(), "big", signed=True)
 
 
+def lock_of_claim(name: str) -> int:
+    """The lock of what only one process may do (`claims.py`); never a lane."""
+    return lane_of(f"claim {name}")
+
+
 class LaneTaken(Exception):
     """Another process writes in a lane; the job is to be done again in a transaction that waits for it first."""
 

@@ -12,7 +12,13 @@ from twisted.internet.task import Clock as HandMovedTime
 from twisted.python.failure import Failure
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import STOP_SECONDS, DestinationQueues
+from synapse_like.federation.destinations import (
+    STOP_SECONDS,
+    DestinationQueues,
+    HeardFrom,
+    PassingEdu,
+    PassingEdusLost,
+)
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.request_signing import encode_content
@@ -20,10 +26,12 @@ from synapse_like.protocol.room_versions import V1
 from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
-from synapse_like.storage.destinations import EduStored
+from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound
 from synapse_like.storage.events import GAP, EventPersisted
 from tests.support.threads import ThreadBridge
 
+#: What the queues are told.
+NEWS = (EventPersisted, EduStored, Rewound, CommitInDoubt, LeftAlone, PassingEdu, HeardFrom, PassingEdusLost)
 #: Where the clock stands at the beginning, in seconds.
 NOON = 1_412_600_000
 
@@ -93,7 +101,7 @@ class House:
     def __init__(self, database: Database, bus: Bus, bridge: ThreadBridge) -> None:
         self.database = database
         self.news = Bus()
-        for kind in (EventPersisted, EduStored, CommitInDoubt):
+        for kind in NEWS:
             bus.subscribe(kind, self._pass_on)
         self.bridge = bridge
         self.time = HandMovedTime()
