@@ -389,13 +389,8 @@ class DestinationQueues:
     def _wake(self, outbox: Outbox) -> None:
         if outbox.behind_since is None and outbox.has_work:
             outbox.behind_since = self._clock.monotonic()
-        if (
-            self._stopping
-            or self._is_gone(outbox)
-            or outbox.is_running
-            or outbox.timer is not None
-            or not outbox.has_work
-        ):
+        is_busy = outbox.is_running or outbox.timer is not None
+        if self._stopping or is_busy or not outbox.has_work or self._is_gone(outbox):
             return
         outbox.is_running = True
         work = run_in_background("send-to-server", self._work, outbox)

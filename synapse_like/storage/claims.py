@@ -1,8 +1,8 @@
 """What only one process may do at a time, of those that share a database.
 
-A process claims such a thing by its name. While it holds the claim, nobody else does; it holds it until it ends, however
-it ends: a claim is a lock that PostgreSQL keeps for a connection (`pg_try_advisory_lock`), and gives back when the
-connection is gone. What another process holds is tried again every few seconds.
+A process claims such a thing by its name. While it holds the claim, nobody else does; it holds it until it ends,
+however it ends: a claim is a lock that PostgreSQL keeps for a connection (`pg_try_advisory_lock`), and gives back when
+the connection is gone. What another process holds is tried again every few seconds.
 
 If the connection is lost, all claims are: nothing of what they are for may be begun any more until they are had again.
 That is noticed when the connection is looked at next, within `TRY_EVERY_SECONDS`; so for that long two processes may

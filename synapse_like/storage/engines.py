@@ -289,7 +289,7 @@ class SqliteEngine:
             self._lock_file = None
 
 
-#: A connection that is silent is asked whether it stands, by us and by PostgreSQL (over TCP; on one machine it is known).
+#: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known.
 _KEPT_ALIVE = {
     "keepalives": 1,
     "keepalives_idle": GIVEN_UP_SECONDS // 2,

@@ -23,6 +23,7 @@ from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import V1
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
@@ -248,9 +249,8 @@ class House:
 
 
 def head(txn: Transaction, room_id: str) -> rooms.RoomHead:
-    room = rooms.head(txn, room_id)
-    assert room is not None
-    return room
+    # No event moves it, so that another process finds none in the tables.
+    return rooms.enter(txn, room_id)
 
 
 def say_all(txn: Transaction, room_id: str, texts: tuple[str, ...], quietly: bool) -> None:
@@ -269,7 +269,7 @@ def say_all(txn: Transaction, room_id: str, texts: tuple[str, ...], quietly: boo
             prev_events=(),
             auth_events=(),
         )
-        pdu = encode_content({"event_id": event.event_id, "room_id": room_id, "content": event.content})
+        pdu = encode_pdu(to_pdu(V1, event))
         stored = events.insert(
             txn,
             room.room_nid,

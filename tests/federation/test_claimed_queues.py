@@ -64,6 +64,16 @@ class Sharing(House):
         self.database.stop()
 
 
+def fail_often(house: Sharing) -> None:
+    """Let what is sent not arrive until the pause is long, and see that it is known to all."""
+    for pause in (1, 2, 4, None):
+        house.see_sent(3)
+        house.fail(THERE)
+        if pause is not None:
+            house.advance(pause)
+    house.saved()
+
+
 @pytest.fixture
 def url(postgresql: PostgreSQL) -> Iterator[str]:
     with postgresql.database() as url:
@@ -131,16 +141,14 @@ def test_what_is_stored_for_a_server_and_a_wish_of_the_operator_reach_who_sends(
     one, two = houses
     two.send_edu(THERE, {"lasting": 1}, lasting=True)
     one.hear()
-    one.see_sent(3)
-    one.fail(THERE)
-    one.saved()
+    fail_often(one)
     two.hear()
     assert two.queues.is_left_alone(THERE)
     assert one.queues.is_left_alone(THERE)
     two.write(destinations.ask_retry, THERE)
     for house in (two, one):
         house.look_again()
-    one.see_sent(4)
+    one.see_sent(7)
     assert one.accept(THERE).edus == [{"lasting": 1}]
     one.saved()
     two.hear()
@@ -149,14 +157,8 @@ def test_what_is_stored_for_a_server_and_a_wish_of_the_operator_reach_who_sends(
 
 def test_who_is_heard_from_anywhere_is_tried_again(houses: tuple[Sharing, Sharing]) -> None:
     one, two = houses
-    for pause in (0, 1, 2, 4):
-        if pause:
-            one.advance(pause)
-        else:
-            one.send_edu(THERE, {"lasting": 1}, lasting=True)
-        one.fail(THERE)
-    one.time.advance(3)
-    one.saved()
+    one.send_edu(THERE, {"lasting": 1}, lasting=True)
+    fail_often(one)
     two.hear()
     two.queues.heard_from(THERE)
     one.see_sent(7)
