@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -29,6 +30,9 @@ from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Eng
 from synapse_like.storage.migrations import migrate as migrate_tables
 
 R = TypeVar("R")
+
+#: Set to 1 where other processes use the same database.
+SHARED_VARIABLE = "SYNAPSE_LIKE_DATABASE_SHARED"
 
 #: How many times as long other servers may take for what concerns a whole room.
 SLOW_FACTOR = 5
@@ -142,13 +146,20 @@ def connect(config: Config) -> Connection:
     return connection
 
 
+def is_shared() -> bool:
+    """Whether other processes may use the database, too."""
+    return os.environ.get(SHARED_VARIABLE) == "1"
+
+
 def open_database(config: Config, reactor: Any, bus: Bus, timings: Timings | None = None) -> Database:
     """Open the server's database and bring its tables up to date.
 
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
     try:
-        database = Database(engine_of(config), reactor, bus, readers=config.database.readers, timings=timings)
+        database = Database(
+            engine_of(config), reactor, bus, readers=config.database.readers, timings=timings, shared=is_shared()
+        )
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error
     try:

@@ -230,6 +230,19 @@ class Transaction:
         if self.turn is not None:
             self.turn.hold(self, room_id)
 
+    def hold_name(self, name: str) -> None:
+        """Have to oneself, until the commit, something that is no room's, and that lanes of several rooms may touch.
+
+        :raises LaneTaken: another process has it; the job is to be done again.
+        """
+        if self.turn is not None:
+            self.turn.hold_name(self, name)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write at the same time."""
+        return self.turn is not None
+
     def take_number(self) -> None:
         """Commit after all who have done this before, and before all who will."""
         if self.turn is not None:

@@ -92,13 +92,22 @@ class Turn:
 
         :raises LaneTaken: it cannot be had at once.
         """
-        lane = lane_of(room_id)
+        self._hold_lane(txn, lane_of(room_id))
+        self.rooms.add(room_id)
+
+    def hold_name(self, txn: Transaction, name: str) -> None:
+        """Have the lane of something that is no room.
+
+        :raises LaneTaken: it cannot be had at once.
+        """
+        self._hold_lane(txn, lane_of(f"name {name}"))
+
+    def _hold_lane(self, txn: Transaction, lane: int) -> None:
         if lane not in self.lanes:
             self._try(txn, [lane])
             if lane not in self.lanes:
                 raise LaneTaken(lane)
             self.holder.catch_up(txn)
-        self.rooms.add(room_id)
 
     def begin(self, txn: Transaction, needed: Iterable[int], wanted: Iterable[int]) -> None:
         """Wait for some lanes, have such others as can be had at once, and learn what happened there."""
