@@ -26,7 +26,6 @@ BY_ONE = frozenset(
         "retry-waiting-events",
         "tell-identity-servers",
         "tell-rooms",
-        "tidy-content",
         "unlink-closed",
     }
 )
@@ -43,6 +42,7 @@ BY_EACH = frozenset(
         "presence-elsewhere",
         "presence-input",
         "renewed-certificate",
+        "tidy-content",
     }
 )
 

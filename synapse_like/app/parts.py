@@ -146,20 +146,15 @@ def connect(config: Config) -> Connection:
     return connection
 
 
-def is_shared() -> bool:
-    """Whether other processes may use the database, too."""
-    return os.environ.get(SHARED_VARIABLE) == "1"
-
-
 def open_database(config: Config, reactor: Any, bus: Bus, timings: Timings | None = None) -> Database:
     """Open the server's database and bring its tables up to date.
 
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
     try:
-        database = Database(
-            engine_of(config), reactor, bus, readers=config.database.readers, timings=timings, shared=is_shared()
-        )
+        engine = engine_of(config)
+        shared = engine.can_be_shared and os.environ.get(SHARED_VARIABLE) == "1"
+        database = Database(engine, reactor, bus, readers=config.database.readers, timings=timings, shared=shared)
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error
     try:
