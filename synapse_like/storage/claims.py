@@ -35,6 +35,8 @@ LONGEST_PAUSE = 5.0
 
 #: What is done by one process for all, and by no user's request: the periodic jobs of which one is enough.
 CHORES = "chores"
+#: To keep presence for all.
+PRESENCE = "presence"
 
 _log = get_logger(__name__)
 
