@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from synapse_like.protocol.errors import UnknownToken
@@ -17,6 +18,7 @@ from synapse_like.storage.database import Transaction
 from synapse_like.storage.retransmissions import Once, once
 from tests.storage.test_sharing import NAMES, ROOMS, Process, prepare
 from tests.support.postgres import PostgreSQL
+from tests.support.processes import wait_until
 
 SLOT = ("m.room.member", "@new:x")
 
@@ -54,6 +56,13 @@ class Paused:
     def go_on(self) -> Any:
         self._let_go.set()
         return self._process.result(self._job)
+
+
+def see_waiting(url: str) -> None:
+    """Wait until a transaction waits for another one."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as other:
+        wait_until("one to wait for the other", lambda: other.execute(waiting).fetchone())
 
 
 def test_a_slot_that_two_rooms_come_to_have_at_once_has_one_number(processes: list[Process]) -> None:
@@ -100,12 +109,13 @@ def put(txn: Transaction, room_id: str, body: str) -> str:
     return "here"
 
 
-def test_an_event_that_a_server_puts_into_two_rooms_at_once_is_in_one(processes: list[Process]) -> None:
+def test_an_event_that_a_server_puts_into_two_rooms_at_once_is_in_one(url: str, processes: list[Process]) -> None:
     one, two = processes
     for room_id in ("!a:x", "!b:x"):
         one.result(one.database.write("make", lambda txn, name: rooms.create(txn, name, V1, is_public=False), room_id))
     first = Paused(one, "!a:x", put, "!a:x", "a")
     second = two.database.write_to_room("!b:x", "put", put, "!b:x", "b")
+    see_waiting(url)
     assert first.go_on() == "here"
     assert two.result(second) == "elsewhere"
     stored = one.result(one.database.read("find", events.find, "$the-same:liar.example"))
@@ -130,7 +140,7 @@ def test_what_was_read_before_another_changed_it_is_not_kept(processes: list[Pro
     assert two.database.caches.of(NAMES).get("a") is None
 
 
-def test_a_token_that_another_process_ends_at_this_moment_does_nothing_more(processes: list[Process]) -> None:
+def test_a_token_that_another_process_ends_at_this_moment_does_nothing_more(url: str, processes: list[Process]) -> None:
     """API-4: it is told so, and not that the server failed."""
     one, two = processes
 
@@ -146,5 +156,6 @@ def test_a_token_that_another_process_ends_at_this_moment_does_nothing_more(proc
     ending = Paused(one, ROOMS[0], end)
     request = Once(token_id, "say it", 1)
     said = two.database.write_to_room(ROOMS[1], "say", once, request, lambda txn: {"event_id": "$x"})
+    see_waiting(url)
     ending.go_on()
     assert two.result(said).check(UnknownToken)
