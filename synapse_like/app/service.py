@@ -57,7 +57,6 @@ class HomeServerService(ServerService[HomeServer]):
         if server.federation is not None:
             run_in_background("queues", server.federation.queues.start)
         server.database.claims.want(CHORES, partial(self._begin_chores, server))
-        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it untyped
 
     def _begin_chores(self, server: HomeServer) -> None:
         """Do what one process does for all: what is periodic is done by itself from now on."""

@@ -24,7 +24,7 @@ from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.unwanted import check_invite
 from synapse_like.protocol.contents import check_content
-from synapse_like.protocol.errors import Forbidden
+from synapse_like.protocol.errors import Forbidden, MatrixError
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.identifiers import (
     canonical_alias,
@@ -210,7 +210,19 @@ class Membership:
             try:
                 return await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
             except Elsewhere:
-                return await self._put_elsewhere(wish, request)
+                try:
+                    return await self._put_elsewhere(wish, request)
+                except MatrixError as refusal:
+                    if not self._database.is_shared:
+                        raise
+                    return await self._made_meanwhile(wish, request, refusal)
+
+    async def _made_meanwhile(self, wish: Wish, request: Once, refusal: MatrixError) -> Outcome:
+        """What another process has made of the same request, which is why it was refused here; or that refusal."""
+        try:
+            return await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
+        except Elsewhere:
+            raise refusal from None
 
     def _put(self, txn: Transaction, wish: Wish) -> Outcome:
         room = rooms.head(txn, wish.room_id)
