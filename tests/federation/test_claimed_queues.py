@@ -88,15 +88,17 @@ def houses(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Sharing,
     """Two, of which the first sends to `THERE` and `ELSEWHERE`, which are in the room."""
     monkeypatch.setattr(claims, "TRY_EVERY_SECONDS", 0.1)
     one, two = Sharing(url), Sharing(url)
-    one.make_room(ROOM, THERE, ELSEWHERE)
-    one.say(ROOM, "first")
-    one.have(THERE)
-    one.have(ELSEWHERE)
-    one.see_sent(2)
-    one.accept_all()
-    yield one, two
-    for house in (one, two):
-        house.end()
+    try:
+        one.make_room(ROOM, THERE, ELSEWHERE)
+        one.say(ROOM, "first")
+        one.have(THERE)
+        one.have(ELSEWHERE)
+        one.see_sent(2)
+        one.accept_all()
+        yield one, two
+    finally:
+        for house in (one, two):
+            house.end()
 
 
 def test_only_one_sends_whoever_stores_and_the_other_keeps_nothing(houses: tuple[Sharing, Sharing]) -> None:

@@ -72,7 +72,7 @@ def homes(postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_what_both_are_asked_at_once_is_done_once(homes: Homes, unique: Unique) -> None:
-    """API-4, REG-1, ROOM-2: the same request, the same name and the same alias at two processes."""
+    """API-4, ROOM-2: the same request, the same name and the same alias at two processes."""
     name = unique("alice")
     body = {"type": "m.login.password", "user": name, "password": "correct horse"}
     answers = [pending.answer() for pending in homes.both(Client(homes.one), "POST", "/register", body)]
@@ -93,7 +93,7 @@ def test_what_both_are_asked_at_once_is_done_once(homes: Homes, unique: Unique) 
 
 
 def test_two_come_into_a_room_elsewhere_by_two_processes_at_once(homes: Homes, unique: Unique) -> None:
-    """MEM-2, FED-6: both are in it, and all agree on who is there."""
+    """FED-6: both are in it, and all agree on who is there."""
     carol = Client(homes.there).register(unique("carol"))
     for _ in range(3):
         room = carol.create_room(visibility="public", room_alias_name=unique("alias"))
