@@ -135,9 +135,14 @@ class Claims:
                     self._wait(TRY_EVERY_SECONDS)
             except connection.engine.database_errors as error:
                 _log.warning("all claims are lost, connecting again", claims=len(held), reason=str(error).strip())
-                self._reactor.callFromThread(self._lost, frozenset(held))
+            except Exception:
+                _log.exception("claiming failed, connecting again", claims=len(held))
+                self._wait(LONGEST_PAUSE)
             finally:
                 connection.close()
+            if not self._ending:
+                self._reactor.callFromThread(self._lost, frozenset(held))
+                self._wait(pause)
 
     def _try(self, connection: Connection, held: set[str]) -> None:
         with self._lock:
