@@ -54,19 +54,31 @@ def run_in_background(
     return Deferred.fromCoroutine(logged())
 
 
+def _always() -> bool:
+    return True
+
+
 class Repeating:
-    """A task done every so often. See `every`."""
+    """A task done every so often. See `every`.
+
+    :ivar name: what it is.
+    """
 
     def __init__(
         self, clock: Clock, name: str, seconds: float, function: Callable[[], Coroutine[Any, Any, object]]
     ) -> None:
         self._clock = clock
-        self._name = name
+        self.name = name
+        self._is_ours: Callable[[], bool] = _always
         self._seconds = seconds
         self._function = function
         self._next: IDelayedCall | None = None
         self._running: Deferred[None] | None = None
         self._stopping = False
+
+    def only_if(self, is_ours: Callable[[], bool]) -> None:
+        """Pass over those turns at which something does not hold."""
+        self._is_ours = is_ours
 
     def start(self) -> None:
         """Have the first turn `seconds` from now."""
@@ -89,7 +101,10 @@ class Repeating:
 
     def _turn(self) -> None:
         self._next = None
-        self._running = run_in_background(self._name, self._function)
+        if not self._is_ours():
+            self._wait()
+            return
+        self._running = run_in_background(self.name, self._function)
         self._running.addCallback(self._turn_ended)
 
     def _turn_ended(self, _: None) -> None:

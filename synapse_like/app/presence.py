@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from synapse_like.app.foundation import Foundation
-from synapse_like.background import Repeating, every
+from synapse_like.background import Repeating, every, run_in_background
 from synapse_like.clock import ReactorClock
 from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.handlers.incoming_transactions import EduHandler
@@ -16,6 +16,8 @@ from synapse_like.handlers.presence_federation import SWEEP_SECONDS as FEDERATIO
 from synapse_like.handlers.presence_federation import PresenceFederation
 from synapse_like.handlers.presence_input import PresenceInput
 from synapse_like.handlers.presence_lists import ACCEPT, DENY, INVITE, PresenceLists
+from synapse_like.storage.claims import PRESENCE as PRESENCE_CLAIM
+from synapse_like.storage.claims import Claims
 from synapse_like.storage.profiles import ProfileChanged
 
 #: The types of those EDUs that must not be lost.
@@ -27,7 +29,7 @@ class People:
     """What knows who is there.
 
     :ivar federation: None if other servers are not told.
-    :ivar is_shared: whether another process may keep presence.
+    :ivar claims: by which one process comes to keep presence.
     """
 
     presence: Presence
@@ -35,14 +37,15 @@ class People:
     lists: PresenceLists
     federation: PresenceFederation | None
     clock: ReactorClock
-    is_shared: bool
+    claims: Claims
 
     async def start(self) -> None:
-        """Learn who is there; and keep presence, if there is nobody else to do it."""
-        if self.is_shared:
-            await self.presence.start()
-        else:
+        """Learn who is there; and keep presence, as soon as there is nobody else to do it."""
+        if self.claims.is_alone:
             await self.keep()
+            return
+        await self.presence.start()
+        self.claims.want(PRESENCE_CLAIM, lambda: run_in_background("keep-presence", self.keep), self.let_go)
 
     async def keep(self) -> None:
         """Keep presence, for all processes."""
@@ -98,6 +101,6 @@ def make_people(on: Foundation, notifier: Notifier, queues: DestinationQueues, p
     lists = PresenceLists(on.database, presence, on.name, auto_accept=config.presence.auto_accept, federates=federates)
     federation = PresenceFederation(on.database, presence, queues, on.bus, on.clock, on.name) if federates else None
     comes_in = PresenceInput(on.database, presence, federation, on.bus, on.clock)
-    people = People(presence, comes_in, lists, federation, on.clock, on.database.is_shared)
+    people = People(presence, comes_in, lists, federation, on.clock, on.database.claims)
     on.bus.subscribe(ProfileChanged, people.profile_changed)
     return people

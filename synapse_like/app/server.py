@@ -13,6 +13,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like.app.addresses import make_addresses
+from synapse_like.app.chores import share_out
 from synapse_like.app.client_site import client_mounts
 from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import make_entrance, make_identity_client, make_policy
@@ -176,7 +177,7 @@ def build(config: Config, reactor: Any, siblings: Siblings | None = None) -> Hom
         streams.event_stream,
         client_site,
         federation if config.federation.enabled else None,
-        tasks,
+        share_out(tasks, database, clock),
         content,
         files_agent,
         streams.people.start if streams.people else None,

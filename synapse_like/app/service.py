@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from synapse_like.app.serving import DRAIN_SECONDS, ServerService
 from synapse_like.app.siblings import Siblings, listening
 from synapse_like.background import run_in_background
 from synapse_like.config import Config, load
+from synapse_like.storage.claims import CHORES
 
 if TYPE_CHECKING:
     from synapse_like.app.parent import Child
@@ -80,6 +82,11 @@ class HomeServerService(ServerService[HomeServer]):
             run_in_background("presence", server.start_presence)
         if server.federation is not None:
             run_in_background("queues", server.federation.queues.start)
+        server.database.claims.want(CHORES, partial(self._begin_chores, server))
+
+    def _begin_chores(self, server: HomeServer) -> None:
+        """Do what one process does for all: what is periodic is done by itself from now on."""
+        if server.federation is not None and self.server is server:
             run_in_background("greetings", server.federation.greetings.greet)
             run_in_background("waiting-events", server.federation.transactions.retry_waiting)
 

@@ -7,6 +7,11 @@ or another one that failed at the same time can be reached again: then it may ha
 
 How far a server is, is written down a moment after it has acknowledged, for all servers together. If we are killed in
 between, something is sent twice, which does no harm: the other side knows events by their IDs.
+
+**Several processes.** A server is sent to by one process, which has claimed the lot of servers that it belongs to
+(`storage/claims.py`): the first that had something for one of them. The others hear of the same events, and keep
+nothing of them in memory; they try to claim the lot now and then. Whoever gets it begins by the tables, as after a
+start. What is in memory only, and that a server was heard from, is told to the others for the one that it concerns.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
@@ -35,8 +42,9 @@ from synapse_like.protocol.errors import MatrixError, Unavailable
 from synapse_like.storage import destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
-from synapse_like.storage.destinations import EduStored, Rewound, Waiting
+from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound, Waiting
 from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.news import for_others
 
 #: Transactions under way at the same time: to servers that are well, and to others, which may keep us waiting.
 MOST_AT_ONCE = 200
@@ -53,6 +61,10 @@ SAME_OUTAGE_MS = 60_000
 PASSING_EDU_MS = 60_000
 #: Servers that are remembered while nothing waits for them.
 MOST_REMEMBERED = 5000
+#: How many lots of servers there are. A claim is a lock, of which PostgreSQL has no more than some thousands.
+LOTS = 256
+#: How often the process that sends to a server is told that it was heard from, at the most, in seconds.
+HEARD_SECONDS = 1.0
 #: Answers to a whole transaction that may be due to one thing in it.
 REFUSALS = frozenset({400, 403, 413, 422})
 _LONGEST_ERROR = 500
@@ -90,6 +102,30 @@ class QueueState:
     passing_edus: int
 
 
+@for_others
+@dataclass(frozen=True, slots=True)
+class PassingEdu:
+    """News for the process that sends to a server: an EDU that is in memory only.
+
+    :ivar key: as in `DestinationQueues.send_edu`.
+    :ivar edu: its wire form.
+    """
+
+    server: str
+    edu_type: str
+    key: str | None
+    edu: str
+
+
+@for_others
+@dataclass(frozen=True, slots=True)
+class HeardFrom:
+    """News for the process that sends to a server: it has asked another process something."""
+
+    server: str
+
+
+@for_others
 @dataclass(frozen=True, slots=True)
 class PassingEdusLost:
     """News: EDUs that were in memory only are lost to a server, which could not be reached."""
@@ -123,7 +159,12 @@ class DestinationQueues:
         self._chance = chance
         self._outboxes: dict[str, Outbox] = {}
         self._unsaved: dict[str, Outbox] = {}
+        self._untold: dict[str, LeftAlone] = {}
         self._save_timer: Any = None
+        self._claims = database.claims
+        #: Servers that another process leaves alone: until when, and when they were last heard from.
+        self._left_alone: dict[str, tuple[int, float]] = {}
+        self._is_about_to_look = False
         self._well = DeferredSemaphore(MOST_AT_ONCE)
         self._failing = DeferredSemaphore(MOST_TO_FAILING)
         self._stopping = False
@@ -131,6 +172,10 @@ class DestinationQueues:
         bus.subscribe(EduStored, self._edu_stored)
         bus.subscribe(Rewound, self._rewound)
         bus.subscribe(CommitInDoubt, self._commit_in_doubt)
+        if not self._claims.is_alone:
+            bus.subscribe(PassingEdu, self._passing_edu)
+            bus.subscribe(HeardFrom, self._heard_elsewhere)
+            bus.subscribe(LeftAlone, self._is_left_elsewhere)
 
     # What others want of it.
 
@@ -140,12 +185,15 @@ class DestinationQueues:
 
     async def look_again(self) -> None:
         """See in the tables for whom something waits, and whom an operator wants tried again."""
-        asked, servers = await self._database.read("destinations", _look)
+        asked, servers, left_alone = await self._database.read("destinations", _look)
+        self._left_alone = {server: (until, float("-inf")) for server, until in left_alone.items()}
         for server in servers:
-            self._wake(self._outbox(server))
-        if asked:
-            await self._database.write("forget-retries-asked", destinations.forget_retries_asked, asked)
-            for server in asked:
+            if self._is_ours(server):
+                self._wake(self._outbox(server))
+        ours = [server for server in asked if self._is_ours(server)]
+        if ours:
+            await self._database.write("forget-retries-asked", destinations.forget_retries_asked, ours)
+            for server in ours:
                 self._end_backoff(self._outbox(server))
 
     async def stop(self) -> None:
@@ -184,14 +232,32 @@ class DestinationQueues:
         if lasting:
             await self._database.write("outgoing-edu", destinations.add_edu, destination, edu_type, key, edu)
             return
-        outbox = self._outbox(destination)
+        if self._is_ours(destination) or await self._claims.outcome(_lot_of(destination)):
+            self._add_passing(destination, edu_type, key, edu)
+        else:
+            self._database.tell_others(PassingEdu(destination, edu_type, key, edu.decode()))
+
+    def _add_passing(self, server: str, edu_type: str, key: str | None, edu: bytes) -> None:
+        outbox = self._outbox(server)
         if self._is_lost(outbox) or not outbox.add_passing(edu_type, key, edu):
-            self._bus.publish(PassingEdusLost(destination))
+            self._lose_edus(server)
         if not self._is_lost(outbox):
             self._wake(outbox)
 
+    def _lose_edus(self, server: str) -> None:
+        news = PassingEdusLost(server)
+        self._bus.publish(news)
+        self._database.tell_others(news)
+
     def heard_from(self, server: str) -> None:
         """A server has asked us something, so it may be reached again: try it now, but not more than once a second."""
+        if server in self._left_alone and not self._claims.holds(_lot_of(server)):
+            until, heard = self._left_alone[server]
+            now = self._clock.monotonic()
+            if now - heard >= HEARD_SECONDS:
+                self._left_alone[server] = until, now
+                self._database.tell_others(HeardFrom(server))
+            return
         outbox = self._outboxes.get(server)
         if outbox is None or outbox.timer is None or outbox.row is None or outbox.row.failing_since is None:
             return
@@ -203,7 +269,10 @@ class DestinationQueues:
     def is_left_alone(self, server: str) -> bool:
         """Whether nothing is sent to a server at the moment, since it could not be reached."""
         outbox = self._outboxes.get(server)
-        return outbox is not None and outbox.timer is not None
+        if outbox is not None:
+            return outbox.timer is not None
+        until, _ = self._left_alone.get(server, (0, 0))
+        return until > self._clock.now_ms() and not self._claims.holds(_lot_of(server))
 
     def states(self) -> dict[str, QueueState]:
         """How it stands with each server that is in memory."""
@@ -223,19 +292,41 @@ class DestinationQueues:
         if news.destinations:
             item = Announced(news.position, news.stored.event_nid, self._clock.monotonic(), news.pdu)
             for server in news.destinations:
-                outbox = self._outbox(server)
-                outbox.announce(item)
-                self._wake(outbox)
+                if self._is_ours(server):
+                    outbox = self._outbox(server)
+                    outbox.announce(item)
+                    self._wake(outbox)
 
     def _edu_stored(self, news: EduStored) -> None:
+        if not self._is_ours(news.server):
+            return
         outbox = self._outbox(news.server)
         outbox.has_lasting = True
         self._wake(outbox)
 
     def _rewound(self, news: Rewound) -> None:
+        if not self._is_ours(news.server):
+            return
         outbox = self._outbox(news.server)
         outbox.rewind(news.position)
+        if outbox.row is not None and not self._claims.is_alone:
+            # What we wrote down just now may have come after what another process wrote.
+            self._save_soon(outbox)
         self._wake(outbox)
+
+    def _passing_edu(self, news: PassingEdu) -> None:
+        if self._claims.holds(_lot_of(news.server)):
+            self._add_passing(news.server, news.edu_type, news.key, news.edu.encode())
+
+    def _heard_elsewhere(self, news: HeardFrom) -> None:
+        if self._claims.holds(_lot_of(news.server)):
+            self.heard_from(news.server)
+
+    def _is_left_elsewhere(self, news: LeftAlone) -> None:
+        if news.until is None:
+            self._left_alone.pop(news.server, None)
+        else:
+            self._left_alone[news.server] = news.until, float("-inf")
 
     def _commit_in_doubt(self, _: CommitInDoubt) -> None:
         for outbox in self._outboxes.values():
@@ -251,6 +342,42 @@ class DestinationQueues:
             except Unavailable:
                 await self._clock.sleep(DATABASE_PAUSE_SECONDS)
 
+    # Whose servers they are.
+
+    def _is_ours(self, server: str) -> bool:
+        """Whether it is this process that sends to a server; if not, it wants to from now on."""
+        if self._claims.is_alone:
+            return True
+        lot = _lot_of(server)
+        self._claims.want(lot, partial(self._lot_got, lot), partial(self._lot_lost, lot))
+        return self._claims.holds(lot)
+
+    def _lot_got(self, lot: str) -> None:
+        """Some servers are ours now: go on where the process before us ended."""
+        _log.debug("some servers are sent to from here now", claim=lot)
+        if not self._is_about_to_look:
+            # One look into the tables is for all that are got together.
+            self._is_about_to_look = True
+            self._clock.call_later(0, self._look_at_got)
+
+    def _look_at_got(self) -> None:
+        self._is_about_to_look = False
+        if not self._stopping:
+            run_in_background("destinations-claimed", self._look_until_answered)
+
+    def _lot_lost(self, lot: str) -> None:
+        """Some servers may be another's now: forget them, and break off what is under way."""
+        for server, outbox in list(self._outboxes.items()):
+            if _lot_of(server) == lot:
+                del self._outboxes[server]
+                self._unsaved.pop(server, None)
+                self._untold.pop(server, None)
+                _cancel_timer(outbox)
+                if outbox.running is not None:
+                    outbox.running.cancel()
+                if outbox.passing:
+                    self._lose_edus(server)
+
     # The work on one queue.
 
     def _outbox(self, server: str) -> Outbox:
@@ -262,13 +389,18 @@ class DestinationQueues:
     def _wake(self, outbox: Outbox) -> None:
         if outbox.behind_since is None and outbox.has_work:
             outbox.behind_since = self._clock.monotonic()
-        if self._stopping or outbox.is_running or outbox.timer is not None or not outbox.has_work:
+        is_busy = outbox.is_running or outbox.timer is not None
+        if self._stopping or is_busy or not outbox.has_work or self._is_gone(outbox):
             return
         outbox.is_running = True
         work = run_in_background("send-to-server", self._work, outbox)
         work.addCallback(self._work_ended, outbox)
         if not work.called:
             outbox.running = work
+
+    def _is_gone(self, outbox: Outbox) -> bool:
+        """Whether what it is for is another process's by now, or was forgotten."""
+        return self._outboxes.get(outbox.server) is not outbox
 
     def _work_ended(self, _: None, outbox: Outbox) -> None:
         outbox.is_running = False
@@ -283,7 +415,7 @@ class DestinationQueues:
                 outbox.row = await self._database.read("destination", destinations.find, outbox.server)
                 if outbox.row.retry_at is not None and outbox.row.retry_at > self._clock.now_ms():
                     self._wait(outbox, (outbox.row.retry_at - self._clock.now_ms()) / 1000)
-            while outbox.has_work and outbox.timer is None and not self._stopping:
+            while outbox.has_work and outbox.timer is None and not self._stopping and not self._is_gone(outbox):
                 lane = self._well if outbox.row.failing_since is None else self._failing
                 await lane.acquire()
                 try:
@@ -301,9 +433,9 @@ class DestinationQueues:
     async def _send_some(self, outbox: Outbox) -> None:
         if self._is_lost(outbox) and outbox.passing:
             outbox.passing.clear()
-            self._bus.publish(PassingEdusLost(outbox.server))
+            self._lose_edus(outbox.server)
         parcel = await self._pack(outbox)
-        if self._stopping:
+        if self._stopping or self._is_gone(outbox):
             return
         if not parcel:
             outbox.delivered(parcel)
@@ -388,6 +520,7 @@ class DestinationQueues:
             self._try_fellows(row.failing_since)
             row.failing_since = row.retry_at = row.last_error = None
             row.retry_interval = 0
+            self._tell_left_alone(outbox.server, None)
         outbox.most = min(2 * outbox.most, MOST_ITEMS)
         outbox.is_searching = outbox.is_searching and outbox.most < MOST_ITEMS
         self._save_soon(outbox)
@@ -435,8 +568,14 @@ class DestinationQueues:
         row.last_error = str(error)[:_LONGEST_ERROR]
         _log.info("a server cannot be reached", server=outbox.server, retry_ms=pause, reason=row.last_error)
         outbox.doubt()
+        self._tell_left_alone(outbox.server, row.retry_at)
         self._save_soon(outbox)
         self._wait(outbox, pause / 1000)
+
+    def _tell_left_alone(self, server: str, until: int | None) -> None:
+        """Have other processes know with the next that is written down."""
+        if not self._claims.is_alone:
+            self._untold[server] = LeftAlone(server, until)
 
     def _is_lost(self, outbox: Outbox) -> bool:
         """Whether a server has been failing for so long that EDUs in memory are not kept for it."""
@@ -445,7 +584,7 @@ class DestinationQueues:
 
     def _wait(self, outbox: Outbox, seconds: float) -> None:
         _cancel_timer(outbox)
-        if not self._stopping:
+        if not self._stopping and not self._is_gone(outbox):
             outbox.timer = self._clock.call_later(seconds, self._waited, outbox)
 
     def _waited(self, outbox: Outbox) -> None:
@@ -480,6 +619,8 @@ class DestinationQueues:
     # Writing down how far they are.
 
     def _save_soon(self, outbox: Outbox) -> None:
+        if self._is_gone(outbox):
+            return
         self._unsaved[outbox.server] = outbox
         if self._save_timer is None and not self._stopping:
             self._save_timer = self._clock.call_later(SAVE_SECONDS, self._save_now)
@@ -490,11 +631,13 @@ class DestinationQueues:
 
     async def _save(self) -> None:
         outboxes, self._unsaved = self._unsaved, {}
+        untold, self._untold = self._untold, {}
         rows = [replace(outbox.row) for outbox in outboxes.values() if outbox.row is not None]
         edus = [(server, outbox.edus_sent_up_to) for server, outbox in outboxes.items() if outbox.edus_sent_up_to]
         try:
-            await self._database.write("save-destinations", destinations.save, rows, edus)
+            await self._database.write("save-destinations", destinations.save, rows, edus, untold.values())
         except Exception:
+            self._untold = untold | self._untold
             for outbox in outboxes.values():
                 self._save_soon(outbox)
             raise
@@ -508,8 +651,13 @@ class DestinationQueues:
                 del self._outboxes[server]
 
 
-def _look(txn: Transaction) -> tuple[list[str], list[str]]:
-    return destinations.retries_asked(txn), destinations.needing_attention(txn)
+def _lot_of(server: str) -> str:
+    """The claim that a server belongs to."""
+    return f"destinations {blake2b(server.encode(), digest_size=8).digest()[0] % LOTS}"
+
+
+def _look(txn: Transaction) -> tuple[list[str], list[str], dict[str, int]]:
+    return destinations.retries_asked(txn), destinations.needing_attention(txn), destinations.left_alone(txn)
 
 
 def _read_known(txn: Transaction, server: str, known: list[Announced], edus_after: int, has_lasting: bool) -> Waiting:

@@ -116,6 +116,9 @@ class Outbox:
             item = item._replace(pdu=None)
         if not self.is_complete and not self.is_looking:
             return
+        if self.row is not None and item.position <= self.row.sent_up_to:
+            # The tables have told of it before the news came, by which time it was sent.
+            return
         self.announced.append(item)
         if len(self.announced) > MOST_ANNOUNCED and not self.is_looking:
             self.doubt()

@@ -115,7 +115,7 @@ class Backfill:
     async def _fill_news_of(self, room_id: str, silent: set[str]) -> bool:
         """Fetch the news of a room; whether that got on. Servers that could not be reached are added to those."""
         for _ in range(MOST_NEWS_QUESTIONS):
-            gap = await self._database.write("news-gap", self._newest_news, room_id)
+            gap = await self._database.write_to_room(room_id, "news-gap", self._newest_news, room_id)
             if gap is None:
                 return True
             if not await self._fill(room_id, gap, MOST, silent):
@@ -172,7 +172,7 @@ class Backfill:
                     return True
             if has_answered:
                 _log.info("nobody has what is missing", room=room_id, event_id=gap.event_id)
-                await self._database.write("give-up", self._give_up, room_id, gap)
+                await self._database.write_to_room(room_id, "give-up", self._give_up, room_id, gap)
             return False
 
     def _look(self, txn: Transaction, room_id: str, gap: Gap) -> _Wanted | None:
@@ -200,7 +200,9 @@ class Backfill:
         signed = await self._checks.check_many(wanted.rules, new, relayed_by=server)
         checked = {item.event.event_id: item for item in await self._checks.ask_policy(signed)}
         await self._fetch_auth(server, checked)
-        return await self._database.write("backfill", self._store, room_id, gap, wanted.missing, checked)
+        return await self._database.write_to_room(
+            room_id, "backfill", self._store, room_id, gap, wanted.missing, checked
+        )
 
     def _placed(self, txn: Transaction, event_ids: Sequence[str]) -> set[str]:
         known = events.known(txn, event_ids)

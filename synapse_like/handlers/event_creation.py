@@ -102,7 +102,9 @@ class EventCreation:
         if draft.redacts is not None and rules.redacts_in_content:
             draft = replace(draft, content={**draft.content, "redacts": draft.redacts})
         if draft.type == MEMBER and draft.state_key is not None and draft.state_key.endswith(f":{self.server_name}"):
-            # PROF-2. What the client says itself counts for more.
+            # PROF-2. What the client says itself counts for more. A profile that changes at this moment is told to the
+            # rooms that its user is in: this may be one of them, or has the new one.
+            txn.hold_name(f"profile {draft.state_key}")
             profile = profiles.find(txn, draft.state_key)
             draft = replace(draft, content={**profile.content(), **draft.content})
         check_event_type(draft.type)

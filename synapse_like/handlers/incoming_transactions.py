@@ -207,7 +207,9 @@ class IncomingTransactions:
         If one before it was missed, what that held is fetched in the background. The one that comes right after the
         newest is neither: nothing is looked up for it.
         """
-        if previous == [self._newest.get(origin)] and previous != [transaction_id]:
+        is_newest = previous == [self._newest.get(origin)] and previous != [transaction_id]
+        if is_newest and not self._database.is_shared:
+            # Another process may have answered it already.
             return None
         first, missed_after = await self._database.read("transaction", _look, origin, transaction_id, previous)
         if missed_after is not None and origin not in self._pulling:
@@ -298,7 +300,8 @@ class IncomingTransactions:
                 done = self._kept & (taken - lot.waiting.keys())
                 if done:
                     await self._database.write("settled", incoming.settled, done)
-                    self._kept -= done
+                # Whoever tries the others again finds them in the tables.
+                self._kept -= taken
 
     async def _receive_in_turn(self, lot: _Lot) -> None:
         checked = []
@@ -313,7 +316,7 @@ class IncomingTransactions:
         left = await self._checks.ask_policy(checked)
         silent: Silent = {}
         while left:
-            results, lot.answer = await self._database.write("receive", self._admit_all, lot, left)
+            results, lot.answer = await self._database.write_to_room(lot.room_id, "receive", self._admit_all, lot, left)
             lacking = []
             for item, result in zip(left, results, strict=True):
                 if isinstance(result, Verdict):

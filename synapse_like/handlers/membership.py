@@ -24,7 +24,7 @@ from synapse_like.handlers.room_access import is_inhabited, room_to_act_in
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.handlers.unwanted import check_invite
 from synapse_like.protocol.contents import check_content
-from synapse_like.protocol.errors import Forbidden
+from synapse_like.protocol.errors import Forbidden, MatrixError
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.identifiers import (
     canonical_alias,
@@ -109,7 +109,10 @@ class Membership:
         user_id = requester.user_id
         name = canonical_alias(room) if room.startswith("#") else parse_room_id(room)
         try:
-            outcome = await self._database.write("join", once, request, self._join, user_id, name)
+            if name.startswith("#"):
+                outcome = await self._database.write("join", once, request, self._join, user_id, name)
+            else:
+                outcome = await self._database.write_to_room(name, "join", once, request, self._join, user_id, name)
         except Elsewhere:
             room_id = name
             if name.startswith("#"):
@@ -132,11 +135,13 @@ class Membership:
         return {"room_id": room_id}
 
     async def _join_elsewhere(self, wish: Wish, request: Once) -> Outcome:
-        named = await self._database.write("ways-in", self._ways_in, wish)
+        named = await self._database.write_to_room(wish.room_id, "ways-in", self._ways_in, wish)
         if named is not None:
             content = {key: value for key, value in wish.content.items() if key != "membership"}
             await self._remote.join(wish.target, wish.room_id, named, content)
-        return await self._database.write("join", once, request, self._join, wish.target, wish.room_id)
+        return await self._database.write_to_room(
+            wish.room_id, "join", once, request, self._join, wish.target, wish.room_id
+        )
 
     def _ways_in(self, txn: Transaction, wish: Wish) -> list[str] | None:
         """The servers through which one may come into a room; None if it is here."""
@@ -183,7 +188,7 @@ class Membership:
         """Have a user leave a room whose account is closed, so that no token of theirs asks for it."""
         wish = Wish(user_id, room_id, user_id, {"membership": LEAVE})
         try:
-            await self._database.write("membership", self._put, wish)
+            await self._database.write_to_room(room_id, "membership", self._put, wish)
         except Elsewhere:
             await self._remote.leave(user_id, room_id)
 
@@ -191,7 +196,7 @@ class Membership:
         """Make a change of membership, here or with the help of another server; the ID of the event."""
         await self._ask_policy(wish, request)
         try:
-            outcome = await self._database.write("membership", once, request, self._put, wish)
+            outcome = await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
         except Elsewhere:
             outcome = await self._put_in_turn(wish, request)
         event_id: str = outcome["event_id"]
@@ -203,9 +208,21 @@ class Membership:
             return await self._put_elsewhere(wish, request)
         async with self._requests.hold(f"{request.token_id} {request.request}"):
             try:
-                return await self._database.write("membership", once, request, self._put, wish)
+                return await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
             except Elsewhere:
-                return await self._put_elsewhere(wish, request)
+                try:
+                    return await self._put_elsewhere(wish, request)
+                except MatrixError as refusal:
+                    if not self._database.is_shared:
+                        raise
+                    return await self._made_meanwhile(wish, request, refusal)
+
+    async def _made_meanwhile(self, wish: Wish, request: Once, refusal: MatrixError) -> Outcome:
+        """What another process has made of the same request, which is why it was refused here; or that refusal."""
+        try:
+            return await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
+        except Elsewhere:
+            raise refusal from None
 
     def _put(self, txn: Transaction, wish: Wish) -> Outcome:
         room = rooms.head(txn, wish.room_id)
@@ -227,14 +244,20 @@ class Membership:
             return await self._invite_elsewhere(wish, request)
         if wish.membership == JOIN:
             await self._join_elsewhere(wish, Once(request.token_id, None, request.now_ms))
-            return await self._database.write("membership", once, request, self._membership_event, wish)
+            return await self._database.write_to_room(
+                wish.room_id, "membership", once, request, self._membership_event, wish
+            )
         if wish.membership == KNOCK:
             named = await self._database.read("servers-of-room", self._servers, wish)
             content = {key: value for key, value in wish.content.items() if key != "membership"}
             await self._remote.knock(wish.target, wish.room_id, named, content)
-            return await self._database.write("membership", once, request, self._membership_event, wish)
+            return await self._database.write_to_room(
+                wish.room_id, "membership", once, request, self._membership_event, wish
+            )
         await self._remote.leave(wish.target, wish.room_id)
-        return await self._database.write("membership", once, request, self._membership_event, wish)
+        return await self._database.write_to_room(
+            wish.room_id, "membership", once, request, self._membership_event, wish
+        )
 
     async def _invite_elsewhere(self, wish: Wish, request: Once) -> Outcome:
         made = await self._remote.invite(self._draft(wish))
@@ -243,7 +266,7 @@ class Membership:
             self._remote.admit_invite(txn, made)
             return {"event_id": made.event.event_id}
 
-        return await self._database.write("invite", once, request, admit)
+        return await self._database.write_to_room(wish.room_id, "invite", once, request, admit)
 
     async def invite_from_elsewhere(self, sender: str, room_id: str, user_id: str) -> None:
         """Invite a user whose server is not in the room; raises what `RemoteMembership.invite` does."""
@@ -255,7 +278,7 @@ class Membership:
         """Invite a user, of here or from elsewhere, though it is not a client that asks for it now."""
         await self._ask_policy(wish)
         try:
-            await self._database.write("invite", self._put, wish)
+            await self._database.write_to_room(wish.room_id, "invite", self._put, wish)
         except Elsewhere:
             await self._invite_by_their_server(wish)
 
@@ -272,7 +295,7 @@ class Membership:
 
     async def _invite_by_their_server(self, wish: Wish) -> None:
         made = await self._remote.invite(self._draft(wish))
-        await self._database.write("invite", self._remote.admit_invite, made)
+        await self._database.write_to_room(wish.room_id, "invite", self._remote.admit_invite, made)
 
     def _membership_event(self, txn: Transaction, wish: Wish) -> Outcome:
         """The event that says what a user is to a room now."""

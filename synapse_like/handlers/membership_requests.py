@@ -84,7 +84,7 @@ class MembershipRequests:
         historical_user_id(user_id)
         if domain_of(user_id) != origin:
             raise Forbidden("A server can speak only for its own users.")
-        return await self._database.write("template", self._template, step, room_id, user_id, versions)
+        return await self._database.write_to_room(room_id, "template", self._template, step, room_id, user_id, versions)
 
     def _template(
         self, txn: Transaction, step: Step, room_id: str, user_id: str, versions: Sequence[str]
@@ -120,7 +120,7 @@ class MembershipRequests:
         checked = await self._checks.check(rules, event, kept)
         if checked.event is not event:
             raise Forbidden("The content of the event does not have the hash that it claims.")
-        taken = await self._database.write("take-membership", self._take, checked)
+        taken = await self._database.write_to_room(event.room_id, "take-membership", self._take, checked)
         if isinstance(taken, Verdict):
             raise AuthError(taken.refusal or "The room does not allow this any more.")
         return await self._database.read("answer-membership", self._answer, step, taken, checked)
@@ -161,7 +161,7 @@ class MembershipRequests:
         """Sign for a member of ours who lets a user in, if that is so."""
         if domain_of(historical_user_id(string("content", event.content[VOUCHER]))) != self._server_name:
             return pdu
-        expected = await self._database.write("vouch", self._expected_voucher, event)
+        expected = await self._database.write_to_room(event.room_id, "vouch", self._expected_voucher, event)
         if not expected:
             raise Forbidden("Nobody here can let this user in.")
         _check_covered(rules, event)

@@ -135,7 +135,7 @@ class Messages:
             raise Forbidden(f"To redact other people's events one needs power level {levels.redact} here.")
 
     async def _write(self, name: str, request: Once, function: Any, draft: EventDraft) -> str:
-        outcome = await self._database.write(name, once, request, function, draft)
+        outcome = await self._database.write_to_room(draft.room_id, name, once, request, function, draft)
         event_id: str = outcome["event_id"]
         return event_id
 

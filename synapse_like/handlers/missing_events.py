@@ -163,7 +163,9 @@ class MissingEvents:
         bridge: StateIds | None = None
         has_asked = False
         while True:
-            result = await self._database.write("receive", receive, self._persistence, item, bridge=bridge)
+            result = await self._database.write_to_room(
+                item.event.room_id, "receive", receive, self._persistence, item, bridge=bridge
+            )
             if isinstance(result, Verdict):
                 return result
             if result.auth and has_asked:
@@ -212,7 +214,9 @@ class MissingEvents:
         known = await self._database.read("known-events", events.known, list(read))
         unknown = [pair for event_id, pair in read.items() if event_id not in known]
         checked = await self._checks.check_many(rules, unknown, relayed_by=server)
-        stored = await self._database.write("store-outliers", self._store, room_id, checked, list(read))
+        stored = await self._database.write_to_room(
+            room_id, "store-outliers", self._store, room_id, checked, list(read)
+        )
         return {
             event.state_slot: event_id
             for event_id, (event, _) in held.items()

@@ -103,7 +103,7 @@ class RemoteMembership:
         :raises ServerUnreachable: none of them could be reached.
         """
         async with self._locks.hold(room_id):
-            if await self._database.write("is-here", self._is_here, room_id):
+            if await self._database.write_to_room(room_id, "is-here", self._is_here, room_id):
                 # Somebody else came in while we waited; from now on joins are made here.
                 return
             await self._first_that_works(
@@ -285,7 +285,7 @@ class RemoteMembership:
         :raises Forbidden: the room does not allow it, or the other server does not.
         :raises ServerUnreachable: the other server does not answer.
         """
-        made, rules, shown = await self._database.write("make-invite", self._make_invite, draft)
+        made, rules, shown = await self._database.write_to_room(draft.room_id, "make-invite", self._make_invite, draft)
         pdu = decode(made.pdu)
         assert isinstance(pdu, dict)
         server = domain_of(made.event.state_slot[1])

@@ -37,6 +37,10 @@ class Scope(Protocol):
 
     def outdates(self, kind: str, /) -> None: ...
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may make copies wrong while it goes on."""
+
 
 class CacheKind(Generic[Key, Value]):
     """A kind of copies.
@@ -72,10 +76,15 @@ class Cache(Generic[Key, Value]):
     def put(self, txn: Scope, key: Key, value: Value) -> None:
         """Remember `value`, which this transaction has read or written."""
         if txn.writable:
-            txn.when_committed(lambda: self.keep(key, value))
+            txn.when_committed(lambda: self._keep_if_right(txn, key, value))
             return
         with self._lock:
             if txn.generation == self._owner.generation:
+                self._entries[key] = value
+
+    def _keep_if_right(self, txn: Scope, key: Key, value: Value) -> None:
+        with self._lock:
+            if not txn.is_shared or txn.generation == self._owner.generation:
                 self._entries[key] = value
 
     def drop_all(self, txn: Scope) -> None:

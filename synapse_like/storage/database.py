@@ -34,6 +34,7 @@ from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
+from synapse_like.storage.claims import Claims
 from synapse_like.storage.engines import (
     MOST_VALUES,
     DatabaseInUse,
@@ -54,6 +55,7 @@ from synapse_like.storage.sharing import (
     Told,
     Turn,
     lane_of,
+    lock_of_claim,
     newest,
     tell_passing,
 )
@@ -228,6 +230,19 @@ class Transaction:
         if self.turn is not None:
             self.turn.hold(self, room_id)
 
+    def hold_name(self, name: str) -> None:
+        """Have to oneself, until the commit, something that is no room's, and that lanes of several rooms may touch.
+
+        :raises LaneTaken: another process has it; the job is to be done again.
+        """
+        if self.turn is not None:
+            self.turn.hold_name(self, name)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write at the same time."""
+        return self.turn is not None
+
     def take_number(self) -> None:
         """Commit after all who have done this before, and before all who will."""
         if self.turn is not None:
@@ -278,6 +293,7 @@ class Connection:
 
     :param outside: this connection belongs to a command that runs beside the server: every transaction of it tells the
         server that its copies may be wrong.
+    :param shared: what it holds is waited for by other processes.
     """
 
     def __init__(
@@ -288,6 +304,7 @@ class Connection:
         exclusive: bool = False,
         outside: bool = False,
         holder: Holder | None = None,
+        shared: bool = False,
     ) -> None:
         self.engine = engine
         self.caches = caches if caches is not None else Caches()
@@ -296,6 +313,7 @@ class Connection:
         self._outside = outside
         self._outside_changes: int | None = None
         self._holder = holder
+        self._shared = shared or holder is not None
         self.raw: RawConnection = self._connect()
 
     def begin(self, *, writable: bool) -> Transaction:
@@ -379,7 +397,7 @@ class Connection:
         self.raw = self._connect()
 
     def _connect(self) -> RawConnection:
-        return self.engine.connect(exclusive=self._exclusive, shared=self._holder is not None)
+        return self.engine.connect(exclusive=self._exclusive, shared=self._shared)
 
     def close(self) -> None:
         """Close the connection and give up the claim on the database, if it was exclusive."""
@@ -397,6 +415,7 @@ class Database:
     :param readers: number of reading threads, each with a connection.
     :param timings: is told how long jobs take.
     :param shared: whether other processes may write to it, too.
+    :ivar claims: what only one of the processes may do at a time.
     :raises DatabaseInUse: another server runs on it.
     :raises DatabaseUnavailable: it cannot be opened.
     """
@@ -417,6 +436,7 @@ class Database:
         self.engine = engine
         self.caches = Caches()
         self._holder = Holder() if shared else None
+        self.claims = Claims(reactor, (lambda: Connection(engine, shared=True)) if shared else None, lock_of_claim)
         self._writer = Connection(engine, self.caches, exclusive=True, holder=self._holder)
         self._readers = [Connection(engine, self.caches) for _ in range(readers)]
         self._writes: SimpleQueue[_Job[Any] | None] = SimpleQueue()
@@ -450,6 +470,7 @@ class Database:
             self._listen(self._holder.name, self._writer.transact(newest))
         for thread in self._threads:
             thread.start()
+        self.claims.start()
 
     def _listen(self, name: str, last: int) -> None:
         """Publish from now on what other processes commit, too."""
@@ -486,6 +507,7 @@ class Database:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+        self.claims.stop()
         if self._listener is not None:
             self._listener.stop(self._writer)
         for connection in [*self._readers, self._writer]:

@@ -83,6 +83,18 @@ class Rewound:
     position: int
 
 
+@for_others
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """News: a server could not be reached, and is tried again later; or it was.
+
+    :ivar until: when it will be, in milliseconds since 1970; None if it was reached.
+    """
+
+    server: str
+    until: int | None
+
+
 def find(txn: Transaction, server: str) -> Destination:
     """How far a server is; one that nothing was ever sent to is at the beginning of each of its stays."""
     row = txn.one(
@@ -93,10 +105,16 @@ def find(txn: Transaction, server: str) -> Destination:
     return Destination(*row) if row is not None else Destination(server)
 
 
-def save(txn: Transaction, destinations: Iterable[Destination], edus_sent_up_to: Iterable[tuple[str, int]]) -> None:
+def save(
+    txn: Transaction,
+    destinations: Iterable[Destination],
+    edus_sent_up_to: Iterable[tuple[str, int]],
+    left_alone: Iterable[LeftAlone] = (),
+) -> None:
     """Write down how far servers are.
 
     :param edus_sent_up_to: which lasting EDUs servers have, by server.
+    :param left_alone: what other processes are told of it.
     """
     for item in destinations:
         txn.execute(
@@ -117,6 +135,15 @@ def save(txn: Transaction, destinations: Iterable[Destination], edus_sent_up_to:
         )
     for server, position in edus_sent_up_to:
         txn.execute("DELETE FROM outgoing_edus WHERE server = ? AND position <= ?", (server, position))
+    for news in left_alone:
+        txn.announce(news)
+
+
+def left_alone(txn: Transaction) -> dict[str, int]:
+    """The servers that could not be reached, and when they are to be tried again."""
+    return dict(
+        txn.all("SELECT server, retry_at FROM destinations WHERE failing_since IS NOT NULL AND retry_at IS NOT NULL")
+    )
 
 
 def waiting(txn: Transaction, server: str, *, after: int, most_pdus: int, edus_after: int, most_edus: int) -> Waiting:

@@ -38,6 +38,9 @@ BUSY_SECONDS = 10
 CLAIM_SECONDS = 2
 #: Statements that a connection keeps ready.
 MOST_STATEMENTS = 256
+#: After how many seconds the other end of a connection between processes that share a database is given up that does
+#: not answer any more; what it held is free then.
+GIVEN_UP_SECONDS = 12
 
 
 class DatabaseInUse(Exception):
@@ -133,6 +136,13 @@ class Engine(Protocol):
 
     def left_out(self, connection: RawConnection) -> list[str]:
         """What a thorough look for faults cannot look at here, and why, in sentences."""
+        ...
+
+    def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
+        """Take locks that are kept until the connection ends; those that could be had at once.
+
+        :param locks: numbers of 64 bits.
+        """
         ...
 
     def make_indexes_anew(self, connection: RawConnection) -> None:
@@ -281,10 +291,29 @@ class SqliteEngine:
     def notify(self, connection: RawConnection, text: str = "") -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
+    def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
+        raise NotImplementedError("nobody else writes to SQLite")
+
     def release(self) -> None:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+
+#: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known.
+_KEPT_ALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": GIVEN_UP_SECONDS // 2,
+    "keepalives_interval": 2,
+    "keepalives_count": GIVEN_UP_SECONDS // 4,
+    "tcp_user_timeout": GIVEN_UP_SECONDS * 1000,
+}
+_KEPT_ALIVE_THERE = {
+    "tcp_keepalives_idle": GIVEN_UP_SECONDS // 2,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": GIVEN_UP_SECONDS // 4,
+    "tcp_user_timeout": GIVEN_UP_SECONDS * 1000,
+}
 
 
 class PostgresEngine:
@@ -326,10 +355,15 @@ class PostgresEngine:
         )
 
     def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
+        # What this process holds must not be held for ever by a connection whose other end is gone, at either end.
+        seen_to: dict[str, Any] = _KEPT_ALIVE if shared else {}
         try:
             connection = self._psycopg.connect(
-                self._url, autocommit=True, prepare_threshold=2, connect_timeout=BUSY_SECONDS
+                self._url, autocommit=True, prepare_threshold=2, connect_timeout=BUSY_SECONDS, **seen_to
             )
+            if shared:
+                for name, value in _KEPT_ALIVE_THERE.items():
+                    connection.execute(f"SET {name} = {value}")
         except self._psycopg.Error as error:
             raise DatabaseUnavailable(
                 f"cannot connect to PostgreSQL ({self._safe_url()}): {str(error).strip()}"
@@ -572,6 +606,12 @@ class PostgresEngine:
             query = f"SELECT blkno, msg FROM {schema}.verify_heapam(%s::regclass) LIMIT 5"
             for block, message in connection.execute(query, (table,)).fetchall():
                 yield f"The table {table} is damaged in block {block}: {message}."
+
+    def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
+        rows = connection.execute(
+            "SELECT number, pg_try_advisory_lock(number) FROM unnest(CAST(%s AS BIGINT[])) AS number", (list(locks),)
+        ).fetchall()
+        return {number for number, is_held in rows if is_held}
 
     def release(self) -> None:
         """The claim ends with the connection."""

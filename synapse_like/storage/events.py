@@ -24,6 +24,7 @@ from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import CommitInDoubt, Transaction
 from synapse_like.storage.engines import batched, placeholders
 from synapse_like.storage.news import for_others, register
+from synapse_like.storage.sharing import LaneTaken, lane_of
 
 STREAM = "events"
 
@@ -176,7 +177,8 @@ def insert(
         # What it says stays as it was first stored: it may have been redacted since.
         " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
         " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
-        " is_outgoing = excluded.is_outgoing, position = excluded.position RETURNING event_nid, redacted_by",
+        " is_outgoing = excluded.is_outgoing, position = excluded.position"
+        " WHERE events.room_nid = excluded.room_nid RETURNING event_nid, redacted_by",
         (
             event.event_id,
             room_nid,
@@ -190,7 +192,9 @@ def insert(
             pdu,
         ),
     ).fetchone()
-    assert row is not None, "the statement has a RETURNING clause"
+    if row is None:
+        # At this moment another process put it into another room: a server may choose the IDs of its events.
+        raise LaneTaken(lane_of(event.event_id))
     event_nid, redacted_by = row
     replaced_event = replaced.event if replaced is not None else None
     stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu), told_at=told_at)

@@ -49,9 +49,11 @@ def once(
     :raises UnknownToken: the access token was ended since the request came in.
     """
     key = blake2b((request.request or "").encode(), digest_size=16).digest()
+    # Whoever ends the token meanwhile waits for the end of this, or this for that.
+    kept = " FOR KEY SHARE OF t" if txn.is_shared else ""
     row = txn.one(
         "SELECT r.result FROM access_tokens t LEFT JOIN retransmissions r"
-        " ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?",
+        f" ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?{kept}",
         (key, request.token_id),
     )
     if row is None:

@@ -61,6 +61,11 @@ def lane_of(room_id: str) -> int:
     return int.from_bytes(blake2b(room_id.encode(), digest_size=8).digest(), "big", signed=True)
 
 
+def lock_of_claim(name: str) -> int:
+    """The lock of what only one process may do (`claims.py`); never a lane."""
+    return lane_of(f"claim {name}")
+
+
 class LaneTaken(Exception):
     """Another process writes in a lane; the job is to be done again in a transaction that waits for it first."""
 
@@ -87,13 +92,22 @@ class Turn:
 
         :raises LaneTaken: it cannot be had at once.
         """
-        lane = lane_of(room_id)
+        self._hold_lane(txn, lane_of(room_id))
+        self.rooms.add(room_id)
+
+    def hold_name(self, txn: Transaction, name: str) -> None:
+        """Have the lane of something that is no room.
+
+        :raises LaneTaken: it cannot be had at once.
+        """
+        self._hold_lane(txn, lane_of(f"name {name}"))
+
+    def _hold_lane(self, txn: Transaction, lane: int) -> None:
         if lane not in self.lanes:
             self._try(txn, [lane])
             if lane not in self.lanes:
                 raise LaneTaken(lane)
             self.holder.catch_up(txn)
-        self.rooms.add(room_id)
 
     def begin(self, txn: Transaction, needed: Iterable[int], wanted: Iterable[int]) -> None:
         """Wait for some lanes, have such others as can be had at once, and learn what happened there."""

@@ -45,6 +45,10 @@ def _known_slot_id(txn: Transaction, slot: StateSlot) -> int | None:
 def make_slot_id(txn: Transaction, slot: StateSlot) -> int:
     """The number of a (type, state key), given to it now if it has none."""
     known = slot_id(txn, slot)
+    if known is None and txn.is_shared:
+        # Two rooms may come to have it at once, and neither must wait for the other's commit.
+        txn.hold_name(f"slot {slot}")
+        known = slot_id(txn, slot)
     if known is None:
         known = txn.insert("INSERT INTO state_slots (type, state_key) VALUES (?, ?) RETURNING slot_id", slot)
         txn.slots[slot] = known

@@ -12,18 +12,27 @@ from twisted.internet.task import Clock as HandMovedTime
 from twisted.python.failure import Failure
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import STOP_SECONDS, DestinationQueues
+from synapse_like.federation.destinations import (
+    STOP_SECONDS,
+    DestinationQueues,
+    HeardFrom,
+    PassingEdu,
+    PassingEdusLost,
+)
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import V1
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
-from synapse_like.storage.destinations import EduStored
+from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound
 from synapse_like.storage.events import GAP, EventPersisted
 from tests.support.threads import ThreadBridge
 
+#: What the queues are told.
+NEWS = (EventPersisted, EduStored, Rewound, CommitInDoubt, LeftAlone, PassingEdu, HeardFrom, PassingEdusLost)
 #: Where the clock stands at the beginning, in seconds.
 NOON = 1_412_600_000
 
@@ -93,7 +102,7 @@ class House:
     def __init__(self, database: Database, bus: Bus, bridge: ThreadBridge) -> None:
         self.database = database
         self.news = Bus()
-        for kind in (EventPersisted, EduStored, CommitInDoubt):
+        for kind in NEWS:
             bus.subscribe(kind, self._pass_on)
         self.bridge = bridge
         self.time = HandMovedTime()
@@ -240,9 +249,8 @@ class House:
 
 
 def head(txn: Transaction, room_id: str) -> rooms.RoomHead:
-    room = rooms.head(txn, room_id)
-    assert room is not None
-    return room
+    # No event moves it, so that another process finds none in the tables.
+    return rooms.enter(txn, room_id)
 
 
 def say_all(txn: Transaction, room_id: str, texts: tuple[str, ...], quietly: bool) -> None:
@@ -261,7 +269,7 @@ def say_all(txn: Transaction, room_id: str, texts: tuple[str, ...], quietly: boo
             prev_events=(),
             auth_events=(),
         )
-        pdu = encode_content({"event_id": event.event_id, "room_id": room_id, "content": event.content})
+        pdu = encode_pdu(to_pdu(V1, event))
         stored = events.insert(
             txn,
             room.room_nid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,7 +30,11 @@ from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.hashes import content_hash
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import events, incoming, rooms
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.bus import Bus
+from synapse_like.storage.database import Connection, Database, Transaction
+from synapse_like.storage.engines import open_engine
+from synapse_like.storage.migrations import migrate
+from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge
 
 ALICE, BOB = "@alice:here", "@bob:there"
@@ -64,13 +69,16 @@ class OtherServers:
 
 
 class Receiver:
-    """The server `here`, with public rooms that a user of `there` is in."""
+    """The server `here`, with public rooms that a user of `there` is in.
 
-    def __init__(self, database: Database, bridge: ThreadBridge) -> None:
+    :param beside: another process of it, which has made the room.
+    """
+
+    def __init__(self, database: Database, bridge: ThreadBridge, beside: Receiver | None = None) -> None:
         self.database = database
         self.bridge = bridge
         clock = ReactorClock(HandMovedTime())
-        key = generate_signing_key("1")
+        key = generate_signing_key("1") if beside is None else beside.here.signing_key
         persistence = EventPersistence("here")
         self.here = EventCreation("here", key, clock, persistence)
         self.there = EventCreation("there", key, clock, persistence)
@@ -94,7 +102,10 @@ class Receiver:
             limit=self._count,
         )
         self.limiter: Limiter | None = None
-        self.room, self.other_room = (self._await(database.write("make", self._make_room)) for _ in range(2))
+        if beside is not None:
+            self.room, self.other_room = beside.room, beside.other_room
+        else:
+            self.room, self.other_room = (self.result(database.write("make", self._make_room)) for _ in range(2))
 
     async def _hear(self, _: str, content: Any) -> None:
         if self.fault is not None:
@@ -130,7 +141,7 @@ class Receiver:
             content = {"msgtype": "m.text", "body": text}
             return self.there.make(txn, room, EventDraft(room_id, "m.room.message", BOB, content)).pdu
 
-        pdu = decode(self._await(self.database.write("make", make)))
+        pdu = decode(self.result(self.database.write("make", make)))
         assert isinstance(pdu, dict)
         if after is not None:
             pdu["prev_pdus"] = [["there", after["pdu_id"]]]
@@ -140,24 +151,30 @@ class Receiver:
 
     def retry_waiting(self) -> None:
         """Have tried again what waits."""
-        self._await(Deferred.fromCoroutine(self.transactions.retry_waiting()))
+        self.result(Deferred.fromCoroutine(self.transactions.retry_waiting()))
 
     def waiting(self) -> list[str]:
         """The IDs of the events that wait."""
-        return [item.event_id for item in self._await(self.database.read("waiting", incoming.all_waiting))]
+        return [item.event_id for item in self.result(self.database.read("waiting", incoming.all_waiting))]
 
     def has(self, *pdus: dict[str, Any]) -> bool:
         """Are these events in their rooms?"""
-        known = self._await(self.database.read("known", events.known, [_id_of(pdu) for pdu in pdus]))
+        known = self.result(self.database.read("known", events.known, [_id_of(pdu) for pdu in pdus]))
         return len(known) == len(pdus)
 
     def receive(
         self, transaction_id: str, previous: list[str], *pdus: dict[str, Any], edus: int = 0, kind: str = "m.test"
     ) -> bytes:
         """Have a transaction received; the answer."""
+        return self.result(self.begin(transaction_id, previous, *pdus, edus=edus, kind=kind))
+
+    def begin(
+        self, transaction_id: str, previous: list[str], *pdus: dict[str, Any], edus: int = 0, kind: str = "m.test"
+    ) -> Deferred[bytes]:
+        """Begin to receive a transaction."""
         edu = {"edu_type": kind, "content": {}}
         body = {"prev_ids": previous, "pdus": list(pdus), "edus": [edu] * edus}
-        return self._await(Deferred.fromCoroutine(self.transactions.receive("there", transaction_id, body)))
+        return Deferred.fromCoroutine(self.transactions.receive("there", transaction_id, body))
 
     def costs(self, transaction_id: str, previous: list[str], *pdus: dict[str, Any]) -> tuple[int, int, int]:
         """The commits, and the functions handed to the writing and reading threads, that a transaction takes."""
@@ -168,9 +185,9 @@ class Receiver:
         return commits, jobs, reads
 
     def recorded(self, transaction_id: str) -> bytes | None:
-        return self._await(self.database.read("recorded", incoming.answer_to, "there", transaction_id))
+        return self.result(self.database.read("recorded", incoming.answer_to, "there", transaction_id))
 
-    def _await(self, deferred: Deferred[Any]) -> Any:
+    def result(self, deferred: Deferred[Any]) -> Any:
         results: list[Any] = []
         deferred.addCallbacks(results.append, lambda failure: results.append(failure))
         self.bridge.pump(lambda: bool(results))
@@ -315,4 +332,46 @@ def test_transaction_that_is_under_way_is_counted_once(receiver: Receiver) -> No
     receiver.limiter = Limiter({"federation_events": (1, 100), "federation_room": (1, 3)}, lambda: 0.0)
     body = {"prev_ids": [], "pdus": [], "edus": [{"edu_type": "m.test", "content": {}}] * 60}
     both = [Deferred.fromCoroutine(receiver.transactions.receive("there", "1", body)) for _ in range(2)]
-    assert [receiver._await(one) for one in both] == [b'{"pdus":{}}'] * 2
+    assert [receiver.result(one) for one in both] == [b'{"pdus":{}}'] * 2
+
+
+@pytest.fixture
+def receivers(postgresql: PostgreSQL) -> Iterator[tuple[Receiver, Receiver]]:
+    """Two processes of the same server."""
+    with postgresql.database() as url:
+        connection = Connection(open_engine(url, data_dir=Path()), exclusive=True)
+        migrate(connection)
+        connection.close()
+        bridges = [ThreadBridge(), ThreadBridge()]
+        databases = [Database(open_engine(url, data_dir=Path()), bridge, Bus(), shared=True) for bridge in bridges]
+        for database in databases:
+            database.start()
+        one = Receiver(databases[0], bridges[0])
+        yield one, Receiver(databases[1], bridges[1], beside=one)
+        for database in databases:
+            database.stop()
+
+
+def test_repetition_that_comes_to_another_process_does_nothing(receivers: tuple[Receiver, Receiver]) -> None:
+    one, two = receivers
+    one.receive("1", [])
+    first = two.receive("2", ["1"], two.message("hello"), edus=1)
+    # For this process the transaction before it was the newest.
+    assert one.receive("2", ["1"], edus=1) == first
+    assert one.edus == []
+
+
+def test_a_transaction_that_comes_to_two_processes_at_once_is_answered_the_same(
+    receivers: tuple[Receiver, Receiver],
+) -> None:
+    one, two = receivers
+    for number in range(5):
+        messages = [one.message(f"{number} {n}") for n in range(3)]
+        del messages[2]["content"]
+        begun = [(receiver, receiver.begin(f"{number}", [], *messages)) for receiver in receivers]
+        first, second = (receiver.result(answer) for receiver, answer in begun)
+        assert first == second == one.recorded(f"{number}")
+        results = orjson.loads(first)["pdus"]
+        assert [results[f"${message['pdu_id']}:there"] for message in messages[:2]] == [{}, {}]
+    said = "SELECT COUNT(*) FROM events WHERE place IS NOT NULL AND position(?::bytea in pdu) > 0"
+    assert two.result(two.database.read("said", lambda txn: txn.one(said, (b"m.text",)))) == (10,)

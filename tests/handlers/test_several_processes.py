@@ -38,7 +38,7 @@ PATIENCE = 30
 
 @for_others
 @dataclass(frozen=True, slots=True)
-class Said:
+class Uttered:
     """News: a process has said all that it had to say up to here."""
 
     number: int
@@ -56,7 +56,7 @@ class Process:
         self.bridge, bus = ThreadBridge(), Bus()
         self.database = Database(open_engine(url, data_dir=Path()), self.bridge, bus, readers=1, shared=True)
         self.heard: set[int] = set()
-        bus.subscribe(Said, lambda news: self.heard.add(news.number))
+        bus.subscribe(Uttered, lambda news: self.heard.add(news.number))
         self.database.start()
         event_position, position = self.result(
             self.database.read("start", lambda txn: (events.current_position(txn), presence.current_position(txn)))
@@ -98,7 +98,7 @@ class Process:
 
 def say(txn: Transaction, number: int) -> None:
     txn.take_number()
-    txn.announce(Said(number))
+    txn.announce(Uttered(number))
 
 
 async def _wait(awaitable: Any) -> Any:

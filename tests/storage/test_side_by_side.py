@@ -1,0 +1,161 @@
+"""What several rooms have in common is right where two processes write to two rooms at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from synapse_like.protocol.errors import UnknownToken
+from synapse_like.protocol.events import Event
+from synapse_like.protocol.room_versions import V1
+from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
+from synapse_like.storage import accounts, events, rooms, state
+from synapse_like.storage.database import Transaction
+from synapse_like.storage.retransmissions import Once, once
+from tests.storage.test_sharing import NAMES, ROOMS, Process, prepare
+from tests.support.postgres import PostgreSQL
+from tests.support.processes import wait_until
+
+SLOT = ("m.room.member", "@new:x")
+
+
+@pytest.fixture(scope="module")
+def url(postgresql: PostgreSQL) -> Iterator[str]:
+    with postgresql.database() as url:
+        prepare(url)
+        yield url
+
+
+@pytest.fixture
+def processes(url: str) -> Iterator[list[Process]]:
+    made = [Process(url), Process(url)]
+    yield made
+    for process in made:
+        process.database.stop()
+
+
+class Paused:
+    """A job of one process for a room that has done something, and is not committed until it is let go on."""
+
+    def __init__(self, process: Process, room_id: str, function: Callable[..., Any], *args: Any) -> None:
+        self._process = process
+        self._entered, self._let_go = threading.Event(), threading.Event()
+        self._job = process.database.write_to_room(room_id, "paused", self._run, function, *args)
+        assert self._entered.wait(30)
+
+    def _run(self, txn: Transaction, function: Callable[..., Any], *args: Any) -> Any:
+        done = function(txn, *args)
+        self._entered.set()
+        assert self._let_go.wait(30)
+        return done
+
+    def go_on(self) -> Any:
+        self._let_go.set()
+        return self._process.result(self._job)
+
+
+def see_waiting(url: str) -> None:
+    """Wait until a transaction waits for another one."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as other:
+        wait_until("one to wait for the other", lambda: other.execute(waiting).fetchone())
+
+
+def test_a_slot_that_two_rooms_come_to_have_at_once_has_one_number(processes: list[Process]) -> None:
+    one, two = processes
+    first = Paused(one, ROOMS[0], state.make_slot_id, SLOT)
+    tries: list[int] = []
+
+    def make(txn: Transaction) -> int:
+        tries.append(1)
+        return state.make_slot_id(txn, SLOT)
+
+    second = two.database.write_to_room(ROOMS[1], "make", make)
+    # It does not keep its own room from being written to while it waits.
+    third = two.database.write_to_room(ROOMS[2], "other", lambda txn: "done")
+    assert two.result(third) == "done"
+    number = first.go_on()
+    assert two.result(second) == number
+    assert len(tries) == 2
+
+
+def made_event(room_id: str, body: str) -> Event:
+    return Event(
+        event_id="$the-same:liar.example",
+        room_id=room_id,
+        type="m.room.message",
+        sender="@liar:liar.example",
+        content={"body": body},
+        origin_server_ts=0,
+        depth=1,
+        prev_events=(),
+        auth_events=(),
+    )
+
+
+def put(txn: Transaction, room_id: str, body: str) -> str:
+    """Put an event into a room, unless its ID is another's already; where it is."""
+    room = rooms.enter(txn, room_id)
+    event = made_event(room_id, body)
+    known = events.known(txn, [event.event_id])
+    if known:
+        return "elsewhere"
+    pdu = encode_pdu(to_pdu(V1, event))
+    events.insert(txn, room.room_nid, event, pdu, place=None, snapshot_before=None, snapshot_after=None)
+    return "here"
+
+
+def test_an_event_that_a_server_puts_into_two_rooms_at_once_is_in_one(url: str, processes: list[Process]) -> None:
+    one, two = processes
+    for room_id in ("!a:x", "!b:x"):
+        one.result(one.database.write("make", lambda txn, name: rooms.create(txn, name, V1, is_public=False), room_id))
+    first = Paused(one, "!a:x", put, "!a:x", "a")
+    second = two.database.write_to_room("!b:x", "put", put, "!b:x", "b")
+    see_waiting(url)
+    assert first.go_on() == "here"
+    assert two.result(second) == "elsewhere"
+    stored = one.result(one.database.read("find", events.find, "$the-same:liar.example"))
+    assert (stored.event.room_id, stored.event.content) == ("!a:x", {"body": "a"})
+
+
+def test_what_was_read_before_another_changed_it_is_not_kept(processes: list[Process]) -> None:
+    one, two = processes
+
+    def remember(txn: Transaction) -> None:
+        txn.cache(NAMES).put(txn, "a", "as it was")
+
+    def change(txn: Transaction) -> None:
+        txn.execute("UPDATE stream_positions SET position = position WHERE stream = ?", (ROOMS[1],))
+        txn.cache(NAMES).drop_all(txn)
+
+    reading = Paused(two, ROOMS[0], remember)
+    generation = two.database.caches.generation
+    one.result(one.database.write_to_room(ROOMS[1], "change", change))
+    two.bridge.pump(lambda: two.database.caches.generation != generation, 30)
+    reading.go_on()
+    assert two.database.caches.of(NAMES).get("a") is None
+
+
+def test_a_token_that_another_process_ends_at_this_moment_does_nothing_more(url: str, processes: list[Process]) -> None:
+    """API-4: it is told so, and not that the server failed."""
+    one, two = processes
+
+    def begin(txn: Transaction) -> int:
+        accounts.create(txn, "@user:x", password_hash=None, now_ms=1)
+        return accounts.add_token(txn, "@user:x", b"token", now_ms=1)
+
+    token_id = one.result(one.database.write("begin", begin))
+
+    def end(txn: Transaction) -> None:
+        txn.execute("DELETE FROM access_tokens WHERE token_id = ?", (token_id,))
+
+    ending = Paused(one, ROOMS[0], end)
+    request = Once(token_id, "say it", 1)
+    said = two.database.write_to_room(ROOMS[1], "say", once, request, lambda txn: {"event_id": "$x"})
+    see_waiting(url)
+    ending.go_on()
+    assert two.result(said).check(UnknownToken)
