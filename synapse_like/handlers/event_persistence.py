@@ -173,13 +173,20 @@ class EventPersistence:
         before: Snapshot,
         after: Snapshot,
     ) -> Changes:
-        """Make an event one of the newest of its room; what that changes in the state of the room."""
+        """Make an event one of the newest of its room; what that changes in the state of the room.
+
+        One that comes after what follows it is none of them: what it did is in the state that its followers saw.
+        """
         event = stored.event
         left = _not_followed(txn, room, event)
         was = room.snapshot
-        new = Extremity(stored.event_nid, event.event_id, event.depth, after)
-        head = after if not left else room_state.merge(txn, room, [after, *(extremity.after for extremity in left)])
-        rooms.advance(txn, room, (*left, new), head)
+        newest = [*left, Extremity(stored.event_nid, event.event_id, event.depth, after)]
+        if left and rooms.is_followed(txn, room, event.event_id):
+            newest = left
+        head = newest[0].after
+        if len(newest) > 1:
+            head = was if newest == [*room.extremities] else room_state.merge(txn, room, [one.after for one in newest])
+        rooms.advance(txn, room, tuple(newest), head)
         if not left and before == was:
             return {event.state_slot: Change(replaced, stored)} if event.is_state else {}
         return _difference(txn, was, head)

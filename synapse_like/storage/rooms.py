@@ -232,6 +232,14 @@ def add_gaps(txn: Transaction, room: RoomHead, event_nid: int, event_ids: Sequen
         gaps.add(txn, room.room_nid, event_nid, event_ids, is_news=is_news)
 
 
+def is_followed(txn: Transaction, room: RoomHead, event_id: str) -> bool:
+    """Is an event that is not here yet missing right before one that is?"""
+    known = missing(txn, room)
+    if event_id in known:
+        return True
+    return len(known) == MOST_MISSING_KEPT and gaps.first_place_after(txn, room.room_nid, event_id) is not None
+
+
 def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
     """An event of a room has come that may have been missing."""
     known = missing(txn, room)

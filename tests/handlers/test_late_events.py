@@ -122,9 +122,9 @@ class Scene:
         assert done == [None]
 
     def faults(self) -> list[Fault]:
-        """What is wrong with the states of the events; they are not signed."""
+        """What is wrong with the states of the events, and with the newest of them; they are not signed."""
         checked = self.connection.transact(EventVerification("here", {}).check, 0, 10_000)
-        return [fault for fault in checked.faults if "state" in fault.sentence]
+        return [fault for fault in checked.faults if "state" in fault.sentence or "newest" in fault.sentence]
 
     def some_before(self, names: Sequence[str]) -> list[Pdu]:
         """Some events, and a few of those before them."""
@@ -175,6 +175,7 @@ def test_what_comes_by_itself_stands_before_what_follows_it(
     timeline, stream = scene.look()
     assert sorted(timeline) == sorted(stream) == sorted(event.event_id for event in scene.later)
     assert_in_causal_order(scene, timeline)
+    assert scene.faults() == []
 
 
 @some_versions

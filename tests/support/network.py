@@ -46,7 +46,6 @@ class Network:
         self._passages: set[_Passage] = set()
         self._passed: dict[tuple[str | None, str], int] = {}
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._thread.start()
@@ -119,16 +118,12 @@ class Network:
 
     async def _open_door(self, name: str, port: int) -> int:
         async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.add(task)
             try:
                 await self._let_in(name, port, reader, writer)
             except (OSError, asyncio.CancelledError):
                 pass  # one side has gone, or the door is closed: both are how lines end
             finally:
                 writer.transport.abort()
-                self._tasks.discard(task)
 
         server = await asyncio.start_server(enter, "127.0.0.1", 0, limit=CHUNK_BYTES, backlog=1000)
         self._servers.append(server)
@@ -180,14 +175,15 @@ class Network:
         finally:
             for each in both:
                 each.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
-        for task in self._tasks:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        while self._tasks:
-            await asyncio.sleep(0)
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _who_holds(self, theirs: tuple[str, int], ours: tuple[str, int]) -> str | None:
         """Which server's process holds the other end of a connection that has come to a door."""
