@@ -59,13 +59,12 @@ def _restarted(world: World, server: HomeServer) -> Iterator[None]:
 @contextmanager
 def _stopped(world: World, server: HomeServer) -> Iterator[None]:
     """It stands still, with everything open."""
-    pid = server.process_id
-    if pid is None:
-        yield
-        return
-    os.kill(pid, signal.SIGSTOP)
+    still = server.process_ids
+    for pid in still:
+        os.kill(pid, signal.SIGSTOP)
     yield
-    os.kill(pid, signal.SIGCONT)
+    for pid in still:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -67,9 +67,7 @@ def server(shared: HomeServer) -> Iterator[HomeServer]:
 
 def processes(server: HomeServer) -> list[int]:
     """The IDs of those that serve."""
-    parent = server.process_id
-    assert parent is not None
-    return [int(word) for word in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return server.process_ids[1:]
 
 
 def run(server: HomeServer) -> subprocess.CompletedProcess[str]:

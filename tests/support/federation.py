@@ -50,7 +50,7 @@ class Federation:
         """Make the settings and data of one server."""
         made: list[HomeServer] = []
         port = free_port()
-        door = self.network.open_door(f"server {number}", port, lambda: made[0].process_id if made else None)
+        door = self.network.open_door(f"server {number}", port, lambda: made[0].process_ids if made else [])
         federating = {
             "federation.ca_file": str(self.authority.file),
             "federation.tls_certificate": str(files.certificate),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Network:
     """All lines between some servers; they are named by whatever names the test uses."""
 
     def __init__(self) -> None:
-        self._processes: dict[str, Callable[[], int | None]] = {}
+        self._processes: dict[str, Callable[[], Sequence[int]]] = {}
         self._cut: set[tuple[str | None, str]] = set()
         self._holds_still = False
         self._healed = asyncio.Event()
@@ -50,14 +50,14 @@ class Network:
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._thread.start()
 
-    def open_door(self, name: str, port: int, process: Callable[[], int | None]) -> int:
+    def open_door(self, name: str, port: int, processes: Callable[[], Sequence[int]]) -> int:
         """Put a door in front of a port.
 
         :param name: of the server that listens there, or will.
-        :param process: gives the ID of its process while it runs.
+        :param processes: gives the IDs of its processes while it runs.
         :returns: the door's port.
         """
-        self._processes[name] = process
+        self._processes[name] = processes
         return self._do(self._open_door(name, port))
 
     def cut(self, lines: Iterable[tuple[str | None, str]], *, silently: bool = False) -> None:
@@ -190,9 +190,8 @@ class Network:
         inode = _inode(theirs, ours)
         if inode is None:
             return None
-        for name, process in self._processes.items():
-            pid = process()
-            if pid is not None and _holds(pid, inode):
+        for name, processes in self._processes.items():
+            if any(_holds(pid, inode) for pid in processes()):
                 return name
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ from tests.support.command_line import do, must_do
 from tests.support.processes import dying_with_us, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
+
+#: Of how many processes a server is that has a PostgreSQL, unless its settings say so.
+PROCESSES = int(os.environ.get("SYNAPSE_LIKE_TEST_PROCESSES", "1"))
 
 #: Settings for tests of something else than these: no rate limits, passwords that cost little, and no news of who
 #: comes and goes in between.
@@ -51,6 +55,8 @@ class HomeServer:
         self.name = name or f"localhost:{self.federation_port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_mark = 0
+        if database.startswith("postgresql:") and PROCESSES > 1:
+            settings = {"processes": PROCESSES, **settings}
         sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
         must_do(
             *("init", "--data-dir", str(data_dir), "--server-name", self.name, "--bind", "127.0.0.1"),
@@ -67,6 +73,16 @@ class HomeServer:
     def process_id(self) -> int | None:
         """The ID of its process, while it runs."""
         return self._process.pid if self._process is not None and self.is_running else None
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The IDs of all its processes, while it runs: its own first."""
+        parent = self.process_id
+        if parent is None:
+            return []
+        with contextlib.suppress(FileNotFoundError):
+            return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+        return [parent]
 
     @property
     def config(self) -> Path:
@@ -130,9 +146,12 @@ class HomeServer:
 
     def kill9(self) -> None:
         """End it as a power cut would, at whatever point it is."""
-        process = self._its_process()
+        process, everybody = self._its_process(), self.process_ids
         process.kill()
         process.wait()
+        for child in everybody[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, and do not wait."""
