@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 
 from synapse_like import logs
 from synapse_like.app.errors import StartError
@@ -34,6 +34,7 @@ class HomeServerService(ServerService[HomeServer]):
     def __init__(self, config: Config, reactor: Any, tell: Callable[[str], object]) -> None:
         super().__init__(config.server_name, lambda: build(config, reactor), config.metrics, reactor, tell)
         self._config = config
+        self._begun: list[Deferred[None]] = []
 
     def _listen(self, server: HomeServer) -> None:
         config, federation = self._config, server.federation
@@ -49,13 +50,14 @@ class HomeServerService(ServerService[HomeServer]):
         self._tell(f"{config.server_name} listens for other servers at {where}")
 
     def _begin(self, server: HomeServer) -> None:
-        run_in_background("content", server.content.start)
+        tasks: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {"content": server.content.start}
         if server.start_presence is not None:
-            run_in_background("presence", server.start_presence)
+            tasks["presence"] = server.start_presence
         if server.federation is not None:
-            run_in_background("queues", server.federation.queues.start)
-            run_in_background("greetings", server.federation.greetings.greet)
-            run_in_background("waiting-events", server.federation.transactions.retry_waiting)
+            tasks["queues"] = server.federation.queues.start
+            tasks["greetings"] = server.federation.greetings.greet
+            tasks["waiting-events"] = server.federation.transactions.retry_waiting
+        self._begun = [run_in_background(name, begin) for name, begin in tasks.items()]
 
     def _is_stopping(self, server: HomeServer) -> None:
         server.health.is_stopping = True
@@ -65,6 +67,9 @@ class HomeServerService(ServerService[HomeServer]):
         await self._drain(server, server.site, *([server.federation.site] if server.federation is not None else []))
         for task in server.tasks:
             await task.stop()
+        for begun in self._begun:
+            # Where the server was hardly there yet.
+            begun.cancel()
         await server.content.repository.stop()
         await server.files_agent.close()
         if server.federation is not None:
