@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
@@ -46,6 +46,7 @@ class HomeServerService(ServerService[HomeServer]):
         super().__init__(config.server_name, lambda: build(config, reactor, siblings), config.metrics, reactor, tell)
         self._config = config
         self._siblings = siblings
+        self._begun: list[Deferred[None]] = []
 
     def _listen(self, server: HomeServer) -> None:
         config, federation = self._config, server.federation
@@ -77,18 +78,21 @@ class HomeServerService(ServerService[HomeServer]):
         return adopted
 
     def _begin(self, server: HomeServer) -> None:
-        run_in_background("content", server.content.start)
+        tasks: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {"content": server.content.start}
         if server.start_presence is not None:
-            run_in_background("presence", server.start_presence)
+            tasks["presence"] = server.start_presence
         if server.federation is not None:
-            run_in_background("queues", server.federation.queues.start)
+            tasks["queues"] = server.federation.queues.start
+        self._begun = [run_in_background(name, begin) for name, begin in tasks.items()]
         server.database.claims.want(CHORES, partial(self._begin_chores, server))
 
     def _begin_chores(self, server: HomeServer) -> None:
         """Do what one process does for all: what is periodic is done by itself from now on."""
         if server.federation is not None and self.server is server:
-            run_in_background("greetings", server.federation.greetings.greet)
-            run_in_background("waiting-events", server.federation.transactions.retry_waiting)
+            self._begun += [
+                run_in_background("greetings", server.federation.greetings.greet),
+                run_in_background("waiting-events", server.federation.transactions.retry_waiting),
+            ]
 
     def _is_stopping(self, server: HomeServer) -> None:
         server.health.is_stopping = True
@@ -98,6 +102,9 @@ class HomeServerService(ServerService[HomeServer]):
         await self._drain(server, server.site, *([server.federation.site] if server.federation is not None else []))
         for task in server.tasks:
             await task.stop()
+        for begun in self._begun:
+            # Where the server was hardly there yet.
+            begun.cancel()
         await server.content.repository.stop()
         await server.files_agent.close()
         if server.federation is not None:

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any, Generic, TypeVar, overload
 from urllib.parse import unquote_to_bytes
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.errors import BadJson, BadParam, MatrixError, NotJson
@@ -46,6 +46,12 @@ class Body(Enum):
     STREAM = "stream"
     """Any bytes, as they arrive: a `ByteStream`. The endpoint is called as soon as the headers are there; if it does
     not read to the end, the client is not heard to the end."""
+
+
+class Fields(BaseModel):
+    """What a body may hold, of exactly these types; other keys are ignored. What checks it is made with the first."""
+
+    model_config = ConfigDict(strict=True, defer_build=True)
 
 
 class Query:

@@ -48,7 +48,7 @@ ALICE, BOB = f"@alice:{HERE}", f"@bob:{THERE}"
 
 
 class StoppingTests(TestCase):
-    def started(self) -> tuple[HomeServerService, HomeServer]:
+    def started(self, *, presence: bool = False) -> tuple[HomeServerService, HomeServer]:
         """A server in good order, and its parts."""
         folder = Path(mkdtemp(prefix="service"))
         self.addCleanup(rmtree, folder)
@@ -58,7 +58,7 @@ class StoppingTests(TestCase):
             "server_name": HERE,
             "client": {"port": free_port()},
             "federation": {"port": free_port(), "tls": False},
-            "presence": {"enabled": False},
+            "presence": {"enabled": presence},
         }
         # It would look at the settings of DNS every minute, for ever.
         self.patch(Resolver, "maybeParseConfig", lambda _: None)
@@ -94,6 +94,14 @@ class StoppingTests(TestCase):
             answer = orjson.loads(await receiving)
             await stopping
         assert [list(result.values()) for result in answer["pdus"].values()] == [["The signature is not good."]]
+        assert not [line for line in logged if line["log_level"] == "error"], logged
+
+    async def test_server_that_is_stopped_right_after_its_start_fails_at_nothing(self) -> None:
+        """What it was still taking up asked a database that was closed."""
+        with capture_logs() as logged:
+            service, _ = self.started(presence=True)
+            await service.stopService()
+            await deferLater(reactor, 0.1)
         assert not [line for line in logged if line["log_level"] == "error"], logged
 
     async def test_fault_while_stopping_leaves_no_thread_behind(self) -> None:

@@ -5,60 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from synapse_like.handlers.accounts import Accounts
 from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.external_identities import ExternalIdentities
 from synapse_like.handlers.login import Begun, Credentials, Linked, Login, Outcome
 from synapse_like.handlers.login_stages import LOGIN, REGISTER
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 
 #: The classes of rate limits in which beginnings are counted, and what comes after.
 BEGINNINGS = {LOGIN: "login", REGISTER: "registration"}
 STEPS = "login_steps"
 
 
-class ChangePasswordBody(BaseModel):
+class ChangePasswordBody(Fields):
     """The password that is, and the one that is to be."""
-
-    model_config = ConfigDict(strict=True)
 
     password: str
     new_password: str
 
 
-class ResetBody(BaseModel):
+class ResetBody(Fields):
     """Whose password is forgotten, and an e-mail address of theirs."""
-
-    model_config = ConfigDict(strict=True)
 
     user_id: str
     email: str
 
 
-class AddressBody(BaseModel):
+class AddressBody(Fields):
     """An e-mail address, and the password of the account."""
-
-    model_config = ConfigDict(strict=True)
 
     email: str
     password: str
 
 
-class LinkBody(BaseModel):
+class LinkBody(Fields):
     """The provider with which one wants to log in, if there is more than one, and the password of the account."""
-
-    model_config = ConfigDict(strict=True)
 
     password: str
     provider: str | None = None
 
 
-class UnlinkBody(BaseModel):
+class UnlinkBody(Fields):
     """Whom a provider shall not let into the account any more, and the password of the account."""
-
-    model_config = ConfigDict(strict=True)
 
     password: str
     provider: str

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.retransmissions import Retransmissions
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 
 
-class TargetBody(BaseModel):
+class TargetBody(Fields):
     """Whose membership is to change, and why; other keys are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     user_id: str
     reason: str | None = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_input import PresenceInput
 from synapse_like.handlers.presence_lists import ListChange, PresenceLists
 from synapse_like.handlers.retransmissions import Retransmissions
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 from synapse_like.protocol.errors import Forbidden
 
 #: A month, in milliseconds: nobody is idle for longer.
@@ -20,10 +20,8 @@ LONGEST_IDLE = 31 * 24 * 3600 * 1000
 WITHOUT_NUL = r"^[^\x00]*$"
 
 
-class StatusBody(BaseModel):
+class StatusBody(Fields):
     """What a user wants to be seen as; other keys are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     presence: Literal["online", "unavailable", "offline", "free_for_chat", "hidden"]
     status_msg: Annotated[str, Field(max_length=1000, pattern=WITHOUT_NUL)] | None = None
@@ -31,16 +29,14 @@ class StatusBody(BaseModel):
     device_type: Annotated[str, Field(max_length=50)] | None = None
 
 
-class ListBody(BaseModel):
+class ListBody(Fields):
     """What is to change of a presence list; other keys are ignored."""
 
-    model_config = ConfigDict(strict=True)
-
-    invite: list[str] = []
-    drop: list[str] = []
-    accept: list[str] = []
-    deny: list[str] = []
-    groups: dict[str, list[str]] = {}
+    invite: list[str] = Field(default_factory=list)
+    drop: list[str] = Field(default_factory=list)
+    accept: list[str] = Field(default_factory=list)
+    deny: list[str] = Field(default_factory=list)
+    groups: dict[str, list[str]] = Field(default_factory=dict)
 
 
 class PresenceEndpoints:

@@ -6,23 +6,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.handlers.rooms import Rooms, RoomWish
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 from synapse_like.protocol.errors import BadPagination
 from synapse_like.protocol.identifiers import canonical_alias, parse_room_id
 
 MOST_PUBLIC_ROOMS = 1000
 
 
-class CreateRoomBody(BaseModel):
+class CreateRoomBody(Fields):
     """What a client may wish for a new room; other keys are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     room_version: str | None = None
     visibility: Literal["public", "private"] | None = None
@@ -32,10 +28,8 @@ class CreateRoomBody(BaseModel):
     invite: list[str] | None = None
 
 
-class AliasBody(BaseModel):
+class AliasBody(Fields):
     """Where an alias is to lead."""
-
-    model_config = ConfigDict(strict=True)
 
     room_id: str
 

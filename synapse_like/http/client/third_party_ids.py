@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.retransmissions import Retransmissions
@@ -17,25 +17,21 @@ from synapse_like.handlers.third_party_ids import Proof, ThirdPartyIds
 from synapse_like.handlers.third_party_invites import ThirdPartyInvites
 from synapse_like.http.client.accounts import AccountEndpoints, AddressBody
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
-from synapse_like.http.requests import Call, as_object
+from synapse_like.http.requests import Call, Fields, as_object
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.third_party_ids import third_party_id
 
 
-class CredentialsBody(BaseModel):
+class CredentialsBody(Fields):
     """What shows an identity server that an address is one's own; in the spelling of either day."""
-
-    model_config = ConfigDict(strict=True)
 
     id_server: Annotated[str, Field(validation_alias=AliasChoices("id_server", "idServer"))]
     sid: str
     client_secret: Annotated[str, Field(validation_alias=AliasChoices("client_secret", "clientSecret"))]
 
 
-class LinkBody(BaseModel):
+class LinkBody(Fields):
     """An address to be linked."""
-
-    model_config = ConfigDict(strict=True)
 
     credentials: Annotated[
         CredentialsBody, Field(validation_alias=AliasChoices("three_pid_creds", "threePidCreds", "threepidCreds"))
@@ -43,19 +39,15 @@ class LinkBody(BaseModel):
     bind: bool = True
 
 
-class UnlinkBody(BaseModel):
+class UnlinkBody(Fields):
     """An address to be unlinked."""
-
-    model_config = ConfigDict(strict=True)
 
     medium: str
     address: str
 
 
-class InviteBody(BaseModel):
+class InviteBody(Fields):
     """Who is to be invited: a user, or whoever has an address."""
-
-    model_config = ConfigDict(strict=True)
 
     user_id: str | None = None
     reason: str | None = None
@@ -142,6 +134,6 @@ def _is_about_account(body: Mapping[str, Any]) -> bool:
     return "email" in body or "password" in body
 
 
-def _with_body(call: Call[Requester], kind: type[BaseModel]) -> Call[Requester]:
+def _with_body(call: Call[Requester], kind: type[Fields]) -> Call[Requester]:
     call.body = as_object(call.body, kind)
     return call

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import NonNegativeInt
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.typing import USUAL_MS, Typing
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 
 
-class TypingBody(BaseModel):
+class TypingBody(Fields):
     """Whether somebody types, and for how many milliseconds if nothing else is heard; other keys are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     typing: bool
     timeout: NonNegativeInt = USUAL_MS

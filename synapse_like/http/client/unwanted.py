@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.unwanted import Policy, Unwanted
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 
 
-class IgnoredBody(BaseModel):
+class IgnoredBody(Fields):
     """All whom one ignores."""
-
-    model_config = ConfigDict(strict=True)
 
     ignored_users: list[str]
 
 
-class PolicyBody(BaseModel):
+class PolicyBody(Fields):
     """Whose invites one takes."""
-
-    model_config = ConfigDict(strict=True)
 
     policy: Policy
 

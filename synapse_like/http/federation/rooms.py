@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.disclosure import MOST_EVENTS, Disclosure
 from synapse_like.handlers.incoming_transactions import IncomingTransactions
 from synapse_like.handlers.membership_requests import MembershipRequests, Step
-from synapse_like.http.requests import Call
+from synapse_like.http.requests import Call, Fields
 from synapse_like.http.responses import Encoded
 from synapse_like.protocol.canonical_json import LARGEST_INTEGER
 from synapse_like.protocol.errors import BadJson, BadParam, NotFound
@@ -21,20 +21,16 @@ from synapse_like.protocol.errors import BadJson, BadParam, NotFound
 Endpoint = Callable[[Call[str]], Awaitable[object]]
 
 
-class InviteBody(BaseModel):
+class InviteBody(Fields):
     """An invite, as version 2 of the API has it."""
-
-    model_config = ConfigDict(strict=True)
 
     room_version: str
     event: dict[str, Any]
-    invite_room_state: list[Any] = []
+    invite_room_state: list[Any] = Field(default_factory=list)
 
 
-class MissingEventsBody(BaseModel):
+class MissingEventsBody(Fields):
     """Between which events something is missing."""
-
-    model_config = ConfigDict(strict=True)
 
     earliest_events: list[str]
     latest_events: list[str]
