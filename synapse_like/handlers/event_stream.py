@@ -117,8 +117,12 @@ class EventStream:
         :raises BadPagination: the token is not one of ours.
         :raises UnknownToken: the access token was ended while the poll waited.
         """
-        newest = self._notifier.position
-        start = self._now() if since is None else StreamToken.parse(since, newest=newest)
+        if not timeout_ms:
+            # Who does not wait is told of what was done before at other processes, too.
+            await self._database.come_up_to_date()
+        start = await self._notifier.place_of(since)
+        if start is None:
+            start = self._now()
         poll = _Poll(requester, StreamToken(start.place // events.GAP, 0, start.presence, start.typing))
         self._polls.add(poll)
         self._make_room_for(poll)

@@ -89,6 +89,8 @@ class History:
         :raises BadPagination: a token is not one of ours.
         :raises Forbidden: the requester is not in the room.
         """
+        for token in (start, end):
+            await self._notifier.place_of(token)
         newest = self._notifier.position
         first = (
             StreamToken.parse(start, newest=newest) if start is not None else StreamToken(newest if backwards else 0)

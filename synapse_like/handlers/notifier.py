@@ -17,6 +17,8 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
+from synapse_like.handlers.stream_tokens import StreamToken
+from synapse_like.protocol.errors import BadPagination
 from synapse_like.storage import events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
@@ -158,6 +160,22 @@ class Notifier:
             announced: Deferred[None] = Deferred()
             self._behind.append((position, announced))
             await announced
+
+    async def place_of(self, token: str | None) -> StreamToken | None:
+        """Where a client stands by its token; None if it has none, and is to be told of the present.
+
+        Another process may have told it of what is not known here yet: that is waited for.
+
+        :raises BadPagination: the token is not one of ours.
+        """
+        if token is not None:
+            try:
+                return StreamToken.parse(token, newest=self.position)
+            except BadPagination:
+                if not self._database.is_shared:
+                    raise
+        await self._database.come_up_to_date()
+        return None if token is None else StreamToken.parse(token, newest=self.position)
 
     async def watch(self, user_id: str) -> Watcher:
         """The watcher of a user, made if there is none."""

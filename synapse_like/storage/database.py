@@ -546,6 +546,11 @@ class Database:
         """Whether other processes write to it, too."""
         return self._holder is not None
 
+    async def come_up_to_date(self) -> None:
+        """Wait until everything is known here that other processes have committed by now; at once if there are none."""
+        if self._order is not None:
+            await self._order.reach(await self.read("newest-commit", newest))
+
     def tell_others(self, *news: object) -> None:
         """Tell other processes, if there are any, what is worth nothing later; it is not published here.
 

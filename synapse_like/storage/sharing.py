@@ -32,6 +32,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from twisted.internet.defer import Deferred
 
 from synapse_like.logs import get_logger
 from synapse_like.storage.engines import CHANNEL, LONGEST_NOTICE, DatabaseUnavailable
@@ -347,6 +348,21 @@ class Order:
         self._theirs: dict[int, list[object]] = {}
         self._doubtful: set[int] = set()
         self._found: set[int] = set()
+        self._waiting: list[tuple[int, Deferred[None]]] = []
+
+    def reach(self, number: int) -> Deferred[None]:
+        """Wait until the news of all commits up to a number has been published."""
+        reached: Deferred[None] = Deferred()
+        self._waiting.append((number, reached))
+        self._let_go_on()
+        return reached
+
+    def _let_go_on(self) -> None:
+        ready = [reached for number, reached in self._waiting if number <= self._last]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] > self._last]
+        for reached in ready:
+            if not reached.called:
+                reached.callback(None)
 
     def ours(self, number: int, news: Sequence[object], outcomes: Any) -> None:
         """One of our own commits stands."""
@@ -392,8 +408,10 @@ class Order:
             elif following in self._doubtful and following in self._found:
                 news, outcomes = (), ()
             else:
-                return
+                break
             self._found.discard(following)
             self._doubtful.discard(following)
             self._last = following
             self._deliver(news, outcomes)
+        if self._waiting:
+            self._let_go_on()
