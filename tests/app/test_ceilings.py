@@ -60,7 +60,7 @@ ROOMS = {
 }
 ROOMS_TO_BE_SEEN_IN = {("small", "clients"): (3, 1), ("large", "clients"): (200, 1)}
 #: How often an operation is done.
-TIMES = 3
+TIMES = 6
 #: How many users there are who are in no room.
 NEWCOMERS = 20
 
