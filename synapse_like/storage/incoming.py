@@ -73,12 +73,11 @@ def keep_waiting(txn: Transaction, pdus: Iterable[WaitingPdu], *, now_ms: int) -
     :return: the IDs of those that do not wait any more, or never did.
     """
     new = list(pdus)
-    for waiting in new:
-        txn.execute(
-            "INSERT INTO waiting_pdus (origin, room_id, event_id, pdu, received_at) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (event_id) DO NOTHING",
-            (waiting.origin, waiting.room_id, waiting.event_id, waiting.pdu, now_ms),
-        )
+    txn.insert_rows(
+        "INSERT INTO waiting_pdus (origin, room_id, event_id, pdu, received_at)",
+        [(waiting.origin, waiting.room_id, waiting.event_id, waiting.pdu, now_ms) for waiting in new],
+        "ON CONFLICT (event_id) DO NOTHING",
+    )
     forgotten: set[str] = set()
     for origin, room_id in dict.fromkeys((waiting.origin, waiting.room_id) for waiting in new):
         forgotten |= _forget_oldest(txn, "origin = ? AND room_id = ?", (origin, room_id), MOST_WAITING_IN_ROOM)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,9 @@ class Town(Scene):
         server.ask_as_peer("PUT", f"{FEDERATION_V1}/send/1", body, peer)
         server.ask_as_peer("GET", f"{FEDERATION_V1}/query/profile?user_id={quoted(self.guest)}", None, peer)
 
+    def _is_past(self, moment: float) -> bool:
+        return self.server.loop.seconds() > moment
+
     def objects(self) -> Counter[str]:
         """How many objects of each class of ours there are when everybody has been idle for a while."""
         loop = self.server.loop
@@ -78,7 +82,7 @@ class Town(Scene):
             loop.advance(60)
             # Time goes on when what has begun by then has ended.
             now = loop.seconds()
-            loop.until(lambda now=now: loop.seconds() > now)  # type: ignore[misc]
+            loop.until(partial(self._is_past, now))
         gc.collect()
         return Counter(
             f"{type(item).__module__}.{type(item).__qualname__}"

@@ -154,7 +154,8 @@ def test_user_is_given_all_that_is_known_of_them_and_nothing_secret(server: Home
     assert done.exit_code == 0, done.output
     assert (tmp_path / "erin.tar").stat().st_mode & 0o777 == 0o600
     with tarfile.open(tmp_path / "erin.tar") as archive:
-        files = {name: archive.extractfile(name).read() for name in archive.getnames()}  # type: ignore[union-attr]
+        members = {name: archive.extractfile(name) for name in archive.getnames()}
+        files = {name: member.read() for name, member in members.items() if member is not None}
     data = json.loads(files["data.json"])
     assert data["user_id"] == erin.user_id
     assert {"field": "org.example.hobby", "value": '"hobby of erin"', "visibility": "private"} in data["profile_fields"]

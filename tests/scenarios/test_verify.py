@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from synapse_like.app.parts import engine_of
 from synapse_like.commands import main
 from synapse_like.config import load
-from synapse_like.storage.database import Connection
+from synapse_like.storage.database import Connection, Transaction
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import known
 from tests.support.client import Client
@@ -135,8 +135,8 @@ def test_what_somebody_said_is_not_made_up(stopped: HomeServer, sql: Sql) -> Non
     assert verify(stopped).exit_code == 0
 
 
-def _a_message(txn: object) -> tuple[int, str, bytes]:
-    rows = txn.all("SELECT event_nid, event_id, pdu FROM events ORDER BY event_nid")  # type: ignore[attr-defined]
+def _a_message(txn: Transaction) -> tuple[int, str, bytes]:
+    rows = txn.all("SELECT event_nid, event_id, pdu FROM events ORDER BY event_nid")
     [row, *_] = [row for row in rows if b"message 3" in bytes(row[2])]
     return row[0], row[1], bytes(row[2])
 

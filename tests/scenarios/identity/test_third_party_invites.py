@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPSConnection
-from ssl import create_default_context
+from ssl import CERT_NONE, create_default_context
 from typing import Any
 
 import pytest
@@ -335,7 +335,7 @@ def tell(server: HomeServer, notice: object, method: str = "POST") -> Answer:
     """Tell a home server that an address was bound."""
     context = create_default_context()
     context.check_hostname = False
-    context.verify_mode = 0  # type: ignore[assignment]
+    context.verify_mode = CERT_NONE
     connection = HTTPSConnection("127.0.0.1", server.federation_port, timeout=30, context=context)
     try:
         connection.request(method, "/_matrix/federation/v1/3pid/onbind", json.dumps(notice))
