@@ -65,6 +65,7 @@ setup(
         "pyOpenSSL>=24.2",
         "service-identity>=24.1",
         "zope.interface>=6.0,<9",
+        "msgspec>=0.19,<1",
         "orjson>=3.10,<4",
         "pydantic>=2.11,<3",
         "PyYAML>=6.0.1,<7",

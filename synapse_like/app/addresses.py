@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from msgspec import Struct
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like.app.foundation import Foundation
@@ -19,8 +18,7 @@ from synapse_like.handlers.third_party_invites import ThirdPartyInvites
 VCARD_THREADS = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
+class Addresses(Struct, frozen=True):
     """Whose they are.
 
     :ivar threads: that read and write vCards.

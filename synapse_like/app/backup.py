@@ -23,10 +23,12 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from synapse_like import __version__
 from synapse_like.app import identity
@@ -51,8 +53,7 @@ _PIECE = 1024 * 1024
 Tell = Callable[[str], object]
 
 
-@dataclass(slots=True)
-class Manifest:
+class Manifest(Struct):
     """What a backup says of itself.
 
     :ivar schema: of its database.

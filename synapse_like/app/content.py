@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
@@ -38,8 +38,7 @@ DAY_MS = 24 * 3600 * 1000
 MOST_USERS = 10
 
 
-@dataclass(slots=True)
-class ContentParts:
+class ContentParts(Struct):
     """What makes up the content repository of a running server."""
 
     repository: ContentRepository

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like import __version__
 from synapse_like.app.errors import StartError
@@ -36,8 +37,7 @@ from synapse_like.storage.database import Database
 EXPIRY_SECONDS = 600
 
 
-@dataclass(slots=True)
-class Entrance:
+class Entrance(Struct):
     """What lets people in.
 
     :ivar identity: what asks identity servers for people who cannot do it themselves.

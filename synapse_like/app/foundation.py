@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from synapse_like.app.parts import limiter, load_keys, open_database, open_tls
 from synapse_like.app.reloading import rates_of
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from synapse_like.app.metrics import HomeServerMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class Foundation:
+class Foundation(Struct, frozen=True):
     """The settings, and what needs nothing but them.
 
     :ivar rates: the rate limits by class; `limits` looks at them each time.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
@@ -55,8 +55,7 @@ PEPPER_SECONDS, TIDY_SECONDS = 60, 3600
 DNS_SECONDS = (1, 2, 4)
 
 
-@dataclass(slots=True)
-class IdentityServer:
+class IdentityServer(Struct):
     """A running server's parts, as far as somebody must start and stop them."""
 
     database: Database

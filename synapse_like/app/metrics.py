@@ -10,9 +10,9 @@ Without `metrics.port` none of this is there, nor is prometheus_client loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.internet.defer import CancelledError, Deferred
@@ -228,8 +228,7 @@ class _Nobody:
         return ""
 
 
-@dataclass(slots=True)
-class MetricsParts:
+class MetricsParts(Struct):
     """What answers to Prometheus.
 
     :ivar threads: where the answer is written, which takes a while.

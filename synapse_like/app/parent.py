@@ -27,9 +27,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from synapse_like import logs
 from synapse_like.app.errors import StartError
@@ -206,8 +207,7 @@ class Child:
         loop.callWhenRunning(serve)
 
 
-@dataclass(frozen=True, eq=False)
-class _Lifeline:
+class _Lifeline(Struct, frozen=True, eq=False):
     """Something to read, for the reactor: it ends with the parent, and nothing else ever comes."""
 
     file: int
@@ -227,8 +227,7 @@ class _Lifeline:
         return "parent"
 
 
-@dataclass(slots=True)
-class Parent:
+class Parent(Struct):
     """Starts the processes of a server, and sees to them until it is told to stop.
 
     :ivar config: the settings.

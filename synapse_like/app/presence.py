@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.app.foundation import Foundation
 from synapse_like.background import Repeating, every, run_in_background
@@ -24,8 +24,7 @@ from synapse_like.storage.profiles import ProfileChanged
 LASTING_EDUS = (INVITE, ACCEPT, DENY)
 
 
-@dataclass(slots=True)
-class People:
+class People(Struct):
     """What knows who is there.
 
     :ivar federation: None if other servers are not told.

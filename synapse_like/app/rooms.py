@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.app.foundation import Foundation
 from synapse_like.app.speaking import Speaking
@@ -26,8 +26,7 @@ from synapse_like.handlers.rooms import Rooms
 from synapse_like.storage import presence_lists
 
 
-@dataclass(frozen=True, slots=True)
-class RoomParts:
+class RoomParts(Struct, frozen=True):
     """How events come into rooms, and who is in them.
 
     :ivar locks: one thing at a time in each room, of those that others tell.

@@ -6,9 +6,9 @@ Nothing else makes a handler or a site; everything is handed what it needs, here
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from twisted.internet.protocol import Factory
 from twisted.python.threadpool import ThreadPool
 
@@ -57,8 +57,7 @@ NEWS_SECONDS = 10
 CERTIFICATE_SECONDS = 60
 
 
-@dataclass(slots=True)
-class HomeServer:
+class HomeServer(Struct):
     """A running server's parts, as far as somebody must start and stop them.
 
     :ivar metrics: what answers to Prometheus.
@@ -82,8 +81,7 @@ class HomeServer:
     takes: Takes[Config]
 
 
-@dataclass(slots=True)
-class Federation:
+class Federation(Struct):
     """What of it other servers deal with.
 
     :ivar tls: None behind a proxy that does it.

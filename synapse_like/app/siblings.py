@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+
+from msgspec import Struct
 
 from synapse_like.config import Config
 from synapse_like.http.shared_limits import SharedBuckets
@@ -45,8 +46,7 @@ def places(config: Config) -> list[tuple[str, int]]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Siblings:
+class Siblings(Struct, frozen=True):
     """The processes of a server, as one of them sees them.
 
     :ivar number: its own, from 1.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
@@ -22,8 +22,7 @@ SIGNATURE_THREADS = 1
 DNS_SECONDS = (1, 2, 4)
 
 
-@dataclass(slots=True)
-class Speaking:
+class Speaking(Struct):
     """What asks other servers, and knows who they are.
 
     :ivar threads: of the slices.

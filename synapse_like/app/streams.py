@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.app.foundation import Foundation
 from synapse_like.app.presence import People, make_people
@@ -20,8 +20,7 @@ from synapse_like.storage.database import Connection
 from synapse_like.storage.events import EventRedacted
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(Struct, frozen=True):
     """The streams, and who is told of them.
 
     :ivar people: None if presence is turned off.

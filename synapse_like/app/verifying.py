@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from synapse_like.app.errors import StartError
 from synapse_like.storage import faults, migrations
@@ -19,8 +20,7 @@ TELL_SECONDS = 5.0
 Tell = Callable[[str], object]
 
 
-@dataclass(slots=True)
-class Result:
+class Result(Struct):
     """What came of it.
 
     :ivar looked_at: how many things there were of each kind.

@@ -6,11 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec.structs import asdict
 
 if TYPE_CHECKING:
     from synapse_like.app.doctor.findings import Report

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 import yaml
+from msgspec import Struct, field
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -41,8 +41,7 @@ def _read(path: Path) -> object:
         raise ConfigError([f"{path}: {_yaml_fault(error)}"]) from error
 
 
-@dataclass(frozen=True, slots=True)
-class SettingsFile(Generic[Kind]):
+class SettingsFile(Struct, Generic[Kind], frozen=True):
     """A kind of settings file: how it is read and written.
 
     :ivar model: what it holds.

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectionClosed
@@ -50,8 +50,7 @@ KEPT_SECONDS = 50
 CLOSING_SECONDS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """How long another server may take, in seconds.
 
     :ivar connect: until TCP and TLS are there, for each place that is tried.
@@ -64,8 +63,7 @@ class Timeouts:
     body: float = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What another server answered.
 
     :ivar date: when, by its clock, in the way of HTTP; None if it did not say, or was not asked by its URL.
@@ -76,8 +74,7 @@ class Answer:
     date: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
+class Download(Struct, frozen=True):
     """What another server is answering.
 
     :ivar body: reading it raises ServerUnreachable if it breaks off or takes too long, AnswerTooLarge if it is that.
@@ -230,8 +227,7 @@ class Agent:
                 return
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     destination: str
     method: bytes
     uri: bytes

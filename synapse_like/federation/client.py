@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from cachetools import LRUCache
+from msgspec import Struct
 from signedjson.types import SigningKey
 
 from synapse_like.byte_streams import ByteStream
@@ -51,8 +51,7 @@ MOST_MODERN = 10_000
 _ERRCODE = re.compile(r"[A-Z][A-Z0-9_.]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
-class IncomingFile:
+class IncomingFile(Struct, frozen=True):
     """A file that another server is sending."""
 
     mimetype: str | None

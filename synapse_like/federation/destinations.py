@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 
 from synapse_like.background import run_in_background
@@ -86,8 +87,7 @@ class SendsTransactions(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
+class QueueState(Struct, frozen=True):
     """How it stands with the queue for a server.
 
     :ivar doing: `waiting` is for the time to try again.
@@ -103,8 +103,7 @@ class QueueState:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class PassingEdu:
+class PassingEdu(Struct, frozen=True):
     """News for the process that sends to a server: an EDU that is in memory only.
 
     :ivar key: as in `DestinationQueues.send_edu`.
@@ -118,16 +117,14 @@ class PassingEdu:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class HeardFrom:
+class HeardFrom(Struct, frozen=True):
     """News for the process that sends to a server: it has asked another process something."""
 
     server: str
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class PassingEdusLost:
+class PassingEdusLost(Struct, frozen=True):
     """News: EDUs that were in memory only are lost to a server, which could not be reached."""
 
     server: str

@@ -8,12 +8,12 @@ signed by a key that it publishes, and be about that address.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 from cachetools import TTLCache
+from msgspec import Struct
 from signedjson.types import SigningKey, VerifyKey
 
 from synapse_like.clock import Clock
@@ -34,8 +34,7 @@ LONGEST_TOKEN, LONGEST_DISPLAY_NAME, LONGEST_URL = 255, 255, 500
 _USUAL_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Validated:
+class Validated(Struct, frozen=True):
     """Whose session it is has shown that an address is theirs.
 
     :ivar medium: ``email``, or another kind of address.
@@ -47,8 +46,7 @@ class Validated:
     validated_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """An identity server has given an address to a user.
 
     :ivar id_name: the name by which it signs.
@@ -58,8 +56,7 @@ class Bound:
     id_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoredInvite:
+class StoredInvite(Struct, frozen=True):
     """An invite to an address that is nobody's was left at an identity server.
 
     :ivar public_keys: those by one of which it will sign who the address is: `public_key`, `key_validity_url`.

@@ -15,10 +15,10 @@ ask again and again by naming keys that do not exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from cachetools import LRUCache
+from msgspec import Struct, field
 from signedjson.key import get_verify_key
 from signedjson.types import VerifyKey
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
@@ -54,8 +54,7 @@ MOST_SIGNATURES = 8
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(Struct, frozen=True):
     """A key as it is used. See `StoredKey`."""
 
     key: VerifyKey
@@ -70,8 +69,7 @@ class _Key:
         return key_vouches_for(rules, event, valid_until=self.valid_until, now=now)
 
 
-@dataclass(frozen=True, slots=True)
-class _Server:
+class _Server(Struct, frozen=True):
     """What is known of a server's keys.
 
     :ivar refresh_at: when half of their validity is gone.
@@ -88,8 +86,7 @@ class _Server:
         return key
 
 
-@dataclass(slots=True)
-class _Pause:
+class _Pause(Struct):
     """How long to wait before asking again: until a moment, and then so many seconds."""
 
     until: float = 0.0
@@ -97,8 +94,7 @@ class _Pause:
     failure: ServerUnreachable | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Need:
+class _Need(Struct, frozen=True):
     """A signature that an event must have, and the IDs of the keys it may be made with."""
 
     rules: RoomRules

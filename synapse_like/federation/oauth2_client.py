@@ -12,7 +12,6 @@ taken if it speaks of the same person.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
@@ -25,6 +24,7 @@ from authlib.oidc.discovery import get_well_known_url
 from joserfc import jws, jwt
 from joserfc.errors import BadSignatureError, JoseError
 from joserfc.jwk import Key, KeySet
+from msgspec import Struct
 
 from synapse_like.clock import Clock
 from synapse_like.federation.agent import Answer
@@ -47,8 +47,7 @@ _OPENID = "openid"
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoints:
+class Endpoints(Struct, frozen=True):
     """Where a provider is asked what.
 
     :ivar issuer: who signs its ID tokens; None if there are none.
@@ -64,8 +63,7 @@ class Endpoints:
     names_issuer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(Struct, frozen=True):
     """How this server is known at a provider.
 
     :ivar is_secret_in_body: whether the secret is shown in the body, and not in the header.

@@ -8,10 +8,10 @@ itself if nothing is before it, so that nothing is; and the EDUs that are worth 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
@@ -41,8 +41,7 @@ class Announced(NamedTuple):
     pdu: bytes | None = None
 
 
-@dataclass(slots=True)
-class Parcel:
+class Parcel(Struct):
     """What goes into one transaction.
 
     :ivar pdus: wire forms, in the order of their positions.
@@ -62,8 +61,7 @@ class Parcel:
         return len(self.pdus) + len(self.edus)
 
 
-@dataclass(slots=True, eq=False)
-class Outbox:
+class Outbox(Struct, eq=False):
     """See the head of this file.
 
     :ivar row: what the tables say of the server, or are to say soon; None until it has been read.

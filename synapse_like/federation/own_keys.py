@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import Struct
 from signedjson.key import (
     decode_verify_key_base64,
     encode_verify_key_base64,
@@ -41,8 +41,7 @@ class OldKey(NamedTuple):
     ended: int
 
 
-@dataclass(frozen=True, slots=True)
-class OwnKeys:
+class OwnKeys(Struct, frozen=True):
     """Our keys.
 
     :ivar signing: signs everything.

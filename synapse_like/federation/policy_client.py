@@ -11,13 +11,13 @@ answered, so that a server that is slow does not take memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 from cachetools import TLRUCache
+from msgspec import Struct
 from signedjson.types import SigningKey
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -48,8 +48,7 @@ SCOPES: Mapping[str, tuple[str, ...]] = {
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyVerdict:
+class PolicyVerdict(Struct, frozen=True):
     """What a policy server says.
 
     :ivar reason: why not, for the person; may be empty.
@@ -59,8 +58,7 @@ class PolicyVerdict:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     verdict: PolicyVerdict
     seconds: float
 

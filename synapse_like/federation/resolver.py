@@ -14,11 +14,11 @@ the name itself at port 8448 is tried: whoever answers there has to show a certi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Any, NamedTuple, Protocol
 
 from cachetools import TLRUCache
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.names import dns
@@ -59,8 +59,7 @@ class ServiceLookup(Protocol):
         """Ask for the SRV records of a name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Records:
+class _Records(Struct, frozen=True):
     """What DNS said about a name.
 
     :ivar is_closed: whether it said that there is no such service.

@@ -8,9 +8,9 @@ the side has changed something (`outside_changes.py`).
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 
 from cachetools import TTLCache
+from msgspec import Struct
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.stored_secrets import stored_form
@@ -24,8 +24,7 @@ REMEMBERED_SECONDS = 300
 MOST_REMEMBERED = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Requester:
+class Requester(Struct, frozen=True):
     """Who makes a request.
 
     :ivar token_id: the number of the access token used; retransmits are told by it.
@@ -37,8 +36,7 @@ class Requester:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class TokensEnded:
+class TokensEnded(Struct, frozen=True):
     """News: access tokens are no longer valid: one, or all of a user."""
 
     user_id: str

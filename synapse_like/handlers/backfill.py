@@ -10,8 +10,8 @@ it, all but of state that holds no longer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from synapse_like.background import run_in_background
@@ -49,8 +49,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 20.0, 1800.0
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """What a gap lacks, and who may have it."""
 
     rules: RoomRules

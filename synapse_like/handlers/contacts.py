@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cachetools import TTLCache
+from msgspec import Struct
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -46,8 +46,7 @@ PAUSE_SECONDS, MOST_USERS = 60, 10_000
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """That a contact is known to have a Matrix user ID.
 
     :ivar address: by which the identity server knows it; None if the contact itself says so.
@@ -57,8 +56,7 @@ class Mark:
     address: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ShownContact:
+class ShownContact(Struct, frozen=True):
     """A contact as its user sees it."""
 
     contact_id: str

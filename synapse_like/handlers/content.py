@@ -14,8 +14,8 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
+from msgspec import Struct
 from twisted.internet.defer import DeferredSemaphore
 
 from synapse_like.background import Shared
@@ -54,8 +54,7 @@ _LONGEST_FILENAME = 255
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Statistics:
+class Statistics(Struct):
     """What came and went, counted since the start (for the measuring programs and the metrics)."""
 
     uploads: int = 0
@@ -67,8 +66,7 @@ class Statistics:
     deleted_copies: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """How much there may be, in bytes.
 
     :ivar user_quota: all uploads of one user; 0 for any number.

@@ -10,8 +10,9 @@ it, and takes the mark away. So there is never a row without its file, nor for l
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from msgspec import Struct
 
 from synapse_like.logs import get_logger
 from synapse_like.storage import content
@@ -49,8 +50,7 @@ class Means(Protocol):
         """Return that much later."""
 
 
-@dataclass(slots=True)
-class Differences:
+class Differences(Struct):
     """In what files and rows do not agree.
 
     :ivar without_file: hashes that rows name and that have no file, or one of another size.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
@@ -25,8 +26,7 @@ ALIASES = "m.room.aliases"
 MOST_SERVERS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedAlias:
+class ResolvedAlias(Struct, frozen=True):
     """Where an alias leads, and the servers through which one can join."""
 
     room_id: str

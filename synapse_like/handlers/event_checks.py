@@ -6,7 +6,9 @@ The numbers are those of the steps by which an event is received; `event_recepti
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from synapse_like.background import Slices
 from synapse_like.federation.keyring import Keyring
@@ -23,8 +25,7 @@ from synapse_like.storage.events import Standing
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedEvent:
+class CheckedEvent(Struct, frozen=True):
     """An event that is what its origin said.
 
     :ivar pdu: as it is stored.
@@ -37,8 +38,7 @@ class CheckedEvent:
     is_welcome: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What became of an event.
 
     :ivar refusal: why it was rejected; None if it was not.
@@ -49,8 +49,7 @@ class Verdict:
     standing: Standing = Standing.ACCEPTED
 
 
-@dataclass(frozen=True, slots=True)
-class Lacking:
+class Lacking(Struct, frozen=True):
     """What must be here before an event can be judged.
 
     :ivar before: IDs of events right before it.

@@ -4,8 +4,9 @@ signature."""
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from signedjson.types import SigningKey
 
 from synapse_like.clock import Clock
@@ -33,8 +34,7 @@ ID_BYTES = 12
 MOST_FOLLOWED = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a new event stands in its room.
 
     :ivar follows: the events right before it.
@@ -48,8 +48,7 @@ class Place:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class MadeEvent:
+class MadeEvent(Struct, frozen=True):
     """A finished and authorised event.
 
     :ivar pdu: its wire form.
@@ -63,8 +62,7 @@ class MadeEvent:
     before: Snapshot
 
 
-@dataclass(slots=True)
-class EventCreation:
+class EventCreation(Struct):
     """Creates events in the name of this server.
 
     :ivar server_name: goes into the events' IDs and signatures.

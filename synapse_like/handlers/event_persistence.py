@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.handlers import room_state
 from synapse_like.handlers.unwanted import is_kept_from
@@ -38,8 +39,7 @@ REDACTION = "m.room.redaction"
 MOST_REMEMBERED = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What holds in a slot of a room's state, before an event and after it."""
 
     before: StoredEvent | None
@@ -60,8 +60,7 @@ class Change:
 Changes = Mapping[StateSlot, Change]
 
 
-@dataclass(slots=True)
-class EventPersistence:
+class EventPersistence(Struct):
     """Stores events.
 
     :ivar server_name: whose users' memberships are logged.

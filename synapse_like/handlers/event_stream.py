@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from twisted.internet.defer import CancelledError, Deferred
 
 from synapse_like.clock import Clock
@@ -30,8 +30,7 @@ LOADED_AT_ONCE = 128
 MOST_POLLS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChunk:
+class StreamChunk(Struct, frozen=True):
     """A piece of the stream: what is new after `start` up to `end` and the user may see.
 
     :ivar others: the news of the other streams, as clients see it.
@@ -43,8 +42,7 @@ class StreamChunk:
     others: Sequence[News]
 
 
-@dataclass(slots=True, eq=False)
-class _Poll:
+class _Poll(Struct, eq=False):
     """A request for news under way.
 
     :ivar token: how far it has got.

@@ -7,9 +7,11 @@ events they can still fetch if they were there when those happened, or if it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester
@@ -29,8 +31,7 @@ from synapse_like.storage.gaps import Gap
 from synapse_like.storage.state import MEMBER
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """A page of a room's history.
 
     :ivar events: newest first if it was read backwards, oldest first otherwise.

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from cachetools import LRUCache
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from synapse_like.background import run_in_background
@@ -67,8 +67,7 @@ Json = dict[str, Any]
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Lot:
+class _Lot(Struct):
     """The events of one transaction for one room.
 
     :ivar rules: of the room.

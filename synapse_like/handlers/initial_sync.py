@@ -4,7 +4,9 @@ EVS-5)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from synapse_like.handlers import history
 from synapse_like.handlers.authentication import Requester
@@ -26,8 +28,7 @@ OLDEST = StreamToken(0)
 ROOMS_AT_ONCE = 20
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedRoom:
+class JoinedRoom(Struct, frozen=True):
     """A room that the user is in.
 
     :ivar messages: its newest events, oldest first; `start` pages further back, `end` is where the stream goes on.
@@ -39,16 +40,14 @@ class JoinedRoom:
     state: Sequence[StoredEvent]
 
 
-@dataclass(frozen=True, slots=True)
-class InvitedRoom:
+class InvitedRoom(Struct, frozen=True):
     """A room that the user is invited to: who by, and no more."""
 
     room_id: str
     inviter: str
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """All rooms of a user, as of `end`.
 
     :ivar presence: of those whom the user may see, and who asks to see the user, as clients see it.

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication
@@ -46,24 +48,21 @@ MOST_TRIES = 10
 TRIES = "tries"
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """The end of a login or registration."""
 
     user_id: str
     access_token: str
 
 
-@dataclass(frozen=True, slots=True)
-class NextStage:
+class NextStage(Struct, frozen=True):
     """More is to be proven."""
 
     session: str
     next: str
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """The stage has begun, and waits.
 
     :ivar session: None for who came with a ticket, and does not learn the session.
@@ -73,8 +72,7 @@ class Begun:
     answer: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Linked:
+class Linked(Struct, frozen=True):
     """There is another way into somebody's account."""
 
     user_id: str

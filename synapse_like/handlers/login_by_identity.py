@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.clock import Clock
 from synapse_like.federation.errors import ServerUnreachable
@@ -40,8 +41,7 @@ MOST_FAILURES = 80
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class IdentityStage:
+class IdentityStage(Struct):
     """m.login.email.identity.
 
     :ivar limit: counts a request of a class for a key, or raises LimitExceeded.

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.login import user_in_use, wrong
@@ -28,8 +29,7 @@ EMAIL = "email"
 CODE_DIGITS = 8
 
 
-@dataclass(slots=True)
-class _MailStage:
+class _MailStage(Struct):
     """What the two have in common."""
 
     server_name: str
@@ -80,7 +80,6 @@ class _MailStage:
             raise wrong()
 
 
-@dataclass(slots=True)
 class MailCodeStage(_MailStage):
     """m.login.email.code: the client is sent a code, and submits it."""
 
@@ -105,7 +104,6 @@ class MailCodeStage(_MailStage):
         return await self._proven(submission.purpose, submission.state)
 
 
-@dataclass(slots=True)
 class MailUrlStage(_MailStage):
     """m.login.email.url: the client is sent a link, and asks again until its page was confirmed."""
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.login import user_in_use, wrong
@@ -47,8 +48,7 @@ _LONGEST_SUBJECT = 255
 _USER_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._/-+")
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(Struct, frozen=True):
     """A provider, and what its word counts for.
 
     :ivar id: what it is called in the database and in addresses; `name` on pages.
@@ -67,8 +67,7 @@ class Provider:
     link_accounts: Literal["never", "by_email", "by_name"]
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Struct, frozen=True):
     """Somebody as a provider knows them.
 
     :ivar user_name: the user name here that goes with what they are called there; None if there is none.
@@ -82,8 +81,7 @@ class Person:
     email: str | None
 
 
-@dataclass(slots=True)
-class OAuth2Stage:
+class OAuth2Stage(Struct):
     """m.login.oauth2.
 
     :ivar choosing_uri: what the address of the page begins with on which a provider is chosen; the ticket follows.

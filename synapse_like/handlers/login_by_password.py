@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.handlers.login import user_in_use, wrong
 from synapse_like.handlers.login_stages import REGISTER, Done, Facts, Stage, Submission
@@ -14,8 +15,7 @@ from synapse_like.storage import accounts
 from synapse_like.storage.database import Database, Transaction
 
 
-@dataclass(slots=True)
-class PasswordStage:
+class PasswordStage(Struct):
     """m.login.password: at login the right password, at registration a free name and a new password."""
 
     server_name: str
@@ -56,8 +56,7 @@ class PasswordStage:
             raise wrong()
 
 
-@dataclass(slots=True)
-class RegistrationTokenStage:
+class RegistrationTokenStage(Struct):
     """m.login.registration_token: one of the words that the operator has given to those who may register."""
 
     tokens: Sequence[str]

@@ -14,8 +14,9 @@ without knowing the session: `Login.submit_by_ticket`. A ticket is good for one 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from synapse_like.protocol.errors import BadJson, Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id, local_part_for_registration
@@ -29,8 +30,7 @@ LINK = "link"
 Facts = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(Struct, frozen=True):
     """What is submitted for one stage.
 
     :ivar purpose: ``login``, ``register`` or ``link``.
@@ -81,8 +81,7 @@ class Submission:
         return named
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """The stage is proven.
 
     :ivar user_id: whom it is about, if it says so; all stages of a session must agree.
@@ -93,8 +92,7 @@ class Done:
     facts: Facts = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """The stage has been begun; it is submitted to again.
 
     :ivar answer: what the client is answered; the session is added to it.
@@ -115,8 +113,7 @@ StageFunction = Callable[[Submission], Awaitable[Done | Pending]]
 FinishFunction = Callable[[Transaction, str, str, Facts], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """One way to prove something.
 
     :ivar login: what it does at login; None where it makes no sense. So `register`.

@@ -11,8 +11,9 @@ knock on it or to turn down an invite to it, and to invite somebody whose server
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
@@ -55,8 +56,7 @@ class Elsewhere(Exception):
     """What is wanted takes another server; nothing has been done yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """A change of membership that somebody wants.
 
     :ivar only_from: what the target must be now; None for anything.

@@ -8,10 +8,10 @@ covers: what is redacted away is not covered, and neither is what `from_pdu` has
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.handlers import event_pdus, outside_memberships
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
@@ -44,8 +44,7 @@ MEMBERSHIPS: Mapping[Step, str] = {"join": JOIN, "leave": LEAVE, "knock": KNOCK}
 _OF_OLD = ("origin", "membership", "prev_state")
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(Struct, frozen=True):
     """An event that was let into its room.
 
     :ivar before: the snapshot of the state before it.

@@ -10,8 +10,9 @@ bounded.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
@@ -47,8 +48,7 @@ Silent: TypeAlias = dict[str, ServerUnreachable]
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Budget:
+class _Budget(Struct):
     """How many states and auth chains may still be fetched."""
 
     left: int
@@ -63,8 +63,7 @@ class _Budget:
         self.left -= 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Others:
+class _Others(Struct, frozen=True):
     """Who may be asked.
 
     :ivar servers: in this order.
@@ -75,8 +74,7 @@ class _Others:
     silent: Silent
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
+class _Before(Struct, frozen=True):
     """Where something is missing.
 
     :ivar earliest: the IDs of the newest events that are here.

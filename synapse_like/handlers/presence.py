@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 from cachetools import LRUCache
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from synapse_like.background import run_in_background
@@ -56,8 +56,7 @@ MOST_LIST_NEWS = 20_000
 MOST_LEARNED = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class LookersChanged:
+class LookersChanged(Struct, frozen=True):
     """News: users of this server have begun to look at others, or look no longer; whether others see that or not."""
 
     came: Sequence[str]

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
@@ -53,8 +54,7 @@ MOST_AT_ONCE = 100
 MOST_NAMED = 1000
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(Struct):
     """A user of another server whom we want to know of; the times are those of the monotonic clock.
 
     :ivar at: when we asked last.

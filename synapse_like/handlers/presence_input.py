@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from synapse_like.background import run_in_background
@@ -33,8 +33,7 @@ COLLECT_SECONDS = 1.0
 TRIES, TRY_SECONDS = 4, 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What a user wants to be seen as: see `Presence.choose`."""
 
     user_id: str
@@ -46,16 +45,14 @@ class Choice:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class DevicesSeen:
+class DevicesSeen(Struct, frozen=True):
     """News: these devices, of users, are there."""
 
     devices: Sequence[tuple[str, int]]
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class PresenceChosen:
+class PresenceChosen(Struct, frozen=True):
     """News: a user has chosen something, and a process waits for it to be written down."""
 
     ticket: str
@@ -63,16 +60,14 @@ class PresenceChosen:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class ChoiceKept:
+class ChoiceKept(Struct, frozen=True):
     """News: it is written down."""
 
     ticket: str
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class PresenceHeard:
+class PresenceHeard(Struct, frozen=True):
     """News: another server tells of its users, or asks for ours."""
 
     origin: str

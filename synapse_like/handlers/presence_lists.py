@@ -9,8 +9,9 @@ down at the moment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from synapse_like.federation.transactions import encode_edu
 from synapse_like.handlers.authentication import Requester
@@ -42,8 +43,7 @@ MOST_GROUPS = 100
 LONGEST_NAME = 255
 
 
-@dataclass(frozen=True, slots=True)
-class ListChange:
+class ListChange(Struct, frozen=True):
     """What a user wants changed of their list.
 
     :ivar invite: whom they want to see.

@@ -9,10 +9,10 @@ server says.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec import Struct, field
 
 from synapse_like.storage.presence import OFFLINE, StoredPresence
 
@@ -36,8 +36,7 @@ NO_DEVICE = 0
 Json = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Device:
+class Device(Struct):
     """A device that is there.
 
     :ivar streams: how many event streams it has open.
@@ -96,8 +95,7 @@ def told_by(row: StoredPresence | None) -> Told:
     return Told(row.state, None if row.is_hidden else row.status_msg, None, row.last_active)
 
 
-@dataclass(slots=True, eq=False)
-class Person:
+class Person(Struct, eq=False):
     """What is known of one person.
 
     :ivar told: what others were told last.

@@ -6,8 +6,9 @@ what is done is not found again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import cast
+
+from msgspec import Struct
 
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import NotFound
@@ -29,8 +30,7 @@ REDACTION = "m.room.redaction"
 _END = 2**62
 
 
-@dataclass(slots=True)
-class Freed:
+class Freed(Struct):
     """What a step has freed.
 
     :ivar after: where the next step begins; None at the end.
@@ -41,8 +41,7 @@ class Freed:
     bytes: int = 0
 
 
-@dataclass(slots=True)
-class HistoryPurge:
+class HistoryPurge(Struct):
     """Takes old messages of a room out. What is state stays, and so do the newest events, on which the next will rest.
 
     :ivar before_ms: what was said before, as its sender says, goes; in ms since 1970.
@@ -52,8 +51,8 @@ class HistoryPurge:
     room_id: str
     before_ms: int | None = None
     before_event: str | None = None
-    _place: int = field(default=_END, init=False)
-    _number: int = field(default=_END, init=False)
+    _place: int = _END
+    _number: int = _END
 
     def begin(self, txn: Transaction) -> None:
         """See whether there is such a room, and such an event.
@@ -130,8 +129,7 @@ class HistoryPurge:
         return freed
 
 
-@dataclass(frozen=True, slots=True)
-class WordsOfUser:
+class WordsOfUser(Struct, frozen=True):
     """What a user has said in a room: read for them, or taken out for good.
 
     Their messages are stripped as a redaction does it, so that the room's history stays whole; so are the changes of

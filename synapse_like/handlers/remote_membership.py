@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
 
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
@@ -61,8 +62,7 @@ Result = TypeVar("Result")
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
+class _Made(Struct, frozen=True):
     """An event that is to be handed over.
 
     :ivar profile: of its user, as it was when the event was made.

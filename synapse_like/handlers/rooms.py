@@ -4,8 +4,9 @@ ROOM-8)."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
@@ -47,8 +48,7 @@ MOST_INVITED = 500
 LONGEST_DESCRIPTION = 30_000
 
 
-@dataclass(frozen=True, slots=True)
-class RoomWish:
+class RoomWish(Struct, frozen=True):
     """What somebody wants a new room to be.
 
     :ivar version: the version of its rules; None for what is usual on this server.
@@ -65,16 +65,14 @@ class RoomWish:
     invite: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NewRoom:
+class NewRoom(Struct, frozen=True):
     """A room just made."""
 
     room_id: str
     alias: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class PublicRoom:
+class PublicRoom(Struct, frozen=True):
     """An entry of the list of public rooms."""
 
     room_id: str
@@ -84,8 +82,7 @@ class PublicRoom:
     num_joined_members: int
 
 
-@dataclass(frozen=True, slots=True)
-class PublicRooms:
+class PublicRooms(Struct, frozen=True):
     """A page of the list of public rooms; behind the last one comes an empty one."""
 
     start: str

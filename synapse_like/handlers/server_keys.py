@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from signedjson.key import get_verify_key
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -23,8 +23,7 @@ VALIDITY = 24 * 3600 * 1000
 MOST_CACHED_SECONDS = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class OwnAnswer:
+class OwnAnswer(Struct, frozen=True):
     """What we say of our own keys.
 
     :ivar encoded: the same in JSON.

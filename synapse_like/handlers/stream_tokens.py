@@ -11,7 +11,8 @@ says how many places before its position it stands: ``s123-4``. The event stream
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.protocol.errors import BadPagination
 from synapse_like.storage.events import GAP
@@ -20,8 +21,7 @@ _NUMBER = "(0|[1-9][0-9]{0,17})"
 _FORM = re.compile(rf"s(0|[1-9][0-9]{{0,12}})(?:-([1-9][0-9]{{0,6}})|_{_NUMBER}_{_NUMBER})?")
 
 
-@dataclass(frozen=True, slots=True)
-class StreamToken:
+class StreamToken(Struct, frozen=True):
     """A place in the streams.
 
     :ivar events: position in the stream of events.

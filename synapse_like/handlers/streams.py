@@ -8,10 +8,10 @@ through the user's watcher (`notifier.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct, field
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
@@ -24,8 +24,7 @@ Json = dict[str, Any]
 News = Json | orjson.Fragment
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
+class Arrivals(Struct, frozen=True):
     """Who has come into the rooms of a user, as the events say that the user is told now.
 
     :ivar entered: the rooms that the user has come into.

@@ -8,7 +8,8 @@ the operator trusts are asked, and each user can ask for so much only: nobody sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.federation.identity_client import IdentityClient
 from synapse_like.handlers.authentication import Requester
@@ -29,8 +30,7 @@ MOST_CLOSED, CLOSED_SECONDS = 20, 300
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What shows an identity server that an address is one's own.
 
     :ivar id_server: the server, as the client names it.

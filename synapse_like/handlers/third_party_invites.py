@@ -13,9 +13,10 @@ all servers to check; in a room of 2014 an ordinary one, after having checked it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, gatherResults
 
 from synapse_like.clock import Clock
@@ -57,8 +58,7 @@ class _NotYet(Exception):
     """The request is allowed and was not done before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Redemption:
+class Redemption(Struct, frozen=True):
     """An invite to an address, and the user who turned out to have it.
 
     :ivar signed: `{mxid, token, signatures}`, by the identity server.

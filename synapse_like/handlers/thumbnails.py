@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import orjson
 from cachetools import TTLCache
+from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
@@ -52,8 +52,7 @@ _PROGRAM = Path(__file__).with_name("thumbnail_process.py")
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """What making one smaller picture may take.
 
     :ivar pixels: that the picture may have.

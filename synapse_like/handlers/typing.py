@@ -16,9 +16,9 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from twisted.internet.interfaces import IDelayedCall
 
 from synapse_like.background import run_in_background
@@ -58,8 +58,7 @@ _STEP = 1 << 16
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class TypingHeard:
+class TypingHeard(Struct, frozen=True):
     """News: a user types for so many seconds if nothing more is heard, or does no longer (None)."""
 
     room_id: str
@@ -67,8 +66,7 @@ class TypingHeard:
     seconds: float | None
 
 
-@dataclass(slots=True)
-class _Typist:
+class _Typist(Struct):
     """Somebody who types.
 
     :ivar servers: the other servers that were told so.
@@ -82,8 +80,7 @@ class _Typist:
     told_until: float = float("-inf")
 
 
-@dataclass(slots=True)
-class _Room:
+class _Room(Struct):
     """Who types in a room, and since which position it is so.
 
     :ivar woken_at: when those who look were last told.

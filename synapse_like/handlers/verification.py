@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import cast
 
+from msgspec import Struct, field
 from signedjson.types import VerifyKey
 
 from synapse_like.handlers import room_state
@@ -39,8 +39,7 @@ from synapse_like.storage.verification import EventRow, HeadRow
 Keys = Mapping[str, VerifyKey]
 
 
-@dataclass(slots=True)
-class Checked:
+class Checked(Struct):
     """What became of some events.
 
     :ivar up_to: the number of the last of them.

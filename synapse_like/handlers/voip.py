@@ -9,14 +9,14 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester
 
 
-@dataclass(frozen=True, slots=True)
-class TurnCredentials:
+class TurnCredentials(Struct, frozen=True):
     """What a client needs to have its calls relayed.
 
     :ivar ttl: the seconds for which they hold.

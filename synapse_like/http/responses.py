@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import orjson
+from msgspec import Struct, field
 from twisted.web.http import NO_BODY_CODES, RESPONSES
 
 from synapse_like.protocol.errors import LimitExceeded, MatrixError
@@ -40,8 +40,7 @@ class FileBody(Protocol):
         """It is sent, or nobody wants it any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """An answer that is not plain JSON with status 200.
 
     :ivar headers: take the place of the usual ones of the same name, which are Content-Type: application/json,

@@ -9,12 +9,12 @@ the parameter is tried. An empty last segment counts: "/state/m.x/" has an empty
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import orjson
+from msgspec import Struct
 from pydantic import BaseModel
 
 from synapse_like.http.requests import Body, Call
@@ -38,8 +38,7 @@ class Auth(Enum):
     """Anyone may ask, but a token, if there is one, must be valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route(Generic[R]):
+class Route(Struct, Generic[R], frozen=True):
     """One endpoint and what has to hold before it is called.
 
     :ivar method: the HTTP method, in capitals.
@@ -59,7 +58,6 @@ class Route(Generic[R]):
     method: str
     path: str
     endpoint: Endpoint[R]
-    _: KW_ONLY
     auth: Auth = Auth.USER
     rate: str | None = None
     body: Body | type[BaseModel] = Body.NONE
@@ -70,8 +68,7 @@ class Route(Generic[R]):
     forms: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Mount(Generic[R]):
+class Mount(Struct, Generic[R], frozen=True):
     """A table of routes under a prefix such as "/_matrix/client/api/v1".
 
     :ivar cors: whether pages of other origins may read the answers (API-1).
@@ -79,7 +76,6 @@ class Mount(Generic[R]):
 
     prefix: str
     routes: Sequence[Route[R]]
-    _: KW_ONLY
     cors: bool = False
 
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import count
 from typing import Generic, TypeVar
 
+from msgspec import Struct
 from pydantic import BaseModel
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall
@@ -68,8 +68,7 @@ Answered = Callable[[str, str, int, float], object]
 _INTERNAL = MatrixError(500, "M_UNKNOWN", "Internal server error")
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """How much a site takes.
 
     :ivar max_body: bytes that a body may have where its route does not say.

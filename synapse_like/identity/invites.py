@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
+from msgspec import Struct
 from signedjson.key import encode_verify_key_base64, generate_signing_key, get_verify_key
 
 from synapse_like.clock import Clock
@@ -38,8 +38,7 @@ _log = get_logger(__name__)
 SendInvite = Callable[[str, str], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """An invite that was left here.
 
     :ivar own_key: the public key that it alone has, in base64.

@@ -7,9 +7,9 @@ answer that tells them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from cachetools import TTLCache
+from msgspec import Struct
 from signedjson.types import VerifyKey
 
 from synapse_like.clock import Clock
@@ -28,8 +28,7 @@ MOST_REMEMBERED, REMEMBERED_SECONDS = 1000, 600
 STRANGERS = "strangers"
 
 
-@dataclass(frozen=True, slots=True)
-class Sibling:
+class Sibling(Struct, frozen=True):
     """An identity server that tells us what it knows, and is told.
 
     :ivar name: by which it signs.
@@ -42,8 +41,7 @@ class Sibling:
     keys: Mapping[str, VerifyKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A server that has signed a request."""
 
     name: str

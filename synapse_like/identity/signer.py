@@ -5,9 +5,9 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from signedjson.key import encode_verify_key_base64, get_verify_key
 from signedjson.types import SigningKey, VerifyKey
 from unpaddedbase64 import decode_base64
@@ -18,8 +18,7 @@ _TOKEN_CHARACTERS = 32
 _CODE_DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(Struct, frozen=True):
     """Signs in the name of this identity server.
 
     :ivar name: of the server, as it stands in signatures.

@@ -10,9 +10,9 @@ from the statements, and can be made anew (`mend_hashes`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from signedjson.key import decode_signing_key_base64, encode_verify_key_base64, get_verify_key
 from signedjson.types import VerifyKey
 from unpaddedbase64 import decode_base64, encode_base64
@@ -35,8 +35,7 @@ from synapse_like.storage.identity.verification import InviteRow, StatementKey, 
 BATCH = 500
 
 
-@dataclass(slots=True)
-class Checked:
+class Checked(Struct):
     """What became of some statements.
 
     :ivar up_to: the last of them.

@@ -11,7 +11,6 @@ Nothing is queued here. A letter is of use for some minutes, and who waits for i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -21,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
@@ -138,8 +138,7 @@ class Letters:
 # Their hand-over.
 
 
-@dataclass(frozen=True, slots=True)
-class MailServer:
+class MailServer(Struct, frozen=True):
     """Where mail is handed over.
 
     :ivar security: ``starttls`` demands that TLS is begun, ``tls`` begins with it, ``none`` is for a server on this

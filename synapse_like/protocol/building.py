@@ -6,9 +6,9 @@ whole follows from the parts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
+from msgspec.structs import replace
 from signedjson.types import SigningKey
 
 from synapse_like.protocol import canonical_json, hashes

@@ -9,9 +9,11 @@ nothing is lost but what does not fit.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import BadJson
@@ -50,8 +52,7 @@ _PHONE = re.compile(r"[+ ()./-]*[0-9][+0-9 ()./-]*")
 _WORDS = {"user": "the user ID", "email": "the e-mail address", "called": "the name and the phone number"}
 
 
-@dataclass(frozen=True, slots=True)
-class Contact:
+class Contact(Struct, frozen=True):
     """What is known of somebody.
 
     :ivar merged: why contacts were put together to this one.
@@ -224,8 +225,7 @@ def match_keys(contact: Contact, *, merge: bool) -> list[str]:
     return [contact.same_words(), *(contact.same_person() if merge else ())]
 
 
-@dataclass(slots=True)
-class Absorbed:
+class Absorbed(Struct):
     """What became of new contacts.
 
     :ivar changed: contacts that are new or other than before, by their IDs.

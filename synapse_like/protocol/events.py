@@ -8,8 +8,10 @@ value. The dictionaries inside are shared and must be treated as frozen, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from synapse_like.protocol.identifiers import domain_of
 
@@ -20,8 +22,7 @@ StateSlot = tuple[str, str]
 """What a state event replaces: the event of the same type and state key."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventDraft:
+class EventDraft(Struct, frozen=True):
     """What somebody wants to say, before it has a place in a room's graph.
 
     :ivar state_key: None for an event that is not state.
@@ -55,8 +56,7 @@ class EventDraft:
         return replace(self, required_power_level=level)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """Something that was said in a room.
 
     :ivar origin_server_ts: milliseconds since 1970 by the clock of the server that made it.

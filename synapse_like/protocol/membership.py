@@ -9,10 +9,11 @@ docs/membership.md shows the tables.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import Event, EventDraft, StateMap, StateSlot
@@ -95,8 +96,7 @@ class By(Enum):
     OTHER = "another user"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """A change of membership that somebody asks for."""
 
     rules: RoomRules

@@ -5,7 +5,7 @@ maker can give: ID, time, hash and signatures. Of a template nothing is believed
 that the new one follows and rests on, and its depth.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.events import Event, EventDraft, Pdu

@@ -9,9 +9,10 @@ without that.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from synapse_like.protocol.canonical_json import LARGEST_INTEGER
 from synapse_like.protocol.errors import AuthError
@@ -35,8 +36,7 @@ RULE_EVENT_LEVEL = 50
 _RULE_EVENTS = frozenset({POWER_LEVELS[0], "m.room.join_rules", ADD_STATE_LEVEL[0], SEND_EVENT_LEVEL[0], OPS_LEVELS[0]})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerLevels:
+class PowerLevels(Struct, frozen=True, kw_only=True):
     """The power levels of a room at one point of its history.
 
     :ivar users: those who were given a level of their own.

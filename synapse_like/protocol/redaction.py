@@ -5,7 +5,7 @@ rules and its signatures, since these are made over the redacted form from the s
 redacting once.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import ContentKeys, RoomRules

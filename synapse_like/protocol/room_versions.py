@@ -1,7 +1,7 @@
 """Which rules hold in which room.
 
 A room keeps for ever the version it was made with, and rooms of any version live side by side. A version is
-a frozen table of rules; a new one is an older one with its differences (`dataclasses.replace`). Code asks
+a frozen table of rules; a new one is an older one with its differences (`replace`). Code asks
 whether a rule holds (`rules.knock_allowed`), never which version it deals with.
 
 `spec-2014` is what the specification of 2014 says, made safe where it is silent. "1" to "12" are the room versions
@@ -9,16 +9,17 @@ of the Matrix specification; beside each difference stands the section of that v
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.identifiers import EventIdForm, RoomIdForm
 
 
-@dataclass(frozen=True, slots=True)
-class ContentKeys:
+class ContentKeys(Struct, frozen=True):
     """Which keys of an event's content outlive a redaction.
 
     :ivar names: keys that stay with all they hold.
@@ -66,8 +67,7 @@ class LevelDefaults(NamedTuple):
     invite: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomRules:
+class RoomRules(Struct, frozen=True, kw_only=True):
     """The rules of one room version.
 
     :ivar name: as it is stored with the room.

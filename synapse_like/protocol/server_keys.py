@@ -5,9 +5,9 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from signedjson.key import decode_verify_key_bytes, encode_verify_key_base64
 from signedjson.types import SigningKey, VerifyKey
 from unpaddedbase64 import decode_base64
@@ -22,8 +22,7 @@ MOST_KEYS = 50
 _LATEST = 2**53 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class ServerKeys:
+class ServerKeys(Struct, frozen=True):
     """The keys of a server.
 
     :ivar valid_until: when it wants to be asked again at the latest, in milliseconds since 1970.

@@ -1,7 +1,8 @@
 """What all ways of resolving a room's state work on: where its states differ, and the events behind them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.errors import AuthError
@@ -26,8 +27,7 @@ class MissingEvents(Exception):
         super().__init__(f"{len(self.ids)} events are missing, {self.ids[0]} among them")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A step on the way to a state, for those who ask how it came about.
 
     :ivar name: what was done.
@@ -50,8 +50,7 @@ def ids_of(events: Iterable[Event]) -> tuple[str, ...]:
     return tuple([event.event_id for event in events])
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """What several states agree on, and what not.
 
     :ivar states: how many they are.
@@ -93,8 +92,7 @@ def compare(state_sets: Sequence[StateIds], *, absence_counts: bool) -> Conflict
     return Conflict(len(state_sets), agreed, disputed)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownEvents:
+class KnownEvents(Struct, frozen=True):
     """The events that were given, and what the rules of their room make of them."""
 
     rules: RoomRules

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class AccountAddress:
+class AccountAddress(Struct, frozen=True):
     """An address of an account.
 
     :ivar validated_at: when it was proven, in ms since the epoch.

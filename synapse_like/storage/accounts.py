@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """A user of this server.
 
     :ivar password_hash: None if the user cannot log in by password.
@@ -85,8 +85,7 @@ def deactivate(txn: Transaction, user_id: str, *, now_ms: int) -> bool:
     return changed.rowcount == 1
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOwner:
+class TokenOwner(Struct, frozen=True):
     """Whose access token it is."""
 
     token_id: int

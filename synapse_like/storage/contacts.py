@@ -7,10 +7,10 @@ addresses are those by which `address_owners` remembers what was looked up, for 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import batched, placeholders
@@ -18,8 +18,7 @@ from synapse_like.storage.engines import batched, placeholders
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredContact:
+class StoredContact(Struct, frozen=True):
     """A contact.
 
     :ivar body: what its user sees of it, but for the marks.

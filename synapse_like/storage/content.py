@@ -6,7 +6,8 @@ The bytes lie in files named by their hash (`content_files.py`), each once, howe
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import MOST_VALUES, batched, placeholders
@@ -15,8 +16,7 @@ _COLUMNS = "server, content_id, sha256, size, mimetype, filename, created_at"
 _THUMBNAIL_COLUMNS = "source, width, height, method, sha256, size, mimetype"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """A file.
 
     :ivar server: whose it is; empty for ours.
@@ -35,8 +35,7 @@ class Content:
     created_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
+class Thumbnail(Struct, frozen=True):
     """A smaller picture of a file.
 
     :ivar source: the hash of the file.
@@ -52,8 +51,7 @@ class Thumbnail:
     mimetype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """Files to be purged; what is None does not matter.
 
     :ivar server: whose; empty for ours, "*" for those of all other servers.
@@ -69,8 +67,7 @@ class Selection:
     unused_since: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """How much there is.
 
     :ivar bytes: on the disk; a file that several rows name counts once.

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.storage import migrations
 from synapse_like.storage.database import Connection
@@ -31,8 +32,7 @@ class CopyFailed(Exception):
     """A copy cannot be made, or is not the same as what was copied; says why, for the operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What is in a table: the number of its rows, and a hash over them."""
 
     rows: int

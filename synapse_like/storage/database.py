@@ -22,10 +22,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
@@ -75,8 +75,7 @@ OUTSIDE = "outside"
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Statistics:
+class Statistics(Struct):
     """What the database was asked for, counted since the start (for the measuring programs and the metrics)."""
 
     statements: int = 0
@@ -104,8 +103,7 @@ class CommitFailed(Exception):
     """The database failed at the very commit: nobody can tell whether it happened, so nothing may be done again."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitInDoubt:
+class CommitInDoubt(Struct, frozen=True):
     """News: something may have been committed, or not, and nobody was told of it."""
 
 
@@ -263,8 +261,7 @@ class Transaction:
         del self._news[marks[2] :]
 
 
-@dataclass(slots=True)
-class _Job(Generic[Result]):
+class _Job(Struct, Generic[Result]):
     name: str
     function: Callable[[Transaction], Result]
     deferred: Deferred[Result] = field(default_factory=Deferred)

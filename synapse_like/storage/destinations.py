@@ -8,7 +8,8 @@ into all queues is part of storing it, and costs nothing for each of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage import events, positions
 from synapse_like.storage.database import Transaction
@@ -27,8 +28,7 @@ FIRST_STRETCH = 256
 STRETCH_GROWTH = 8
 
 
-@dataclass(slots=True)
-class Destination:
+class Destination(Struct):
     """How far a server is, and whether it can be reached. Times are milliseconds since 1970.
 
     :ivar sent_up_to: the position of the stream of events up to which it has all that is for it.
@@ -48,8 +48,7 @@ class Destination:
     last_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """Some of what waits for a server, oldest first.
 
     :ivar pdus: positions and wire forms.
@@ -67,16 +66,14 @@ class Waiting:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class EduStored:
+class EduStored(Struct, frozen=True):
     """News: a lasting EDU waits for a server."""
 
     server: str
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class Rewound:
+class Rewound(Struct, frozen=True):
     """News: a server may lack something that lies before the position at which it was."""
 
     server: str
@@ -84,8 +81,7 @@ class Rewound:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class LeftAlone:
+class LeftAlone(Struct, frozen=True):
     """News: a server could not be reached, and is tried again later; or it was.
 
     :ivar until: when it will be, in milliseconds since 1970; None if it was reached.
@@ -264,8 +260,7 @@ def needing_attention(txn: Transaction) -> list[str]:
 # For the operator.
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
+class Overview(Struct, frozen=True):
     """A server as the operator sees it.
 
     :ivar waiting: how many events wait for it; `MOST_COUNTED` + 1 if there are more.

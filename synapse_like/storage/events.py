@@ -10,9 +10,10 @@ history. The timeline shows neither outliers nor what was rejected or soft-faile
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, cast
+
+from msgspec import Struct, field
 
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import TooLarge
@@ -49,8 +50,7 @@ class Standing(IntEnum):
     REJECTED = 2
 
 
-@dataclass(slots=True, eq=False)
-class StoredEvent:
+class StoredEvent(Struct, eq=False):
     """An event with what a reader is shown beside it.
 
     :ivar place: where it stands in its room's timeline; None if it is not shown to clients.
@@ -84,8 +84,7 @@ class StoredEvent:
         return self.place // GAP
 
 
-@dataclass(frozen=True, slots=True)
-class EventPersisted:
+class EventPersisted(Struct, frozen=True):
     """News: an event stands in its room and in the stream of events.
 
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
@@ -102,8 +101,7 @@ class EventPersisted:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class EventRedacted:
+class EventRedacted(Struct, frozen=True):
     """News: an event has been stripped of its content."""
 
     event_nid: int
@@ -330,8 +328,7 @@ def find(txn: Transaction, event_id: str) -> StoredEvent | None:
     return found[0] if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What this server made of an event that it has.
 
     :ivar snapshot_after: the state with it; None for an outlier.

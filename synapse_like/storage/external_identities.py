@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalIdentity:
+class ExternalIdentity(Struct, frozen=True):
     """Somebody as a provider knows them.
 
     :ivar provider: what the settings call the provider.

@@ -7,13 +7,13 @@ clients. Else it leads to the history from before this server came.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """An event before which something is missing.
 
     :ivar place: of the event, in the timeline of its room.
@@ -27,8 +27,7 @@ class Gap:
     is_news: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """One thing that is missing.
 
     :ivar event_id: its ID.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
@@ -49,8 +50,7 @@ def delete_old(txn: Transaction, *, now_ms: int) -> int:
     return txn.execute("DELETE FROM received_transactions WHERE received_at < ?", (now_ms - KEPT_MS,)).rowcount
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingPdu:
+class WaitingPdu(Struct, frozen=True):
     """An event that was taken over, but is not in its room yet.
 
     :ivar pdu: as it came, in JSON.

@@ -7,17 +7,16 @@ happens only if that is still the one stored: of two submissions at the same tim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import Row
 
 
-@dataclass(frozen=True, slots=True)
-class LoginSession:
+class LoginSession(Struct, frozen=True):
     """What a registration or login has proven so far.
 
     :ivar purpose: ``login`` or ``register``.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import Row
 
 
-@dataclass(frozen=True, slots=True)
-class MailLink:
+class MailLink(Struct, frozen=True):
     """What a link is good for.
 
     :ivar purpose: what may be done with it.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import placeholders
 from synapse_like.storage.state import MEMBER, make_slot_id, slot_id
 
 
-@dataclass(frozen=True, slots=True)
-class RoomMembership:
+class RoomMembership(Struct, frozen=True):
     """A user's present membership of a room."""
 
     room_nid: int
@@ -20,8 +20,7 @@ class RoomMembership:
     event_nid: int
 
 
-@dataclass(frozen=True, slots=True)
-class MembershipChange:
+class MembershipChange(Struct, frozen=True):
     """One change of membership, at a position of the stream of events."""
 
     position: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.engines import DatabaseUnavailable
@@ -20,8 +21,7 @@ HOME_SERVER = "synapse_like.storage"
 IDENTITY_SERVER = "synapse_like.storage.identity"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One migration: its number, its name, and its statements."""
 
     number: int

@@ -1,26 +1,23 @@
 """News that other processes are told, by way of the log of commits (`sharing.py`).
 
-News is a frozen dataclass. One whose fields are plain is marked `@for_others`, and written and read field by field. One
+News is a frozen record. One whose fields are plain is marked `@for_others`, and written and read field by field. One
 that carries what the others have to read themselves says how: `register`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from msgspec import Struct, convert, to_builtins
 
+if TYPE_CHECKING:
     from synapse_like.storage.database import Transaction
 
 News = TypeVar("News")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(Struct, frozen=True):
     """How news of one kind is written (as JSON can say it), and read: several at once, in their order."""
 
     write: Callable[[Any], Any]
@@ -38,19 +35,8 @@ def register(
 
 
 def for_others(kind: type[News]) -> type[News]:
-    """Mark a dataclass of plain fields as news for other processes."""
-
-    def read(_: Transaction, written: Sequence[Any]) -> list[News]:
-        return [adapter().validate_python(one) for one in written]
-
-    @cache
-    def adapter() -> TypeAdapter[Any]:
-        # Made with the first news: a process that is alone needs none.
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(kind)
-
-    register(kind, lambda news: adapter().dump_python(news, mode="json"), read)
+    """Mark a record of plain fields as news for other processes."""
+    register(kind, to_builtins, lambda _, written: [convert(one, kind) for one in written])
     return kind
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class OutsideMembership:
+class OutsideMembership(Struct, frozen=True):
     """What a user is to a room that nobody here is in.
 
     :ivar event_nid: the m.room.member event that says so.

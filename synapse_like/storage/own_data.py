@@ -7,15 +7,15 @@ their address book is theirs; what others have of them in theirs is not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.state import MEMBER, slot_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(Struct, frozen=True):
     """A table with rows about users.
 
     :ivar told: columns that its user may see; the others are secrets, or of no meaning elsewhere.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage import positions
@@ -25,8 +25,7 @@ MOST_COMPANY = 50_000
 MOST_TOLD = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPresence:
+class StoredPresence(Struct, frozen=True):
     """A user's row.
 
     :ivar last_active: in ms; None if it was never seen.
@@ -43,8 +42,7 @@ class StoredPresence:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class PresenceRecorded:
+class PresenceRecorded(Struct, frozen=True):
     """News: the presence of some users has changed.
 
     :ivar user_ids: those of whom others are told.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage import positions
 from synapse_like.storage.database import Transaction
@@ -11,8 +12,7 @@ from synapse_like.storage.news import for_others
 from synapse_like.storage.presence import STREAM
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """That one user wants to see another.
 
     :ivar is_accepted: whether the other allows it.
@@ -24,8 +24,7 @@ class Entry:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class ListChanged:
+class ListChanged(Struct, frozen=True):
     """News: an entry was made (`is_accepted` says of which kind), or taken away (None)."""
 
     position: int

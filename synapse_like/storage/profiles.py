@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from synapse_like.protocol.canonical_json import decode, encode_in_any_order
 from synapse_like.protocol.profiles import AVATAR_URL, DISPLAYNAME, SHOWN
@@ -13,8 +14,7 @@ from synapse_like.storage.engines import batched, placeholders
 from synapse_like.storage.news import for_others
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """What rooms and observers are told of a user; None for what the user has not set."""
 
     displayname: str | None = None
@@ -26,8 +26,7 @@ class Profile:
         return {key: value for key, value in said.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileField:
+class ProfileField(Struct, frozen=True):
     """Anything that somebody tells of themselves, and to whom it is open."""
 
     field: str
@@ -36,8 +35,7 @@ class ProfileField:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class ProfileChanged:
+class ProfileChanged(Struct, frozen=True):
     """News: a user of this server has another display name or avatar; None for one that is not set."""
 
     user_id: str
@@ -46,8 +44,7 @@ class ProfileChanged:
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class RoomsUntold:
+class RoomsUntold(Struct, frozen=True):
     """News: there are rooms that have yet to be told of somebody's profile."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage import events
 from synapse_like.storage.database import Transaction
@@ -13,8 +14,7 @@ from synapse_like.storage.events import Standing
 _COLUMNS = "event_nid, event_id, place, standing, pdu"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """An event as it stands in its table."""
 
     event_nid: int

@@ -7,11 +7,11 @@ after a crash, and not while a retransmit overtakes its original, since both go 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Concatenate, ParamSpec
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage.database import Transaction
@@ -23,8 +23,7 @@ Outcome = dict[str, Any]
 KEPT_MS = 24 * 60 * 60 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Once:
+class Once(Struct, frozen=True):
     """Which request is to be done once.
 
     :ivar token_id: the access token that it came with.

@@ -12,11 +12,11 @@ its era any more is found by nobody, and goes when its turn comes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
 import orjson
+from msgspec import Struct, field
 
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.room_versions import RoomRules, rules_for
@@ -35,8 +35,7 @@ MOST_FILLED_KEPT = 100
 _eras = count()
 
 
-@dataclass(frozen=True, slots=True)
-class Extremity:
+class Extremity(Struct, frozen=True):
     """A newest event of a room."""
 
     event_nid: int
@@ -45,8 +44,7 @@ class Extremity:
     after: Snapshot
 
 
-@dataclass(slots=True)
-class RoomHead:
+class RoomHead(Struct):
     """Where a room stands: see the head of this file.
 
     :ivar snapshot: the state after the extremities.
@@ -272,8 +270,7 @@ def forget_redacted(txn: Transaction, room: RoomHead, target: StoredEvent) -> No
         txn.cache(CURRENT_STATE).forget((room.era, target.event.state_slot))
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """A room as readers need it."""
 
     room_nid: int
@@ -281,8 +278,7 @@ class Room:
     is_public: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RoomView:
+class RoomView(Struct, frozen=True):
     """Where a room stands, for readers.
 
     :ivar snapshot_id: of its state.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 
@@ -11,8 +12,7 @@ from synapse_like.storage.database import Transaction
 MOST_KEYS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class StoredKey:
+class StoredKey(Struct, frozen=True):
     """A key of another server.
 
     :ivar verify_key: its 32 bytes.

@@ -27,11 +27,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 
 from synapse_like.logs import get_logger
@@ -75,8 +75,7 @@ class LaneTaken(Exception):
         self.lane = lane
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """What one writing transaction holds, and changes for others.
 
     :ivar number: of its commit, once it has one.

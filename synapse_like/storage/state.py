@@ -9,7 +9,8 @@ after ten thousand), and reading a state walks at most 15 snapshots for each: th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.protocol.events import StateSlot
 from synapse_like.storage.caches import CacheKind
@@ -84,8 +85,7 @@ def reach(height: int) -> int:
     return step
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A state of a room, and how many snapshots lie below it."""
 
     snapshot_id: int
@@ -118,8 +118,7 @@ def snapshots_after(txn: Transaction, event_nids: Collection[int]) -> dict[int, 
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class NewSnapshot:
+class NewSnapshot(Struct, frozen=True):
     """A snapshot that has its place in the chain, but not yet its changes.
 
     :ivar inherited: what changed before it, since its parent: event_nid by slot_id.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import orjson
+from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.database import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class LinkedAddress:
+class LinkedAddress(Struct, frozen=True):
     """An address that an identity server knows to be a user's.
 
     :ivar id_server: its URL; `id_name` the name by which it signs.
@@ -76,8 +74,7 @@ def linked_by_closed(txn: Transaction, most: int) -> list[tuple[str, LinkedAddre
 # Invites to addresses.
 
 
-@dataclass(frozen=True, slots=True)
-class AddressInvite:
+class AddressInvite(Struct, frozen=True):
     """An invite to an address that was nobody's.
 
     :ivar public_keys: in base64; who has one of these may say whose the address is.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.engines import batched, placeholders
@@ -14,8 +15,7 @@ EVERYONE = "everyone"
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class IgnoredChanged:
+class IgnoredChanged(Struct, frozen=True):
     """News: a user of this server ignores others than before."""
 
     user_id: str

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import GAP, STREAM, Standing
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(Struct, frozen=True):
     """An event as it stands in its table."""
 
     event_nid: int
@@ -50,8 +49,7 @@ def newest_event(txn: Transaction) -> int:
     return 0 if row is None or row[0] is None else int(row[0])
 
 
-@dataclass(frozen=True, slots=True)
-class HeadRow:
+class HeadRow(Struct, frozen=True):
     """Where a room stands, as its table has it."""
 
     room_nid: int

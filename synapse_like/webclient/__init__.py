@@ -10,10 +10,11 @@ The page itself is told in `static/README.md`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+
+from msgspec import Struct
 
 #: The types of the files, by the ends of their names. Others are not served.
 TYPES: Mapping[str, str] = {
@@ -27,8 +28,7 @@ INDEX = "index.html"
 PLACE = "static/"
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFile:
+class StaticFile(Struct, frozen=True):
     """One file of the page.
 
     :ivar path: below the folder: "views/login.js".
@@ -41,8 +41,7 @@ class StaticFile:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChatPage:
+class ChatPage(Struct, frozen=True):
     """All files of the page.
 
     :ivar index: the page itself.

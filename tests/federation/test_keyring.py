@@ -9,11 +9,11 @@ The other servers are real ones on TLS sockets, which publish what a test wants;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 from signedjson.key import encode_verify_key_base64, generate_signing_key, get_verify_key
 from signedjson.sign import sign_json
 from twisted.internet.defer import Deferred, gatherResults

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from signedjson.key import generate_signing_key, get_verify_key
 from twisted.internet.task import Clock as HandMovedTime
 

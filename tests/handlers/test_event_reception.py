@@ -3,12 +3,12 @@ SEC-3)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from synapse_like.handlers.event_checks import Lacking, Verdict
 from synapse_like.handlers.event_persistence import EventPersistence

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import asdict
 from signedjson.key import generate_signing_key
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime

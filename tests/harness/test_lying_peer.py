@@ -8,9 +8,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from signedjson.key import generate_signing_key, get_verify_key
 
 from synapse_like.protocol.authorisation import auth_types_for, authorise, claimed_state

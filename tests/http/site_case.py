@@ -9,10 +9,10 @@ The site's own time stands still until a test moves `self.time`; only the socket
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import orjson
+from msgspec.structs import fields
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol

@@ -1,11 +1,11 @@
 """A room made by hand: its state is what a test puts there, and its rules say what may come next."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from synapse_like.protocol.authorisation import auth_types_for, authorise
 from synapse_like.protocol.contents import check_content

@@ -3,12 +3,12 @@
 Changes of membership are in test_membership.
 """
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from synapse_like.protocol.authorisation import auth_types_for, required_power_level_for
 from synapse_like.protocol.events import Event, EventDraft

@@ -3,12 +3,12 @@
 Single rules with their versions stand in the tests of membership, power levels and third-party invites.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from synapse_like.protocol.authorisation import (
     auth_events_for,

@@ -3,12 +3,12 @@
 `SELF` and `OTHERS` say once more who may do what, in another way than the code's table does.
 """
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.membership import LAWS, By

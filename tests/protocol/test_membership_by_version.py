@@ -1,11 +1,11 @@
 """Coming and going in the Matrix room versions: every change, in every version, held against a second reading of the
 specification; and beside that the rules that came with a version, each on both of its sides."""
 
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.join_rules import join_rules_of

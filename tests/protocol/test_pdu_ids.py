@@ -1,9 +1,9 @@
 """The PDUs of the Matrix room versions: every field in its place, and nothing accepted that is not one."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.events import Event

@@ -1,7 +1,5 @@
 """Room versions: frozen tables of rules, and which rule holds in which."""
 
-import dataclasses
-
 import pytest
 
 from synapse_like.protocol.errors import BadJson
@@ -124,7 +122,7 @@ def test_unknown_version_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("rules", ALL_RULES, ids=lambda rules: rules.name)
 def test_rules_cannot_be_changed(rules: RoomRules) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         rules.knock_allowed = False  # type: ignore[misc]  # that it cannot be set is the point
     with pytest.raises(TypeError):
         rules.redaction_content_keeps["x"] = rules  # type: ignore[index]  # likewise

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import signedjson.sign
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from signedjson.key import decode_signing_key_base64, generate_signing_key, get_verify_key
 
 from synapse_like.protocol import canonical_json

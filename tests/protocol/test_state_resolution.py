@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import permutations
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V2, V6, V11, V12, RoomRules

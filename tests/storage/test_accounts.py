@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, login_sessions, retransmissions

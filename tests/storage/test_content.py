@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from synapse_like.storage import accounts, content, migrations
 from synapse_like.storage.content import Content, Selection, Thumbnail, Usage

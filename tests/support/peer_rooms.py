@@ -9,10 +9,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import Any
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from signedjson.types import SigningKey
 
 from synapse_like.protocol.authorisation import auth_events_for, required_power_level_for
@@ -37,8 +38,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass
-class PeerRoom:
+class PeerRoom(Struct):
     """A room as one server sees it: a branch of its graph.
 
     :ivar server_name: of the server that speaks, and `key` what it signs with.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 State = Literal["ok", "warning", "fault", "skipped"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line of the report.
 
     :ivar check: what was looked at.
@@ -27,8 +27,7 @@ class Finding:
         return f"{self.state:<8} {self.check:<15} {self.sentence} {self.advice}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """Everything that was found, in the order of the checks."""
 
     findings: tuple[Finding, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Literal
+
+from msgspec.structs import asdict
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory

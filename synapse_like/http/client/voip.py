@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from msgspec.structs import asdict
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.voip import Voip

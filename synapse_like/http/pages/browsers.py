@@ -9,9 +9,10 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeVar
+
+from msgspec import Struct
 
 from synapse_like.http.requests import Call
 from synapse_like.protocol.errors import Forbidden
@@ -21,8 +22,7 @@ R = TypeVar("R")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-@dataclass(frozen=True, slots=True)
-class Browser:
+class Browser(Struct, frozen=True):
     """One browser.
 
     :ivar headers: those by which it remembers its secret, if it has just been given one.

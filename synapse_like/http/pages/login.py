@@ -10,8 +10,10 @@ At the end the client that shows the page is handed the credentials by a script 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.login import Begun, Credentials, Linked, Login, NextStage, Outcome, Session
@@ -34,8 +36,7 @@ CODE, URL, IDENTITY = "m.login.email.code", "m.login.email.url", "m.login.email.
 _CLOSED = "Registration is closed on this server."
 
 
-@dataclass(frozen=True, slots=True)
-class StageForm:
+class StageForm(Struct, frozen=True):
     """How a stage is asked for.
 
     :ivar title: what the stage is called where several can be chosen, and where it comes later.
@@ -71,8 +72,7 @@ _FIELD_OF_WORD = {"user": "user", "mail": "email", "password": "password", "toke
 _FIELD_OF_STAGE = {PASSWORD: "password", TOKEN: "token"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """What is wrong with what was submitted.
 
     :ivar field: the field that it is about; None if about no one.
@@ -83,8 +83,7 @@ class Fault:
     status: int = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Screen:
+class Screen(Struct, frozen=True):
     """What a page of a login shows.
 
     :ivar session, user_id: if there are any yet.

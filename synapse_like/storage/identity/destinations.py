@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.storage.database import Transaction
 
@@ -10,8 +10,7 @@ HOME, SIBLING = "home", "sibling"
 _LOG = "log"
 
 
-@dataclass(slots=True)
-class Destination:
+class Destination(Struct):
     """Somebody whom we tell things. Times are milliseconds since 1970.
 
     :ivar kind: `HOME` or `SIBLING`.

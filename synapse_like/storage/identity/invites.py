@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.database import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Invite:
+class Invite(Struct, frozen=True):
     """An invite that waits for the owner of an address.
 
     :ivar public_key: in base64, of a key pair that this invite alone has.
@@ -24,8 +23,7 @@ class Invite:
     private_key: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class NoticeStored:
+class NoticeStored(Struct, frozen=True):
     """News: a home server is to be told something."""
 
     server: str
@@ -84,8 +82,7 @@ def delete_old(txn: Transaction, *, created_before: int) -> int:
 # What home servers are told.
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """What a home server is to be told, in JSON."""
 
     notice_id: int

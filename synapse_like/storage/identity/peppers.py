@@ -8,7 +8,8 @@ being used: nobody's question comes too late.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.database import Transaction
@@ -18,8 +19,7 @@ from synapse_like.storage.engines import batched, placeholders
 MOST_GOOD = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Pepper:
+class Pepper(Struct, frozen=True):
     """A pepper whose hashes are all there.
 
     :ivar created_at: in milliseconds since 1970.

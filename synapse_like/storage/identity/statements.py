@@ -8,10 +8,10 @@ and of an address that has changed hands meanwhile only what holds now.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage import positions
@@ -23,8 +23,7 @@ STREAM = "statements"
 ASSOCIATION, KEYS = "association", "keys"
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """What one server says of one address.
 
     :ivar kind: `ASSOCIATION` or `KEYS`.
@@ -41,8 +40,7 @@ class Statement:
     said: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class StatementMade:
+class StatementMade(Struct, frozen=True):
     """News: there is something that our siblings are to be told."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
+
+from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.database import Transaction
@@ -12,8 +13,7 @@ from synapse_like.storage.engines import Row
 _COLUMNS = "sid, medium, address, secret_hash, send_attempt, next_link, tries, created_at, validated_at"
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(Struct, frozen=True):
     """One address on its way to be proven. Times are milliseconds since 1970.
 
     :ivar secret_hash: of what the client chose.

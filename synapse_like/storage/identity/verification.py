@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.database import Transaction
@@ -22,8 +23,7 @@ class StatementKey(NamedTuple):
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StatementRow:
+class StatementRow(Struct, frozen=True):
     """A statement as it stands in its table, whatever that is."""
 
     key: StatementKey
@@ -81,8 +81,7 @@ def begin_hashes_anew(txn: Transaction) -> None:
     txn.execute("DELETE FROM lookup_hashes")
 
 
-@dataclass(frozen=True, slots=True)
-class InviteRow:
+class InviteRow(Struct, frozen=True):
     """An invite as it stands in its table."""
 
     token: str
