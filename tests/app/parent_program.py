@@ -14,6 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
+from msgspec import field
+
 from synapse_like import logs
 from synapse_like.app import parent
 from synapse_like.app.errors import StartError
@@ -29,7 +31,7 @@ def tell(line: str) -> None:
 class ParentOfNobody(Parent):
     """Its children serve nothing."""
 
-    does: dict[str, str]
+    does: dict[str, str] = field(default_factory=dict)
 
     def _load(self) -> None:
         pass

@@ -95,7 +95,7 @@ def test_line_is_known_by_the_process_at_its_other_end(network: Network, door: i
     subprocess.run([sys.executable, "-c", ASK, str(door)], check=True, stdout=subprocess.DEVNULL)
     # That was a child of this process, so it counts as the same server.
     assert network.connections("here", "echo") == 2
-    network.open_door("here", 1, lambda: [])
+    network.open_door("here", 1, list)
     with speak(door) as connection:
         assert comes_back(connection, b"x")
     assert network.connections(None, "echo") == 1
@@ -143,7 +143,7 @@ def test_slow_line_delays_each_way_and_keeps_the_order(network: Network, door: i
 
 
 def test_server_that_is_down_closes_the_connection(network: Network) -> None:
-    door = network.open_door("down", 1, lambda: [])
+    door = network.open_door("down", 1, list)
     with speak(door) as connection:
         assert not comes_back(connection, b"hello")
 
