@@ -217,7 +217,9 @@ def test_sigterm_ends_all_of_them_in_good_order(server: HomeServer) -> None:
 
 def test_if_the_parent_is_killed_all_end_in_good_order_and_the_port_is_free(server: HomeServer) -> None:
     alive = processes(server)
-    server.kill9()
+    assert server.process_id is not None
+    os.kill(server.process_id, signal.SIGKILL)
+    server.wait_for_exit()
     wait_until("their end", lambda: not any(is_alive(process) for process in alive))
     assert server.recent_log().count("the server has stopped") == COUNT
     server.start()
