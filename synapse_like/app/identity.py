@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
@@ -19,7 +18,7 @@ from synapse_like.clock import ReactorClock
 from synapse_like.federation import own_keys as own_key_files
 from synapse_like.federation.agent import Agent, Timeouts
 from synapse_like.federation.own_keys import KeysUnusable
-from synapse_like.federation.resolver import ServerResolver, ServiceLookup
+from synapse_like.federation.resolver import ServerResolver, SystemLookup
 from synapse_like.federation.tls import CertificateUnusable, ClientTls
 from synapse_like.federation.web_client import WebClient
 from synapse_like.http.limits import Limiter
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
 
 #: How often it is seen to peppers, and to what is old, in seconds.
 PEPPER_SECONDS, TIDY_SECONDS = 60, 3600
-#: How long DNS may take to answer each of our questions, in seconds.
-DNS_SECONDS = (1, 2, 4)
 
 
 class IdentityServer(Struct):
@@ -178,10 +175,9 @@ def make_agents(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> tu
         )
     except (CertificateUnusable, AuthoritiesUnusable) as error:
         raise StartError(str(error)) from error
-    lookup: ServiceLookup = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
     agent = Agent(
         reactor,
-        ServerResolver(lookup, clock),
+        ServerResolver(SystemLookup(reactor), clock),
         tls,
         allow_private_addresses=home.allow_private_addresses,
         timeouts=Timeouts(home.connect_timeout, home.answer_timeout, home.answer_timeout),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from msgspec import Struct
 from msgspec.structs import replace
-from twisted.names.client import Resolver
 from twisted.python.threadpool import ThreadPool
 
 from synapse_like import __version__
@@ -14,12 +13,10 @@ from synapse_like.background import Slices
 from synapse_like.federation.agent import Agent
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.keyring import Keyring
-from synapse_like.federation.resolver import ServerResolver, ServiceLookup
+from synapse_like.federation.resolver import ServerResolver, SystemLookup
 
 #: Threads that check signatures.
 SIGNATURE_THREADS = 1
-#: How long DNS may take to answer each of our questions, in seconds.
-DNS_SECONDS = (1, 2, 4)
 
 
 class Speaking(Struct):
@@ -61,10 +58,9 @@ def make_agent(on: Foundation, *, seconds: float | None = None) -> Agent:
     :param seconds: how long they may take to send an answer, where it is not what is usual.
     """
     federation, usual = on.config.federation, timeouts(on.config)
-    lookup: ServiceLookup = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=on.reactor)  # type: ignore[no-untyped-call]  # Twisted's
     return Agent(
         on.reactor,
-        ServerResolver(lookup, on.clock),
+        ServerResolver(SystemLookup(on.reactor), on.clock),
         on.client_tls,
         enabled=federation.enabled,
         allow_private_addresses=federation.allow_private_addresses,

@@ -62,6 +62,23 @@ def _context() -> SSL.Context:
     return context
 
 
+def _checking(ca_file: Path | None) -> SSL.Context:
+    """What checks certificates.
+
+    :raises CertificateUnusable: the file has none to check them by.
+    """
+    context = _context()
+    context.set_verify(SSL.VERIFY_PEER, _as_openssl_says)
+    if ca_file is None:
+        context.set_default_verify_paths()
+        return context
+    try:
+        context.load_verify_locations(str(ca_file))
+    except SSL.Error as error:
+        raise CertificateUnusable(f"cannot read the certificates in {ca_file}: {_openssl_says(error)}") from error
+    return context
+
+
 class ClientTls:
     """TLS towards the servers that we ask.
 
@@ -76,17 +93,9 @@ class ClientTls:
     ) -> None:
         self._verify = verify
         self._unverified_servers = frozenset(unverified_servers)
-        self._checked = _context()
-        self._checked.set_verify(SSL.VERIFY_PEER, _as_openssl_says)
-        if ca_file is None:
-            self._checked.set_default_verify_paths()
-        else:
-            try:
-                self._checked.load_verify_locations(str(ca_file))
-            except SSL.Error as error:
-                raise CertificateUnusable(
-                    f"cannot read the certificates in {ca_file}: {_openssl_says(error)}"
-                ) from error
+        # Those of the system are 150 and take 4 ms to read, which waits for the first connection. Nothing can be wrong
+        # with them that would have to be told at the start.
+        self._checked = None if ca_file is None else _checking(ca_file)
         self._unchecked = _context()
         self._unchecked.set_verify(SSL.VERIFY_NONE, _as_openssl_says)
         self._sessions: LRUCache[str, SSL.Session] = LRUCache(MOST_SESSIONS)
@@ -101,7 +110,12 @@ class ClientTls:
 
     def towards(self, server_name: str) -> ServerConnectionCreator:
         """What makes the connections to one server."""
-        context = self._checked if self.verifies(server_name) else self._unchecked
+        if not self.verifies(server_name):
+            context = self._unchecked
+        elif self._checked is not None:
+            context = self._checked
+        else:
+            context = self._checked = _checking(None)
         return ServerConnectionCreator(server_name, context, self._sessions.get(server_name))
 
     def check(self, server_name: str, connection: SSL.Connection) -> None:

@@ -16,16 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet.ssl import optionsForClientTLS
-from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from synapse_like.authorities import trust_root
 from synapse_like.federation.agent import Answer
-from synapse_like.federation.bodies import BytesProducer, read_body
 from synapse_like.federation.errors import ServerUnreachable
-from synapse_like.federation.reasons import timed_out, why
 
 #: Bytes that an answer may have.
 MOST_BYTES = 256 * 1024
@@ -45,8 +42,7 @@ class WebClient:
         self._reactor = reactor
         self._timeout = timeout
         self._user_agent = [user_agent.encode("ascii")]
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        self._agent: Any = Agent(reactor, _Policy(trust_root(ca_file)), connectTimeout=timeout, pool=pool)
+        self._policy = _Policy(trust_root(ca_file))
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -55,11 +51,19 @@ class WebClient:
 
         :raises ServerUnreachable: there was no answer.
         """
+        # Loaded with the first request, as `agent.py` does; most servers never make one.
+        from twisted.web.client import Agent, HTTPConnectionPool
+
+        from synapse_like.federation.bodies import BytesProducer, read_body
+        from synapse_like.federation.reasons import timed_out, why
+
+        pool = HTTPConnectionPool(self._reactor, persistent=False)
+        agent: Any = Agent(self._reactor, self._policy, connectTimeout=self._timeout, pool=pool)
         given = Headers({name: [value] for name, value in (headers or {}).items()})
         given.setRawHeaders(b"User-Agent", self._user_agent)
         try:
             producer = None if body is None else BytesProducer(body)
-            asking = self._agent.request(method.encode("ascii"), url.encode("ascii"), given, producer)
+            asking = agent.request(method.encode("ascii"), url.encode("ascii"), given, producer)
             response = await asking.addTimeout(self._timeout, self._reactor, timed_out)
             content = await read_body(response, MOST_BYTES).addTimeout(self._timeout, self._reactor, timed_out)
         except Exception as error:

@@ -20,7 +20,9 @@ from twisted.names import dns
 from zope.interface import implementer
 
 from synapse_like.federation import agent as agent_module
-from synapse_like.federation.agent import MOST_CONNECTIONS, Agent, Timeouts
+from synapse_like.federation import connections
+from synapse_like.federation.agent import Agent, Timeouts
+from synapse_like.federation.connections import MOST_CONNECTIONS
 from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from tests.federation.other_servers import FederationCase, Visitor, answer, loop
@@ -78,7 +80,7 @@ class AskingTests(AgentCase):
         assert len(other.visitors) == MOST_CONNECTIONS
 
     async def test_waiting_requests_are_bounded_too(self) -> None:
-        self.patch(agent_module, "MOST_WAITING", 1)
+        self.patch(connections, "MOST_WAITING", 1)
         other = self.listen(lambda visitor: None)
         agent = self.agent(timeouts=Timeouts(5, 0.5, 5))
         asked = [Deferred.fromCoroutine(self.refusal(agent, f"localhost:{other.port}")) for _ in range(8)]
@@ -96,7 +98,7 @@ class AskingTests(AgentCase):
 
     async def test_kept_connection_that_was_closed_is_forgotten_when_its_time_is_up(self) -> None:
         """The pool closed it once more, and what was closed already failed at that."""
-        self.patch(agent_module, "KEPT_SECONDS", 0.2)
+        self.patch(connections, "KEPT_SECONDS", 0.2)
         other = self.listen(fine)
         agent = self.agent()
         await self.get(agent, f"localhost:{other.port}")

@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from synapse_like.byte_streams import MOST_WAITING
-from synapse_like.federation.agent import MOST_CONNECTIONS, Timeouts
+from synapse_like.federation.agent import Timeouts
 from synapse_like.federation.client import FederationClient, IncomingFile
+from synapse_like.federation.connections import MOST_CONNECTIONS
 from synapse_like.federation.errors import AnswerTooLarge, RemoteRefusal, ServerUnreachable
 from tests.federation.other_servers import FederationCase, Other, Visitor, answer, loop
 

@@ -16,7 +16,6 @@ from typing import Any
 from cryptography import x509
 from signedjson.key import get_verify_key
 from signedjson.types import SigningKey
-from twisted.names.client import Resolver
 
 from synapse_like.app.doctor.findings import Finding
 from synapse_like.app.doctor.shared import USER_AGENT, check_clock, check_mail, reason
@@ -28,7 +27,7 @@ from synapse_like.config import Config
 from synapse_like.federation.addresses import is_public
 from synapse_like.federation.agent import Agent
 from synapse_like.federation.client import FederationClient
-from synapse_like.federation.resolver import ServerResolver, is_address, split_name
+from synapse_like.federation.resolver import ServerResolver, SystemLookup, is_address, split_name
 from synapse_like.federation.tls import CertificateUnusable, ClientTls, ServerTls
 from synapse_like.federation.web_client import WebClient
 from synapse_like.protocol import server_keys
@@ -36,7 +35,6 @@ from synapse_like.protocol.errors import MatrixError
 
 #: Days before its end in which a certificate should be renewed.
 RENEW_DAYS = 14
-DNS_SECONDS = (1, 2, 4)
 
 
 class Elsewhere:
@@ -50,8 +48,7 @@ class Elsewhere:
         self._reactor = reactor
         self._clock = ReactorClock(reactor)
         self._key = key
-        lookup: Any = Resolver(resolv="/etc/resolv.conf", timeout=DNS_SECONDS, reactor=reactor)
-        self._resolver = ServerResolver(lookup, self._clock)
+        self._resolver = ServerResolver(SystemLookup(reactor), self._clock)
 
     def time(self, others: Sequence[str]) -> AsyncIterator[Finding]:
         """Our clock against those of other servers."""
