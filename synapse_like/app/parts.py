@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
@@ -23,12 +23,14 @@ from synapse_like.http.limits import Limiter
 from synapse_like.http.routing import Mount
 from synapse_like.http.shared_limits import SharedBuckets, SharedLimiter
 from synapse_like.http.site import Answered, Bounds, Site, make_site
-from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Timings
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 from synapse_like.storage.migrations import migrate_among_others
+
+if TYPE_CHECKING:
+    from synapse_like.mail import Letters, Mailer
 
 R = TypeVar("R")
 
@@ -178,6 +180,9 @@ def mail_of(settings: MailHandOver, server_name: str, reactor: Any, clock: React
 
     :raises StartError: a template or a certificate cannot be used.
     """
+    # It takes 5 ms, and who sends no mail starts without.
+    from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
+
     sender = settings.sender_of(server_name)
     server = MailServer(
         settings.host or "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Authentication, Requester
@@ -17,7 +18,6 @@ from synapse_like.handlers.login_by_mail import EMAIL, add_address, is_theirs
 from synapse_like.handlers.passwords import Passwords, check_strength
 from synapse_like.handlers.postman import Postman
 from synapse_like.handlers.stored_secrets import stored_form
-from synapse_like.mail import Offer
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import Forbidden, NotFound
 from synapse_like.protocol.identifiers import canonical_user_id
@@ -26,6 +26,9 @@ from synapse_like.storage.account_addresses import AccountAddress
 from synapse_like.storage.accounts import Account
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.mail_links import MailLink
+
+if TYPE_CHECKING:
+    from synapse_like.mail import Offer
 
 #: What links in mails are for, and the pages that they lead to.
 RESET = "reset"

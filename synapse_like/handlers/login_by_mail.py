@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -19,11 +19,13 @@ from synapse_like.handlers.login import user_in_use, wrong
 from synapse_like.handlers.login_stages import REGISTER, Done, Facts, Pending, Stage, Submission
 from synapse_like.handlers.postman import Postman
 from synapse_like.handlers.stored_secrets import stored_form
-from synapse_like.mail import Offer
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import Forbidden, LoginEmailUrlNotYet
 from synapse_like.storage import account_addresses, accounts
 from synapse_like.storage.database import Database, Transaction
+
+if TYPE_CHECKING:
+    from synapse_like.mail import Offer
 
 EMAIL = "email"
 CODE_DIGITS = 8

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.mail import Letters, Mailer, Offer
+
+if TYPE_CHECKING:
+    from synapse_like.mail import Letters, Mailer, Offer
 
 #: The class of rate limits in which letters are counted, for each address and for each user.
 MAIL = "mail"
