@@ -80,7 +80,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Settings(BaseModel):
     """A mapping whose keys are all known. The text under each key is its help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, defer_build=True)
 
 
 class Section(Settings):

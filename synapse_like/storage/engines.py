@@ -38,6 +38,8 @@ BUSY_SECONDS = 10
 CLAIM_SECONDS = 2
 #: Statements that a connection keeps ready.
 MOST_STATEMENTS = 256
+#: What `PRAGMA auto_vacuum` says of a database that is INCREMENTAL.
+_INCREMENTAL = 2
 #: After how many seconds the other end of a connection between processes that share a database is given up that does
 #: not answer any more; what it held is free then.
 GIVEN_UP_SECONDS = 12
@@ -215,8 +217,11 @@ class SqliteEngine:
                 check_same_thread=False,
                 cached_statements=MOST_STATEMENTS,
             )
-            # Must come before the first table: lets a purge give its pages back to the file system.
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # Must come before the first table: lets a purge give its pages back to the file system. To say it again
+            # would be a write, which waits for the disk twice.
+            [(vacuum,)] = connection.execute("PRAGMA auto_vacuum").fetchall()
+            if vacuum != _INCREMENTAL:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA foreign_keys = ON")

@@ -22,6 +22,21 @@ def test_sqlite_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
+def test_to_open_a_sqlite_database_that_is_there_writes_nothing(tmp_path: Path) -> None:
+    """Each connection said again how the file gives pages back, and waited for the disk twice: all of the start's."""
+    engine, log = SqliteEngine(tmp_path / "homeserver.db"), tmp_path / "homeserver.db-wal"
+    connections = [Connection(engine, exclusive=True)]
+    try:
+        connections[0].transact(lambda txn: txn.execute("CREATE TABLE a (b BIGINT)"))
+        written = log.stat().st_size
+        connections += [Connection(engine), Connection(engine)]
+        assert log.stat().st_size == written
+        assert [connection.raw.execute("PRAGMA auto_vacuum").fetchone() for connection in connections] == [(2,)] * 3
+    finally:
+        for connection in connections:
+            connection.close()
+
+
 def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     engine = open_engine("sqlite:missing/folder/x.db", data_dir=tmp_path)
     with pytest.raises(DatabaseUnavailable, match=r"missing/folder/x\.db"):
