@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synapse_like.commands.options import needs_identity_config, progress, settings_file, tell_findings
+from synapse_like.commands.options import Serving, needs_identity_config, progress, settings_file, tell_findings
 from synapse_like.commands.setup import assign, keep_or_write, new_key_in, new_signing_key, run_server
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def identity_check_config(config: IdentityConfig) -> None:
     click.echo("OK")
 
 
-@identity.command("run")
+@identity.command("run", cls=Serving)
 @needs_identity_config
 @click.pass_context
 def identity_run(ctx: click.Context, config: IdentityConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -25,16 +26,48 @@ class Commands(click.Group):
     """Turns the errors that a person can mend into sentences."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from synapse_like.app.errors import StartError
-        from synapse_like.config import ConfigError
-        from synapse_like.protocol.errors import MatrixError
-
         try:
             return super().invoke(ctx)
-        except MatrixError as error:
-            raise click.ClickException(error.message) from error
-        except (ConfigError, StartError) as error:
-            raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            raise click.ClickException(sentence) from error
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error that a person can mend; None if it is a fault of the program."""
+    from synapse_like.app.errors import StartError
+    from synapse_like.config import ConfigError
+    from synapse_like.protocol.errors import MatrixError
+
+    if isinstance(error, MatrixError):
+        return error.message
+    return str(error) if isinstance(error, ConfigError | StartError) else None
+
+
+class Serving(click.Command):
+    """A command that runs a server.
+
+    There is no garbage while everything is loaded; to look for it then takes a tenth of the time until the server
+    answers. It is looked for again once the server runs (`app.service`), or cannot start.
+    """
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        gc.disable()
+        try:
+            return super().make_context(*args, **more)
+        except BaseException:
+            gc.enable()
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        finally:
+            gc.enable()
 
 
 #: Under which the name of the settings file is kept for commands that want it, too.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import string
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from synapse_like.commands.options import needs_config, settings_file
+from synapse_like.commands.options import Serving, needs_config, settings_file
 
 if TYPE_CHECKING:
     from synapse_like.config import Config
@@ -162,7 +161,7 @@ def check_config(config: Config) -> None:
     click.echo("OK")
 
 
-@click.command()
+@click.command(cls=Serving)
 @needs_config
 @click.pass_context
 def run(ctx: click.Context, config: Config) -> None:
@@ -181,9 +180,6 @@ def migrate(config: Config) -> None:
 
 def run_server(config: Config | IdentityConfig, path: Path) -> NoReturn:
     """Run a server, and end with the process."""
-    # There is no garbage while everything is loaded; to look for it then takes a tenth of the time until the server
-    # answers. It looks again once it runs.
-    gc.disable()
     from synapse_like.app import service
 
     sys.exit(service.run(config, path, click.echo))
