@@ -72,7 +72,7 @@ class RateLimits(Section):
     enabled: bool = True
     """Whether there are limits at all."""
 
-    classes: RateClasses = RateClasses()
+    classes: RateClasses = Field(default_factory=RateClasses)
 
 
 class Limits(Section):

@@ -78,7 +78,11 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseModel):
-    """A mapping whose keys are all known. The text under each key is its help."""
+    """A mapping whose keys are all known. The text under each key is its help.
+
+    What checks settings is built when a file is read, once for the whole of it (`defer_build`). So the default of a
+    heading is a `default_factory`: only for a heading that the file lacks is anything built apart.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, defer_build=True)
 

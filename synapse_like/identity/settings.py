@@ -166,7 +166,7 @@ class RateLimits(Section):
     enabled: bool = True
     """Whether there are limits at all."""
 
-    classes: RateClasses = RateClasses()
+    classes: RateClasses = Field(default_factory=RateClasses)
 
 
 class Outgoing(Section):
@@ -192,22 +192,22 @@ class IdentityConfig(Settings):
     signing_key_file: FilePath = Path("signing.key")
     """The key by which this server signs. Keep it secret, and keep a copy of it."""
 
-    database: Database = Database()
-    http: Listen = Listen()
-    mail: MailHandOver = MailHandOver()
-    sms: TextMessages = TextMessages()
+    database: Database = Field(default_factory=Database)
+    http: Listen = Field(default_factory=Listen)
+    mail: MailHandOver = Field(default_factory=MailHandOver)
+    sms: TextMessages = Field(default_factory=TextMessages)
 
     siblings: ListOf[SiblingServer] = ()
     """The identity servers with which this one shares all it knows: [{name: id.example.net, url:
     https://id.example.net, public_keys: ["ed25519:a_1 base64"]}]. Each must have this one among its own."""
 
-    home_servers: HomeServers = HomeServers()
-    outgoing: Outgoing = Outgoing()
-    validation: Validation = Validation()
-    lookup: Lookup = Lookup()
-    rate_limits: RateLimits = RateLimits()
-    log: Log = Log()
-    metrics: Metrics = Metrics()
+    home_servers: HomeServers = Field(default_factory=HomeServers)
+    outgoing: Outgoing = Field(default_factory=Outgoing)
+    validation: Validation = Field(default_factory=Validation)
+    lookup: Lookup = Field(default_factory=Lookup)
+    rate_limits: RateLimits = Field(default_factory=RateLimits)
+    log: Log = Field(default_factory=Log)
+    metrics: Metrics = Field(default_factory=Metrics)
 
     @field_validator("siblings")
     @classmethod
