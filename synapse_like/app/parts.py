@@ -180,7 +180,7 @@ def mail_of(settings: MailHandOver, server_name: str, reactor: Any, clock: React
 
     :raises StartError: a template or a certificate cannot be used.
     """
-    # It takes 5 ms, and who sends no mail starts without.
+    # It takes 3 ms and 0.6 MB to load, and who sends no mail starts without.
     from synapse_like.mail import Letters, Mailer, MailServer, MailUnusable
 
     sender = settings.sender_of(server_name)

@@ -5,7 +5,7 @@ about is in `connecting.py`. There is a time-out for the connection with its han
 one for the whole of it, and a limit for its size. Redirects are not followed. What goes wrong is a `ServerUnreachable`.
 What is too large for memory comes as a stream (`Agent.download`), read as fast as its reader takes it.
 
-What speaks HTTP to other servers takes 9 ms and 1 MB to load, which happens with the first request: a server answers
+What speaks HTTP to other servers takes 8 ms and 1 MB to load, which happens with the first request: a server answers
 its clients sooner, and one that speaks to nobody does without.
 """
 
