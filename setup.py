@@ -90,5 +90,5 @@ setup(
         "fuzz": [*TEST, "atheris>=3.0,<4"],
         "bench": [*TEST, "matplotlib>=3.9,<4"],
     },
-    entry_points={"console_scripts": ["synapse_like = synapse_like.commands:main"]},
+    entry_points={"console_scripts": ["synapse_like = synapse_like.__main__:main"]},
 )

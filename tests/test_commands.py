@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
@@ -382,6 +383,18 @@ def test_server_serves_until_sigterm(data_dir: Path, start: Sequence[str], exit_
     assert "the server has stopped" in output
     assert "Traceback" not in output
     assert "/health" in output
+
+
+@pytest.mark.parametrize("words", [("check-config",), ("identity", "--help"), ("run",), ("identity", "run")])
+def test_garbage_is_looked_for_again_once_a_command_is_known(tmp_path: Path, words: Sequence[str]) -> None:
+    """While the program is loaded none is looked for, which must not go on where no server runs."""
+    missing = [] if "--help" in words else ["--config", tmp_path / "missing.yaml"]
+    gc.disable()
+    try:
+        command(*words, *missing)
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_run_without_a_signing_key_is_a_sentence(config_file: Path, data_dir: Path) -> None:

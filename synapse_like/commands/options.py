@@ -25,6 +25,14 @@ Chosen = TypeVar("Chosen")
 class Commands(click.Group):
     """Turns the errors that a person can mend into sentences."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if not isinstance(command, Serving):
+            gc.enable()
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -52,7 +60,8 @@ class Serving(click.Command):
     """A command that runs a server.
 
     There is no garbage while everything is loaded; to look for it then takes a tenth of the time until the server
-    answers. It is looked for again once the server runs (`app.service`), or cannot start.
+    answers. So `__main__` has none looked for, which other commands undo. A server looks for it again once it runs
+    (`app.service`), or cannot start.
     """
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
