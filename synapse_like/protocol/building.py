@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from signedjson.types import SigningKey
 
 from synapse_like.protocol import canonical_json, hashes
-from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.events import Event, EventDraft, Pdu, pack_seals
 from synapse_like.protocol.pdu_ids import LARGEST_STORED
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.signing import add_signature
@@ -106,9 +106,9 @@ def _sealed(rules: RoomRules, event: Event, origin: str, key: SigningKey) -> tup
     pdu["hashes"] = {hashes.ALGORITHM: hashes.digest(said)}
     signed = hashes.reference_bytes(rules, pdu)
     pdu = add_signature(pdu, signed, origin, key)
-    seals = {"hashes": pdu["hashes"], "signatures": pdu["signatures"]}
+    seals = canonical_json.encode({"hashes": pdu["hashes"], "signatures": pdu["signatures"]})
     # Put into one object, the two lose a pair of braces and gain a comma.
-    check_size(len(said) + len(canonical_json.encode(seals)) - 1)
+    check_size(len(said) + len(seals) - 1)
     if rules.event_id_form == "chosen-by-origin":
-        return replace(event, **seals), pdu
+        return replace(event, seals=pack_seals(pdu)), pdu
     return read_pdu(rules, pdu, hashes.event_id_from(rules, signed)), pdu

@@ -18,7 +18,7 @@ An event is named by two values, `pdu_id` and `origin`, and so are the events it
 
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import BadJson
-from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.events import NOTHING, Event, Pdu, pack_seals, unpack_seals
 from synapse_like.protocol.identifiers import domain_of, parse_event_id, parse_room_id
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.shapes import (
@@ -60,8 +60,7 @@ def write(_rules: RoomRules, event: Event) -> Pdu:
         "auth_pdus": [_id_pair(event_id) for event_id in event.auth_events],
         "content": event.content,
         "is_state": event.is_state,
-        "hashes": event.hashes,
-        "signatures": event.signatures,
+        **unpack_seals(event.seals),
     }
     for name in ("state_key", "power_level", "required_power_level", "redacts"):
         value = getattr(event, name)
@@ -99,10 +98,9 @@ def read(_rules: RoomRules, pdu: Pdu, event_id: str) -> Event:
         required_power_level=pdu.get("required_power_level"),
         power_level=pdu.get("power_level"),
         replaces_state=replaces_state,
-        hashes=pdu["hashes"],
-        signatures=pdu["signatures"],
-        unsigned=pdu.get("unsigned", {}),
-        extra={key: value for key, value in pdu.items() if key not in _KNOWN},
+        seals=pack_seals(pdu),
+        unsigned=pdu.get("unsigned", NOTHING),
+        extra={key: value for key, value in pdu.items() if key not in _KNOWN} or NOTHING,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import BadJson
-from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.events import NOTHING, Event, Pdu, pack_seals, unpack_seals
 from synapse_like.protocol.identifiers import (
     EventIdForm,
     RoomIdForm,
@@ -46,8 +46,7 @@ def write(rules: RoomRules, event: Event) -> Pdu:
         "prev_events": list(event.prev_events),
         "auth_events": list(event.auth_events),
         "content": event.content,
-        "hashes": event.hashes,
-        "signatures": event.signatures,
+        **unpack_seals(event.seals),
     }
     if rules.pdu_format == "ids-with-hashes":
         pdu["event_id"] = event.event_id
@@ -99,10 +98,9 @@ def read(rules: RoomRules, pdu: Pdu, event_id: str) -> Event:
         auth_events=tuple(auth_events),
         state_key=pdu.get("state_key"),
         redacts=redacts,
-        hashes=pdu["hashes"],
-        signatures=pdu["signatures"],
-        unsigned=pdu.get("unsigned", {}),
-        extra={key: value for key, value in pdu.items() if key not in known},
+        seals=pack_seals(pdu),
+        unsigned=pdu.get("unsigned", NOTHING),
+        extra={key: value for key, value in pdu.items() if key not in known} or NOTHING,
         **hashes,
     )
 
