@@ -6,6 +6,7 @@ whole follows from the parts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from sys import intern
 from types import MappingProxyType
 
 from msgspec.structs import replace
@@ -65,14 +66,14 @@ def build(
     """
     event = Event(
         event_id=f"${local_id}:{origin}",
-        room_id=draft.room_id,
-        type=draft.type,
-        sender=draft.sender,
+        room_id=intern(draft.room_id),
+        type=intern(draft.type),
+        sender=intern(draft.sender),
         content=_content(rules, draft),
         origin_server_ts=origin_server_ts,
         depth=depth,
         prev_events=tuple(prev_events),
-        auth_events=tuple(auth_events),
+        auth_events=tuple(map(intern, auth_events)),
         state_key=draft.state_key,
         redacts=draft.redacts,
     )

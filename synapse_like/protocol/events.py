@@ -68,6 +68,7 @@ class EventDraft(Struct, frozen=True):
 class Event(Struct, frozen=True, kw_only=True):
     """Something that was said in a room.
 
+    :ivar room_id, type, sender: interned by who makes it, as are `auth_events`: many events have the same.
     :ivar origin_server_ts: milliseconds since 1970 by the clock of the server that made it.
     :ivar depth: one more than the greatest depth among `prev_events`.
     :ivar prev_events: IDs of the latest events that its server knew.

@@ -16,6 +16,8 @@ An event is named by two values, `pdu_id` and `origin`, and so are the events it
     replaces_state      prev_state_id, prev_state_origin
 """
 
+from sys import intern
+
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.events import NOTHING, Event, Pdu, pack_seals, unpack_seals
@@ -85,14 +87,14 @@ def read(_rules: RoomRules, pdu: Pdu, event_id: str) -> Event:
         replaces_state = _event_id(pdu["prev_state_origin"], pdu["prev_state_id"])
     return Event(
         event_id=event_id,
-        room_id=pdu["context"],
-        type=pdu["pdu_type"],
-        sender=pdu["user_id"],
+        room_id=intern(pdu["context"]),
+        type=intern(pdu["pdu_type"]),
+        sender=intern(pdu["user_id"]),
         content=pdu["content"],
         origin_server_ts=pdu["ts"],
         depth=pdu["depth"],
         prev_events=tuple([_event_id(*pair) for pair in pdu["prev_pdus"]]),
-        auth_events=tuple([_event_id(*pair) for pair in pdu["auth_pdus"]]),
+        auth_events=tuple([intern(_event_id(*pair)) for pair in pdu["auth_pdus"]]),
         state_key=pdu.get("state_key"),
         redacts=pdu.get("redacts"),
         required_power_level=pdu.get("required_power_level"),

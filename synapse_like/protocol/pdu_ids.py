@@ -10,6 +10,7 @@ Almost every field is called as in the neutral event. What differs from version 
 """
 
 from functools import cache, partial
+from sys import intern
 from typing import Any
 
 from synapse_like.protocol.contents import check_event_type, check_state_key
@@ -88,14 +89,14 @@ def read(rules: RoomRules, pdu: Pdu, event_id: str) -> Event:
         known |= frozenset() if rules.redacts_in_content or redacts is None else {"redacts"}
     return Event(
         event_id=event_id,
-        room_id="!" + event_id[1:] if _gives_room_its_id(rules, pdu["type"]) else pdu["room_id"],
-        type=pdu["type"],
-        sender=pdu["sender"],
+        room_id=intern("!" + event_id[1:] if _gives_room_its_id(rules, pdu["type"]) else pdu["room_id"]),
+        type=intern(pdu["type"]),
+        sender=intern(pdu["sender"]),
         content=pdu["content"],
         origin_server_ts=pdu["origin_server_ts"],
         depth=pdu["depth"],
         prev_events=tuple(prev_events),
-        auth_events=tuple(auth_events),
+        auth_events=tuple(map(intern, auth_events)),
         state_key=pdu.get("state_key"),
         redacts=redacts,
         seals=pack_seals(pdu),

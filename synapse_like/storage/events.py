@@ -108,8 +108,9 @@ class EventRedacted(Struct, frozen=True):
     event_nid: int
 
 
-#: What an event in memory costs beside its content, for the bounds of what is kept: roughly, in bytes.
-OVERHEAD = 1000
+#: What an event in memory costs beyond the size of its wire form, with what clients are shown of it, for the bounds of
+#: what is kept: roughly, in bytes.
+OVERHEAD = 1200
 EVENTS = CacheKind[int, StoredEvent](
     "events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD, in_bytes=True
 )
