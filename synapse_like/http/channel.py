@@ -63,6 +63,10 @@ class Headers(dict[bytes, bytes]):
         self[name] = value if earlier is None else earlier + b", " + value
 
 
+#: Of a request whose headers are not kept any more.
+NO_HEADERS = Headers()
+
+
 class BodySource(Protocol):
     """The body of an answer, where it is not there as bytes. Who made the answer closes it."""
 
