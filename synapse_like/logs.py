@@ -70,7 +70,9 @@ _SECRET_IN_QUERY = re.compile(
 )
 _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 
-_bound: ContextVar[Mapping[str, object]] = ContextVar("synapse_like.logs", default={})  # noqa: B039 - never changed
+_Values = tuple[tuple[str, object], ...]
+#: Each long poll holds some for as long as it waits: pairs take a third of what dictionaries would.
+_bound: ContextVar[_Values] = ContextVar("synapse_like.logs", default=())
 
 
 #: Each keeps for itself how it was set up when it was first used, which is quick, until `configure` has it look again.
@@ -89,11 +91,11 @@ class _Binding:
 
     __slots__ = ("_token", "_values")
 
-    def __init__(self, values: Mapping[str, object]) -> None:
+    def __init__(self, values: _Values) -> None:
         self._values = values
 
     def __enter__(self) -> None:
-        self._token: Token[Mapping[str, object]] = _bound.set({**_bound.get(), **self._values})
+        self._token: Token[_Values] = _bound.set(_bound.get() + self._values)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         # A coroutine that nobody finishes is closed by the garbage collector, outside of its context: there is
@@ -108,7 +110,7 @@ def bind(**values: object) -> _Binding:
     Twisted runs each `Deferred.fromCoroutine` in a context of its own, a copy of its caller's: the values
     hold in the coroutine across its waits and in all that it starts, and never show in another request.
     """
-    return _Binding(values)
+    return _Binding(tuple(values.items()))
 
 
 def scrub(value: Any) -> Any:

@@ -36,6 +36,7 @@ BY_EACH = frozenset(
     {
         "drop-idle-watchers",
         "forget-deleted",
+        "give-back-memory",
         "note-used-content",
         "outside-changes",
         "presence",

@@ -19,6 +19,7 @@ from synapse_like.app.content import ContentParts, make_content
 from synapse_like.app.entrance import make_entrance, make_identity_client, make_policy
 from synapse_like.app.federation_site import federation_mounts, make_transactions
 from synapse_like.app.foundation import Foundation, lay_foundation
+from synapse_like.app.giving_back import LOOK_SECONDS, GivingBack
 from synapse_like.app.health import Health
 from synapse_like.app.parts import hasher, site
 from synapse_like.app.reloading import Takes, takes_of_home_server
@@ -159,6 +160,7 @@ def build(config: Config, reactor: Any, siblings: Siblings | None = None) -> Hom
         every(clock, "forget-transactions", 3600, transactions.forget_old),
         every(clock, "retry-waiting-events", WAITING_SECONDS, transactions.retry_waiting),
         every(clock, "fill-news", NEWS_SECONDS, backfill.fill_news),
+        every(clock, "give-back-memory", LOOK_SECONDS, GivingBack().look),
         *streams.tasks,
         *rooms.tasks,
         *addresses.tasks,

@@ -38,6 +38,9 @@ REDACTION = "m.room.redaction"
 #: Changes of a state that are kept in memory; those of somebody who comes into a large room are not.
 MOST_REMEMBERED = 100
 
+#: What most events are sent to: one for all of them.
+_NOWHERE: frozenset[str] = frozenset()
+
 
 class Change(Struct, frozen=True):
     """What holds in a slot of a room's state, before an event and after it."""
@@ -95,7 +98,7 @@ class EventPersistence(Struct):
         if event.is_state and standing is not Standing.REJECTED:
             new = state.place_snapshot(txn, room.room_nid, after=before)
         after = new.snapshot if new is not None else before
-        destinations = self._destinations(txn, room, event) if is_ours and is_accepted else frozenset()
+        destinations = self._destinations(txn, room, event) if is_ours and is_accepted else _NOWHERE
         place, told_at = None, None
         if is_accepted:
             told_at = events.next_position(txn)
@@ -156,7 +159,7 @@ class EventPersistence(Struct):
 
     def _destinations(self, txn: Transaction, room: RoomHead, event: Event) -> frozenset[str]:
         """The other servers that get an event: those in the room, and that of somebody who is put out of it."""
-        servers = frozenset(room_servers.present(txn, room))
+        servers = frozenset(room_servers.present(txn, room)) or _NOWHERE
         if event.type == MEMBER and event.content["membership"] in (LEAVE, BAN):
             server = _server_of(event.state_key)
             if server is not None and server != self.server_name and event.state_key != event.sender:

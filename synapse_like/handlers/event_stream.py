@@ -68,6 +68,11 @@ class _Poll(Struct, eq=False):
         if self.token_ended:
             raise UnknownToken("This access token has been ended. Please log in again.")
 
+    def time_out(self) -> None:
+        """Its time is up."""
+        self.timed_out = True
+        self.stop_waiting()
+
     def stop_waiting(self) -> None:
         """Wait no longer."""
         if self.waiting is not None:
@@ -144,8 +149,7 @@ class EventStream:
         polls.append(poll)
         if len(polls) > self._most_polls:
             oldest = polls.pop(0)
-            oldest.timed_out = True
-            oldest.stop_waiting()
+            oldest.time_out()
 
     def _forget(self, poll: _Poll) -> None:
         polls = self._by_user[poll.requester.user_id]
@@ -218,12 +222,7 @@ class EventStream:
 
     async def _wait(self, poll: _Poll, watcher: Watcher, seconds: float) -> None:
         """Wait for news, at most some seconds."""
-
-        def time_out() -> None:
-            poll.timed_out = True
-            poll.stop_waiting()
-
-        timer = self._clock.call_later(seconds, time_out)
+        timer = self._clock.call_later(seconds, poll.time_out)
         poll.waiting = watcher.wait()
         try:
             await poll.waiting

@@ -68,7 +68,7 @@ class Watcher:
         self.ignored: frozenset[str] | None = None
         self.last_used = 0.0
         self.wake_ups = 0
-        self._waiting: set[Deferred[None]] = set()
+        self._waiting: tuple[Deferred[None], ...] = ()
 
     @property
     def is_waiting(self) -> bool:
@@ -77,13 +77,16 @@ class Watcher:
 
     def wait(self) -> Deferred[None]:
         """A Deferred that fires with the next news; cancel it to wait no longer."""
-        waiting: Deferred[None] = Deferred(self._waiting.discard)
-        self._waiting.add(waiting)
+        waiting: Deferred[None] = Deferred(self._wait_no_longer)
+        self._waiting += (waiting,)
         return waiting
+
+    def _wait_no_longer(self, cancelled: Deferred[None]) -> None:
+        self._waiting = tuple([waiting for waiting in self._waiting if waiting is not cancelled])
 
     def wake(self) -> None:
         """Fire for everybody who waits."""
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, ()
         for deferred in waiting:
             deferred.callback(None)
 

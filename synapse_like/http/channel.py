@@ -63,6 +63,10 @@ class Headers(dict[bytes, bytes]):
         self[name] = value if earlier is None else earlier + b", " + value
 
 
+#: Of a request whose headers are not kept any more.
+NO_HEADERS = Headers()
+
+
 class BodySource(Protocol):
     """The body of an answer, where it is not there as bytes. Who made the answer closes it."""
 
@@ -191,6 +195,23 @@ class Front(Protocol):
 
 class PipelinedChannel(HTTPChannel):
     """One connection. See the top of this file."""
+
+    # HTTPChannel's own are in a dictionary. Python has instances share its keys if they are 30 at the most; if they are
+    # more, each connection takes a kilobyte more.
+    __slots__ = (
+        "_active_at",
+        "_is_deaf",
+        "_is_sending",
+        "_linger",
+        "_receiving_since",
+        "_sent_at",
+        "_unheard",
+        "_untaken",
+        "_writable",
+        "is_ending",
+        "peer",
+        "site",
+    )
 
     requests: list[Exchange]
     transport: ITCPTransport

@@ -32,7 +32,7 @@ from synapse_like.byte_streams import ByteStream
 from synapse_like.clock import Clock
 from synapse_like.http.authentication import Asking, Authenticator
 from synapse_like.http.budget import Budget
-from synapse_like.http.channel import Exchange, PipelinedChannel, too_large
+from synapse_like.http.channel import NO_HEADERS, Exchange, PipelinedChannel, too_large
 from synapse_like.http.limits import Limiter
 from synapse_like.http.proxies import TrustedProxies, counted_as
 from synapse_like.http.requests import Body, Call, Query, as_object, decode_form, decode_json, is_form, weight
@@ -379,11 +379,15 @@ class _Visit(Exchange, Generic[R]):
             retransmit_key=self._found.key() if route.idempotent else None,
             is_closed=lambda: self.is_lost,
         )
+        answer = route.endpoint(call)
+        # From now on these are the endpoint's. One that waits for long lets go of them, and there may be thousands.
+        del call, query
+        self.headers = self.requestHeaders = NO_HEADERS
         try:
             if self._user is None:
-                return await route.endpoint(call)
+                return await answer
             with bind(user=self._user):
-                return await route.endpoint(call)
+                return await answer
         except LimitExceeded as error:
             if route.rate is not None:
                 # Who waits for the other limit has to get past this one, too.

@@ -6,13 +6,14 @@ whole follows from the parts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from sys import intern
 from types import MappingProxyType
 
 from msgspec.structs import replace
 from signedjson.types import SigningKey
 
 from synapse_like.protocol import canonical_json, hashes
-from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.events import Event, EventDraft, Pdu, pack_seals
 from synapse_like.protocol.pdu_ids import LARGEST_STORED
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.signing import add_signature
@@ -65,14 +66,14 @@ def build(
     """
     event = Event(
         event_id=f"${local_id}:{origin}",
-        room_id=draft.room_id,
-        type=draft.type,
-        sender=draft.sender,
+        room_id=intern(draft.room_id),
+        type=intern(draft.type),
+        sender=intern(draft.sender),
         content=_content(rules, draft),
         origin_server_ts=origin_server_ts,
         depth=depth,
         prev_events=tuple(prev_events),
-        auth_events=tuple(auth_events),
+        auth_events=tuple(map(intern, auth_events)),
         state_key=draft.state_key,
         redacts=draft.redacts,
     )
@@ -106,9 +107,9 @@ def _sealed(rules: RoomRules, event: Event, origin: str, key: SigningKey) -> tup
     pdu["hashes"] = {hashes.ALGORITHM: hashes.digest(said)}
     signed = hashes.reference_bytes(rules, pdu)
     pdu = add_signature(pdu, signed, origin, key)
-    seals = {"hashes": pdu["hashes"], "signatures": pdu["signatures"]}
+    seals = canonical_json.encode({"hashes": pdu["hashes"], "signatures": pdu["signatures"]})
     # Put into one object, the two lose a pair of braces and gain a comma.
-    check_size(len(said) + len(canonical_json.encode(seals)) - 1)
+    check_size(len(said) + len(seals) - 1)
     if rules.event_id_form == "chosen-by-origin":
-        return replace(event, **seals), pdu
+        return replace(event, seals=pack_seals(pdu)), pdu
     return read_pdu(rules, pdu, hashes.event_id_from(rules, signed)), pdu

@@ -7,10 +7,12 @@ value. The dictionaries inside are shared and must be treated as frozen, too.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from synapse_like.protocol.identifiers import domain_of
@@ -20,6 +22,13 @@ Pdu = dict[str, Any]
 
 StateSlot = tuple[str, str]
 """What a state event replaces: the event of the same type and state key."""
+
+Seals = tuple[str, ...] | Pdu
+"""`hashes` and `signatures` of a PDU. Where there is one of each, as nearly always: the algorithm and the hash, the
+signer, the name of the key and the signature. Otherwise both as the PDU has them; or nothing of either."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""An object without keys, one for all that have none."""
 
 
 class EventDraft(Struct, frozen=True):
@@ -59,6 +68,7 @@ class EventDraft(Struct, frozen=True):
 class Event(Struct, frozen=True, kw_only=True):
     """Something that was said in a room.
 
+    :ivar room_id, type, sender: interned by who makes it, as are `auth_events`: many events have the same.
     :ivar origin_server_ts: milliseconds since 1970 by the clock of the server that made it.
     :ivar depth: one more than the greatest depth among `prev_events`.
     :ivar prev_events: IDs of the latest events that its server knew.
@@ -70,6 +80,8 @@ class Event(Struct, frozen=True, kw_only=True):
     :ivar replaces_state: the ID of the state event that this one replaced.
     :ivar prev_hashes: the reference hashes of `prev_events`, by algorithm, where the wire format tells them.
     :ivar auth_hashes: likewise those of `auth_events`.
+    :ivar seals: the content hash and the signatures, as `pack_seals` has them. Only who writes the PDU again looks at
+        them, and as dictionaries they would take a third of the memory that an event takes.
     :ivar unsigned: what servers add in passing; neither hashed nor signed.
     :ivar extra: keys of the PDU that we do not know, kept because the hash covers them.
     """
@@ -90,10 +102,9 @@ class Event(Struct, frozen=True, kw_only=True):
     replaces_state: str | None = None
     prev_hashes: tuple[Mapping[str, str], ...] = ()
     auth_hashes: tuple[Mapping[str, str], ...] = ()
-    hashes: Mapping[str, Any] = field(default_factory=dict)
-    signatures: Mapping[str, Any] = field(default_factory=dict)
-    unsigned: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    seals: Seals = ()
+    unsigned: Mapping[str, Any] = NOTHING
+    extra: Mapping[str, Any] = NOTHING
 
     def __hash__(self) -> int:
         return hash(self.event_id)
@@ -120,6 +131,27 @@ class Event(Struct, frozen=True, kw_only=True):
     def origin(self) -> str:
         """The server that made the event: the one that its ID names, else that of the sender."""
         return domain_of(self.event_id if ":" in self.event_id else self.sender)
+
+
+def pack_seals(pdu: Pdu) -> Seals:
+    """The `hashes` and `signatures` of a PDU, as an event keeps them."""
+    hashes, signatures = pdu["hashes"], pdu["signatures"]
+    if len(hashes) == len(signatures) == 1:
+        [(signer, by_key)] = signatures.items()
+        if len(by_key) == 1:
+            [(algorithm, digest)], [(key_id, signature)] = hashes.items(), by_key.items()
+            return sys.intern(algorithm), digest, sys.intern(signer), sys.intern(key_id), signature
+    return {"hashes": hashes, "signatures": signatures}
+
+
+def unpack_seals(seals: Seals) -> Pdu:
+    """The `hashes` and `signatures` of a PDU, from what an event keeps of them."""
+    if isinstance(seals, dict):
+        return seals
+    if not seals:
+        return {"hashes": {}, "signatures": {}}
+    algorithm, digest, signer, key_id, signature = seals
+    return {"hashes": {algorithm: digest}, "signatures": {signer: {key_id: signature}}}
 
 
 StateMap = Mapping[StateSlot, Event]

@@ -8,7 +8,7 @@ that the new one follows and rests on, and its depth.
 from msgspec.structs import replace
 
 from synapse_like.protocol.errors import BadJson
-from synapse_like.protocol.events import Event, EventDraft, Pdu
+from synapse_like.protocol.events import NOTHING, Event, EventDraft, Pdu
 from synapse_like.protocol.hashes import ALGORITHM
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import from_pdu, to_pdu
@@ -48,7 +48,7 @@ def read_template(rules: RoomRules, template: object, draft: EventDraft, origin:
         raise BadJson("The template is for another event than the one that was asked for.")
     if not event.prev_events:
         raise BadJson("The template comes after nothing.")
-    return replace(event, extra={})
+    return replace(event, extra=NOTHING)
 
 
 def hashes_told(event: Event) -> dict[str, str]:

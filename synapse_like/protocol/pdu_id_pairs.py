@@ -16,9 +16,11 @@ An event is named by two values, `pdu_id` and `origin`, and so are the events it
     replaces_state      prev_state_id, prev_state_origin
 """
 
+from sys import intern
+
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import BadJson
-from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.events import NOTHING, Event, Pdu, pack_seals, unpack_seals
 from synapse_like.protocol.identifiers import domain_of, parse_event_id, parse_room_id
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.shapes import (
@@ -60,8 +62,7 @@ def write(_rules: RoomRules, event: Event) -> Pdu:
         "auth_pdus": [_id_pair(event_id) for event_id in event.auth_events],
         "content": event.content,
         "is_state": event.is_state,
-        "hashes": event.hashes,
-        "signatures": event.signatures,
+        **unpack_seals(event.seals),
     }
     for name in ("state_key", "power_level", "required_power_level", "redacts"):
         value = getattr(event, name)
@@ -86,23 +87,22 @@ def read(_rules: RoomRules, pdu: Pdu, event_id: str) -> Event:
         replaces_state = _event_id(pdu["prev_state_origin"], pdu["prev_state_id"])
     return Event(
         event_id=event_id,
-        room_id=pdu["context"],
-        type=pdu["pdu_type"],
-        sender=pdu["user_id"],
+        room_id=intern(pdu["context"]),
+        type=intern(pdu["pdu_type"]),
+        sender=intern(pdu["user_id"]),
         content=pdu["content"],
         origin_server_ts=pdu["ts"],
         depth=pdu["depth"],
         prev_events=tuple([_event_id(*pair) for pair in pdu["prev_pdus"]]),
-        auth_events=tuple([_event_id(*pair) for pair in pdu["auth_pdus"]]),
+        auth_events=tuple([intern(_event_id(*pair)) for pair in pdu["auth_pdus"]]),
         state_key=pdu.get("state_key"),
         redacts=pdu.get("redacts"),
         required_power_level=pdu.get("required_power_level"),
         power_level=pdu.get("power_level"),
         replaces_state=replaces_state,
-        hashes=pdu["hashes"],
-        signatures=pdu["signatures"],
-        unsigned=pdu.get("unsigned", {}),
-        extra={key: value for key, value in pdu.items() if key not in _KNOWN},
+        seals=pack_seals(pdu),
+        unsigned=pdu.get("unsigned", NOTHING),
+        extra={key: value for key, value in pdu.items() if key not in _KNOWN} or NOTHING,
     )
 
 

@@ -10,11 +10,12 @@ Almost every field is called as in the neutral event. What differs from version 
 """
 
 from functools import cache, partial
+from sys import intern
 from typing import Any
 
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import BadJson
-from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.events import NOTHING, Event, Pdu, pack_seals, unpack_seals
 from synapse_like.protocol.identifiers import (
     EventIdForm,
     RoomIdForm,
@@ -46,8 +47,7 @@ def write(rules: RoomRules, event: Event) -> Pdu:
         "prev_events": list(event.prev_events),
         "auth_events": list(event.auth_events),
         "content": event.content,
-        "hashes": event.hashes,
-        "signatures": event.signatures,
+        **unpack_seals(event.seals),
     }
     if rules.pdu_format == "ids-with-hashes":
         pdu["event_id"] = event.event_id
@@ -89,20 +89,19 @@ def read(rules: RoomRules, pdu: Pdu, event_id: str) -> Event:
         known |= frozenset() if rules.redacts_in_content or redacts is None else {"redacts"}
     return Event(
         event_id=event_id,
-        room_id="!" + event_id[1:] if _gives_room_its_id(rules, pdu["type"]) else pdu["room_id"],
-        type=pdu["type"],
-        sender=pdu["sender"],
+        room_id=intern("!" + event_id[1:] if _gives_room_its_id(rules, pdu["type"]) else pdu["room_id"]),
+        type=intern(pdu["type"]),
+        sender=intern(pdu["sender"]),
         content=pdu["content"],
         origin_server_ts=pdu["origin_server_ts"],
         depth=pdu["depth"],
         prev_events=tuple(prev_events),
-        auth_events=tuple(auth_events),
+        auth_events=tuple(map(intern, auth_events)),
         state_key=pdu.get("state_key"),
         redacts=redacts,
-        hashes=pdu["hashes"],
-        signatures=pdu["signatures"],
-        unsigned=pdu.get("unsigned", {}),
-        extra={key: value for key, value in pdu.items() if key not in known},
+        seals=pack_seals(pdu),
+        unsigned=pdu.get("unsigned", NOTHING),
+        extra={key: value for key, value in pdu.items() if key not in known} or NOTHING,
         **hashes,
     )
 

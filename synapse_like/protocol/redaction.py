@@ -7,7 +7,7 @@ redacting once.
 
 from msgspec.structs import replace
 
-from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.events import NOTHING, Event, Pdu
 from synapse_like.protocol.room_versions import ContentKeys, RoomRules
 
 _NOTHING = ContentKeys()
@@ -27,8 +27,8 @@ def redact(rules: RoomRules, event: Event) -> Event:
         event,
         content=_kept_of(rules, event.type).strip(event.content),
         redacts=event.redacts if keeps_target else None,
-        unsigned={},
-        extra={key: value for key, value in event.extra.items() if key in rules.redaction_keeps},
+        unsigned=NOTHING,
+        extra={key: value for key, value in event.extra.items() if key in rules.redaction_keeps} or NOTHING,
     )
 
 

@@ -14,10 +14,9 @@ from being wrong:
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
-
-from cachetools import LRUCache
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -46,7 +45,7 @@ class CacheKind(Generic[Key, Value]):
     """A kind of copies.
 
     :param most: how many are held at the most, or how much they weigh; the least recently used one goes first.
-    :param weigh: what a copy weighs; each 1 if left out.
+    :param weigh: what a copy weighs, always the same of the same; each 1 if left out.
     :param in_bytes: whether they are weighed in bytes.
     """
 
@@ -59,19 +58,30 @@ class CacheKind(Generic[Key, Value]):
         self.in_bytes = in_bytes
 
 
+def _one(_: object) -> int:
+    return 1
+
+
 class Cache(Generic[Key, Value]):
     """The copies of one kind: bounded, thread-safe, following the two rules above."""
 
     def __init__(self, owner: Caches, kind: CacheKind[Key, Value]) -> None:
         self._owner = owner
         self._name = kind.name
-        self._entries: LRUCache[Key, Value] = LRUCache(kind.most, getsizeof=kind.weigh)
+        self._most = kind.most
+        self._weigh = kind.weigh or _one
+        # The least recently used one comes first. (An LRUCache of cachetools is three dictionaries, in Python.)
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._weight = 0
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
         """The copy, if there is one."""
         with self._lock:
-            return self._entries.get(key)
+            value = self._entries.get(key)
+            if value is not None:
+                self._entries.move_to_end(key)
+            return value
 
     def put(self, txn: Scope, key: Key, value: Value) -> None:
         """Remember `value`, which this transaction has read or written."""
@@ -80,12 +90,28 @@ class Cache(Generic[Key, Value]):
             return
         with self._lock:
             if txn.generation == self._owner.generation:
-                self._entries[key] = value
+                self._hold(key, value)
 
     def _keep_if_right(self, txn: Scope, key: Key, value: Value) -> None:
         with self._lock:
             if not txn.is_shared or txn.generation == self._owner.generation:
-                self._entries[key] = value
+                self._hold(key, value)
+
+    def _hold(self, key: Key, value: Value) -> None:
+        self._let_go(key)
+        weight = self._weigh(value)
+        if weight > self._most:
+            return
+        self._entries[key] = value
+        self._weight += weight
+        while self._weight > self._most:
+            _, oldest = self._entries.popitem(last=False)
+            self._weight -= self._weigh(oldest)
+
+    def _let_go(self, key: Key) -> None:
+        value = self._entries.pop(key, None)
+        if value is not None:
+            self._weight -= self._weigh(value)
 
     def drop_all(self, txn: Scope) -> None:
         """Forget every copy once this transaction has committed, here and in other processes."""
@@ -95,22 +121,23 @@ class Cache(Generic[Key, Value]):
     def keep(self, key: Key, value: Value) -> None:
         """Remember `value` now."""
         with self._lock:
-            self._entries[key] = value
+            self._hold(key, value)
 
     def forget(self, key: Key) -> None:
         """Forget one copy now."""
         with self._lock:
-            self._entries.pop(key, None)
+            self._let_go(key)
 
     def fill(self) -> tuple[int, float]:
         """How many copies there are, and what they weigh."""
         with self._lock:
-            return len(self._entries), self._entries.currsize
+            return len(self._entries), self._weight
 
     def clear(self) -> None:
         """Forget every copy now."""
         with self._lock:
             self._entries.clear()
+            self._weight = 0
             self._owner.generation += 1
 
 

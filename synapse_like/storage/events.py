@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, cast
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import TooLarge
@@ -58,7 +58,8 @@ class StoredEvent(Struct, eq=False):
     :ivar replaced: the state event that this one replaced.
     :ivar redacted_because: the redaction that stripped this event; it stands alone, whatever became of it since.
     :ivar size: of its wire form, in bytes.
-    :ivar renderings: what a client dialect has made of it, by dialect, so that it is encoded once for all who read it.
+    :ivar renderings: what a client dialect has made of it, by dialect, so that it is encoded once for all who read it;
+        None before the first.
     """
 
     event_nid: int
@@ -69,7 +70,7 @@ class StoredEvent(Struct, eq=False):
     redacted_because: Event | None = None
     size: int = 0
     told_at: int | None = None
-    renderings: dict[str, bytes] = field(default_factory=dict)
+    renderings: dict[str, bytes] | None = None
 
     @property
     def position(self) -> int:
@@ -107,8 +108,9 @@ class EventRedacted(Struct, frozen=True):
     event_nid: int
 
 
-#: What an event in memory costs beside its content, for the bounds of what is kept: roughly, in bytes.
-OVERHEAD = 1000
+#: What an event in memory costs beyond the size of its wire form, with what clients are shown of it, for the bounds of
+#: what is kept: roughly, in bytes.
+OVERHEAD = 1200
 EVENTS = CacheKind[int, StoredEvent](
     "events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD, in_bytes=True
 )

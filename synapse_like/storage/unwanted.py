@@ -12,6 +12,8 @@ from synapse_like.storage.news import for_others
 
 #: What holds for who has not said anything.
 EVERYONE = "everyone"
+#: Whom nearly all ignore: one for all of them.
+NOBODY: frozenset[str] = frozenset()
 
 
 @for_others
@@ -24,7 +26,8 @@ class IgnoredChanged(Struct, frozen=True):
 
 def ignored_by(txn: Transaction, user_id: str) -> frozenset[str]:
     """Whom a user ignores."""
-    return frozenset(row[0] for row in txn.all("SELECT ignored FROM ignored_users WHERE user_id = ?", (user_id,)))
+    rows = txn.all("SELECT ignored FROM ignored_users WHERE user_id = ?", (user_id,))
+    return frozenset([row[0] for row in rows]) if rows else NOBODY
 
 
 def ignores(txn: Transaction, user_id: str, other: str) -> bool:

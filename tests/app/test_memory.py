@@ -1,10 +1,11 @@
-"""Nothing in memory grows with the rooms, users and servers that there ever were (SEC-1)."""
+"""Nothing in memory grows with the rooms, users and servers there ever were (SEC-1), and who waits holds little."""
 
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -14,9 +15,11 @@ import pytest
 
 from synapse_like.federation import agent, client, destinations, keyring, resolver
 from synapse_like.handlers import authentication, content, incoming_transactions, notifier, presence, typing
+from synapse_like.http.channel import Headers
+from synapse_like.http.requests import Call, Query
 from synapse_like.storage import events, rooms, state
 from tests.fuzz.test_http import Scene
-from tests.support.inside import FEDERATION_V1, Inside, inside, quoted
+from tests.support.inside import CLIENT_V1, FEDERATION_V1, Inside, Wire, inside, quoted, request
 
 #: Bounds made so small that a few rooms, users and servers reach them.
 SMALL = {
@@ -45,6 +48,10 @@ SMALL = {
 ROUNDS = 8
 #: Minutes after which whoever asks nothing is idle; two reviews of presence among them.
 IDLE_MINUTES = 45
+#: Long polls that wait.
+POLLS = 20
+#: Bytes that the dictionary of a connection takes at the most: one that shares its keys with all others.
+SHARING = 600
 
 
 class Town(Scene):
@@ -108,3 +115,30 @@ def test_what_is_in_memory_does_not_grow_with_rooms_users_and_servers(town: Town
     grown = town.objects() - before
     # One of a kind may be there by chance; one for each room, user or server may not.
     assert {name: more for name, more in grown.items() if more >= ROUNDS // 2} == {}
+
+
+def test_a_poll_that_waits_holds_nothing_of_its_request(tmp_path: Path) -> None:
+    """There may be thousands, and a browser sends a kilobyte of headers with each."""
+    with inside(tmp_path) as server:
+        server.register("alice")
+        since = server.ask("GET", "/events?timeout=0", None, "alice")["end"]
+        headers = {"Authorization": f"Bearer {server.tokens['alice']}", "User-Agent": "A browser"}
+        poll = request("GET", f"{CLIENT_V1}/events?from={since}&timeout=2000", None, headers)
+        channels = [server.client_site.buildProtocol(None) for _ in range(POLLS)]
+        try:
+            for channel in channels:
+                channel.makeConnection(Wire())
+                channel.dataReceived(poll)
+            server.loop.until(lambda: server.server.event_stream.polls == POLLS)
+            gc.collect()
+            held = Counter(type(item) for item in gc.get_objects() if isinstance(item, Call | Query) or is_filled(item))
+            assert held == {}
+            assert max(sys.getsizeof(vars(channel)) for channel in channels) <= SHARING
+        finally:
+            for channel in channels:
+                channel.connectionLost()
+
+
+def is_filled(item: object) -> bool:
+    """Whether something is headers, and has some."""
+    return isinstance(item, Headers) and bool(item)

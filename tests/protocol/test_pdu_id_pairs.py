@@ -52,8 +52,7 @@ def test_message_maps_field_by_field() -> None:
         depth=7,
         prev_events=("$p1:b.example:8448", "$p2:a.example"),
         auth_events=("$c0:a.example",),
-        hashes={"sha256": "h"},
-        signatures={"a.example": {"ed25519:1": "s"}},
+        seals=("sha256", "h", "a.example", "ed25519:1", "s"),
     )
 
 

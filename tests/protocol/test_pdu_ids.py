@@ -61,8 +61,7 @@ def test_event_named_by_id_and_hash_maps_field_by_field() -> None:
         # The hashes are the origin's word, which may well contradict itself.
         prev_hashes=({"sha256": "x"}, {}),
         auth_hashes=({"sha256": "y"},),
-        hashes={"sha256": "h"},
-        signatures={"a.example": {"ed25519:1": "s"}},
+        seals=("sha256", "h", "a.example", "ed25519:1", "s"),
     )
 
 
@@ -79,8 +78,7 @@ def test_event_named_by_its_hash_maps_field_by_field() -> None:
         prev_events=(f"${URL_SAFE}", f"${HASH}"),
         auth_events=(f"${HASH}",),
         state_key="",
-        hashes={"sha256": "h"},
-        signatures={"a.example": {"ed25519:1": "s"}},
+        seals=("sha256", "h", "a.example", "ed25519:1", "s"),
         unsigned={"age": 1},
     )
 

@@ -22,6 +22,8 @@ def event_v1(stored: StoredEvent, now_ms: int) -> orjson.Fragment:
 
     :param now_ms: the present, for its age.
     """
+    if stored.renderings is None:
+        stored.renderings = {}
     lasting = stored.renderings.get(DIALECT)
     if lasting is None:
         lasting = stored.renderings[DIALECT] = encode_in_any_order(

@@ -44,12 +44,12 @@ class HistoryEndpoints:
 
     async def events(self, call: Call[Requester]) -> object:
         """What is new, at once or as soon as there is something (EVS-1)."""
-        timeout_ms = call.query.integer("timeout", 0, 0, 2**53)
-        chunk = await self._event_stream.next_chunk(
-            call.requester,
-            call.query.text("from", error=BadPagination),
-            min(timeout_ms, self._longest_poll_ms),
-        )
+        timeout_ms = min(call.query.integer("timeout", 0, 0, 2**53), self._longest_poll_ms)
+        since = call.query.text("from", error=BadPagination)
+        requester = call.requester
+        # All that came with the request is not needed while it waits.
+        del call
+        chunk = await self._event_stream.next_chunk(requester, since, timeout_ms)
         return {"start": str(chunk.start), "end": str(chunk.end), "chunk": [*self._events(chunk.events), *chunk.others]}
 
     async def event(self, call: Call[Requester]) -> object:
