@@ -17,26 +17,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.web.client import Agent as TwistedAgent
-from twisted.web.client import HTTPConnectionPool, RequestTransmissionFailed, ResponseNeverReceived
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory
-from zope.interface import implementer
 
 from synapse_like.byte_streams import ByteStream
-from synapse_like.federation.bodies import BodyPasser, BytesProducer, read_body
-from synapse_like.federation.connecting import GuardedReactor, ServerEndpoint
+from synapse_like.federation.answers import Headers, PassedOn, Taker, Whole
+from synapse_like.federation.connecting import Connection, GuardedReactor, ServerEndpoint
 from synapse_like.federation.errors import ServerUnreachable
-from synapse_like.federation.reasons import NotAnAnswer, timed_out, why
+from synapse_like.federation.reasons import NotAnAnswer, Unanswered, timed_out, why
 from synapse_like.federation.resolver import ServerResolver
 from synapse_like.federation.tls import ClientTls
+
+Outcome = TypeVar("Outcome")
 
 #: Connections to one destination at the same time.
 MOST_CONNECTIONS = 6
@@ -84,6 +79,11 @@ class Download(Struct, frozen=True):
     headers: Headers
     body: ByteStream
 
+    def header(self, name: str) -> str | None:
+        """A header of it, or None."""
+        value = self.headers.get(name.lower().encode())
+        return None if value is None else value.decode("utf-8", "replace")
+
 
 class Agent:
     """Asks other servers.
@@ -111,7 +111,7 @@ class Agent:
         self._enabled = enabled
         self._guarded: Any = reactor if allow_private_addresses else GuardedReactor(reactor)
         self._timeouts = timeouts or Timeouts()
-        self._user_agent = [user_agent.encode("ascii")]
+        self._user_agent = user_agent
         self._destinations: OrderedDict[str, _Destination] = OrderedDict()
 
     async def request(
@@ -133,8 +133,8 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
-        asked = self._asked(method, destination, uri, headers, body, most_bytes, timeouts)
         try:
+            asked = self._asked(method, destination, uri, headers, body, most_bytes, timeouts)
             return await self._destination(destination).ask(asked)
         except Exception as error:
             raise self._unreachable(destination, error) from error
@@ -154,9 +154,9 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
-        asked = self._asked("GET", destination, uri, headers, None, most_bytes, timeouts)
-        asking = self._destination(destination)
         try:
+            asked = self._asked("GET", destination, uri, headers, None, most_bytes, timeouts)
+            asking = self._destination(destination)
             download, close = await asking.begin(asked)
         except Exception as error:
             raise self._unreachable(destination, error) from error
@@ -177,20 +177,8 @@ class Agent:
     ) -> _Asked:
         if not self._enabled:
             raise ServerUnreachable(destination, "federation is switched off")
-        given = Headers({name: [value] for name, value in (headers or {}).items()})
-        given.setRawHeaders(b"Host", [destination.encode("ascii")])
-        given.setRawHeaders(b"User-Agent", self._user_agent)
-        if body is not None:
-            given.setRawHeaders(b"Content-Type", [b"application/json"])
-        return _Asked(
-            destination,
-            method.encode("ascii"),
-            uri.encode("ascii"),
-            given,
-            body,
-            most_bytes,
-            timeouts or self._timeouts,
-        )
+        given = {"Host": destination, "User-Agent": self._user_agent, **(headers or {})}
+        return _Asked(destination, _request(method, uri, given, body), most_bytes, timeouts or self._timeouts)
 
     def _unreachable(self, destination: str, error: Exception) -> Exception:
         """An error as who asked is to see it: faults of our own stay what they are."""
@@ -229,25 +217,25 @@ class Agent:
 
 class _Asked(Struct, frozen=True):
     destination: str
-    method: bytes
-    uri: bytes
-    headers: Headers
-    body: bytes | None
+    request: bytes
     most_bytes: int
     timeouts: Timeouts
+
+
+class _Waited(Taker, Protocol[Outcome]):
+    """A taker that is waited for."""
+
+    @property
+    def outcome(self) -> Deferred[Outcome]: ...
 
 
 class _Destination:
     """The connections to one server, and who waits for one."""
 
-    def __init__(self, reactor: Any, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, reactor: Any, endpoint: ServerEndpoint) -> None:
         self._reactor = reactor
-        self._pool: Any = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = MOST_CONNECTIONS
-        self._pool.cachedConnectionTimeout = KEPT_SECONDS
-        # It would make GET requests anew only, and those only without a body.
-        self._pool.retryAutomatically = False
-        self._agent = TwistedAgent.usingEndpointFactory(reactor, _Always(endpoint), self._pool)
+        self._endpoint = endpoint
+        self._kept: list[Connection] = []
         self._free = DeferredSemaphore(MOST_CONNECTIONS)
         self._requests = 0
 
@@ -256,83 +244,113 @@ class _Destination:
         return self._requests > 0
 
     async def ask(self, asked: _Asked) -> Answer:
-        response = await self._response_in_turn(asked)
+        await self._wait_for_turn(asked)
         try:
-            body = await self._within(asked.timeouts.body, read_body(response, asked.most_bytes))
-            return Answer(response.code, body)
+            (status, body), connection = await self._ask_or_ask_again(
+                asked, lambda connection: Whole(connection, asked.most_bytes)
+            )
+            self._keep(connection)
+            return Answer(status, body)
         finally:
             self._leave()
 
     async def begin(self, asked: _Asked) -> tuple[Download, Callable[[], None]]:
         """Ask; what is coming, and what is to be called when nobody reads it any more."""
-        response = await self._response_in_turn(asked)
-        passer = BodyPasser(
-            asked.destination, asked.most_bytes, None if response.length is UNKNOWN_LENGTH else response.length
-        )
-        response.deliverBody(passer)
-        too_long = self._reactor.callLater(asked.timeouts.body, passer.give_up, "it took too long")
+        await self._wait_for_turn(asked)
+        takers: list[PassedOn] = []
+
+        def passed_on(connection: Connection) -> PassedOn:
+            takers.append(PassedOn(connection, asked.destination, asked.most_bytes))
+            return takers[-1]
+
+        try:
+            (status, headers, body), connection = await self._ask_or_ask_again(asked, passed_on)
+        except BaseException:
+            self._leave()
+            raise
 
         def close() -> None:
-            if too_long.active():
-                too_long.cancel()
-            passer.give_up("nobody wants it any more")
+            takers[-1].leave()
+            self._keep(connection)
             self._leave()
 
-        return Download(response.code, response.headers, passer.body), close
+        return Download(status, headers, body), close
 
-    async def _response_in_turn(self, asked: _Asked) -> Any:
-        """Ask when a connection is free; it counts as taken until `_leave`, unless this raises."""
+    async def _wait_for_turn(self, asked: _Asked) -> None:
+        """Wait until a connection is free; it counts as taken until `_leave`, unless this raises."""
         if self._requests >= MOST_CONNECTIONS + MOST_WAITING:
             raise NotAnAnswer("too many requests wait for it")
         self._requests += 1
+        turn = self._free.acquire()
+        if turn.called:
+            return
         try:
-            await self._within(asked.timeouts.answer, self._free.acquire())
+            await turn.addTimeout(asked.timeouts.answer, self._reactor, timed_out)
         except BaseException:
             self._requests -= 1
-            raise
-        try:
-            return await self._ask_or_ask_again(asked)
-        except BaseException:
-            self._leave()
             raise
 
     def _leave(self) -> None:
         self._free.release()
         self._requests -= 1
 
-    async def _ask_or_ask_again(self, asked: _Asked) -> Any:
+    async def _ask_or_ask_again(
+        self, asked: _Asked, make: Callable[[Connection], _Waited[Outcome]]
+    ) -> tuple[Outcome, Connection]:
         try:
-            return await self._ask(asked)
-        except (ResponseNeverReceived, RequestTransmissionFailed) as error:
-            if not _was_closed(error):
-                raise
-        self._pool.closeCachedConnections()
-        return await self._ask(asked)
+            return await self._ask(asked, make)
+        except Unanswered:
+            # The others that were kept may have been closed as well.
+            self._close_kept()
+        return await self._ask(asked, make)
 
-    async def _ask(self, asked: _Asked) -> Any:
-        body = None if asked.body is None else BytesProducer(asked.body)
-        answering = self._agent.request(asked.method, b"https://server" + asked.uri, asked.headers, body)
-        return await self._within(asked.timeouts.answer, answering)
+    async def _ask(self, asked: _Asked, make: Callable[[Connection], _Waited[Outcome]]) -> tuple[Outcome, Connection]:
+        left = asked.timeouts.answer
+        connection = self._take_kept()
+        if connection is None:
+            began = self._reactor.seconds()
+            connecting = Deferred.fromCoroutine(self._endpoint.connect())
+            connection = await connecting.addTimeout(left, self._reactor, timed_out)
+            left = max(0, left - (self._reactor.seconds() - began))
+        taker = make(connection)
+        connection.ask(asked.request, taker, answer=left, body=asked.timeouts.body)
+        return await taker.outcome, connection
 
-    def _within(self, seconds: float, doing: Deferred[Any]) -> Deferred[Any]:
-        return doing.addTimeout(seconds, self._reactor, timed_out)
+    # Connections that are kept.
+
+    def _take_kept(self) -> Connection | None:
+        while self._kept:
+            connection = self._kept.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        """Keep a connection, if nothing has ended it."""
+        if connection.is_open:
+            connection.keep(KEPT_SECONDS)
+            self._kept.append(connection)
+
+    def _close_kept(self) -> list[Deferred[None]]:
+        closing = [connection.close() for connection in self._kept]
+        self._kept.clear()
+        return closing
 
     async def close(self) -> None:
+        closing: Deferred[Any] = DeferredList(self._close_kept())
         with suppress(DeferredTimeoutError):
-            await self._within(CLOSING_SECONDS, self._pool.closeCachedConnections())
+            await closing.addTimeout(CLOSING_SECONDS, self._reactor, timed_out)
 
 
-def _was_closed(error: Any) -> bool:
-    """Whether nothing of an answer came because the connection had been closed."""
-    return any(reason.check(ConnectionClosed) for reason in error.reasons)
+def _request(method: str, uri: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """A request as bytes.
 
-
-@implementer(IAgentEndpointFactory)
-class _Always:
-    """Leads every URI to the same endpoint."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def endpointForURI(self, uri: object) -> IStreamClientEndpoint:  # noqa: N802 - Twisted's name
-        return self._endpoint
+    :raises ValueError: something in it would end a line.
+    """
+    if body is not None:
+        headers = {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines = [f"{method} {uri} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    said = "".join(lines)
+    if " " in uri or not said.isascii() or not said.isprintable():
+        raise ValueError("a request with what HTTP cannot say")
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")
