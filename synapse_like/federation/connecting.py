@@ -26,6 +26,7 @@ from synapse_like.federation.reasons import AddressRefused, NotAnAnswer, Unanswe
 from synapse_like.federation.resolver import Place, ServerResolver
 from synapse_like.federation.tls import ClientTls
 from synapse_like.logs import get_logger
+from synapse_like.prompt import send_now
 
 #: Places that are tried for one destination.
 MOST_PLACES = 4
@@ -146,6 +147,7 @@ class Connection(Protocol):
         self._body_seconds = body
         self._end_within(answer)
         transport.write(request)
+        send_now(transport)
 
     def keep(self, seconds: float) -> None:
         """Stay open so long if nothing is asked."""

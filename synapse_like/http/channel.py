@@ -32,6 +32,7 @@ from twisted.web.http import HTTPChannel
 
 from synapse_like.clock import Clock
 from synapse_like.logs import get_logger
+from synapse_like.prompt import send_now
 from synapse_like.protocol.errors import MatrixError, TooLarge
 
 #: How long a client may be silent, in the middle of a request or between two.
@@ -361,6 +362,7 @@ class PipelinedChannel(HTTPChannel):
                 Deferred.fromCoroutine(self._send(body))
                 return
             self.transport.write(head + body)
+            send_now(self.transport)
             if self._settle_first():
                 return
         self._read_on()
