@@ -71,7 +71,11 @@ class Cache(Generic[Key, Value]):
     def get(self, key: Key) -> Value | None:
         """The copy, if there is one."""
         with self._lock:
-            return self._entries.get(key)
+            # `get` would look twice.
+            try:
+                return self._entries[key]
+            except KeyError:
+                return None
 
     def put(self, txn: Scope, key: Key, value: Value) -> None:
         """Remember `value`, which this transaction has read or written."""
