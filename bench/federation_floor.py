@@ -118,7 +118,7 @@ def serve(folder: Path, port: int) -> None:
                 ],
             )
         ],
-        authenticator=SignatureAuthenticator(keyring, limiter),
+        authenticator=SignatureAuthenticator(keyring, limiter, lambda _: None),
         limiter=limiter,
         clock=clock,
     )

@@ -48,7 +48,9 @@ class ReactorClock:
 
     def monotonic(self) -> float:
         # Reactors know only the wall clock. Somebody setting it back must not turn durations negative.
-        self._latest = max(self._latest, self._reactor.seconds())
+        now = self._reactor.seconds()
+        if now > self._latest:
+            self._latest = now
         return self._latest
 
     def call_later(

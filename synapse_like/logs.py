@@ -20,7 +20,6 @@ what is logged before it goes to structlog's default, standard output.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -28,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar, Token
-from functools import cache
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import Any, Literal, cast
 
@@ -70,6 +69,9 @@ _SECRET_IN_QUERY = re.compile(
 )
 _PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 
+#: Printable ASCII without spaces, quotation marks and what divides a name from a value.
+_PLAIN = re.compile(r"[!#-<>-~]+")
+
 _Values = tuple[tuple[str, object], ...]
 #: Each long poll holds some for as long as it waits: pairs take a third of what dictionaries would.
 _bound: ContextVar[_Values] = ContextVar("synapse_like.logs", default=())
@@ -98,10 +100,12 @@ class _Binding:
         self._token: Token[_Values] = _bound.set(_bound.get() + self._values)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # A coroutine that nobody finishes is closed by the garbage collector, outside of its context: there is
-        # nothing to undo there.
-        with contextlib.suppress(ValueError):
+        try:  # noqa: SIM105 - it would cost each request three calls
             _bound.reset(self._token)
+        except ValueError:
+            # A coroutine that nobody finishes is closed by the garbage collector, outside of its context: there is
+            # nothing to undo there.
+            pass
 
 
 def bind(**values: object) -> _Binding:
@@ -178,9 +182,11 @@ class _Output:
         pass
 
     def debug(self, line: str) -> None:
-        # A full disk or a closed pipe behind the log must not stop the server.
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105 - it would cost each line three calls
             sys.stderr.write(line)
+        except OSError:
+            # A full disk or a closed pipe behind the log must not stop the server.
+            pass
 
     info = warning = error = critical = debug
 
@@ -190,9 +196,9 @@ class _Output:
 
 def _add_bound_values(_: object, level: str, values: Values) -> Values:
     """Give the line its order: time, level, logger, message, what is bound, the call's own values."""
-    now = time.time()
+    ms = int(time.time() * 1000)
     line: Values = {
-        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03}Z",
+        "time": f"{_second(ms // 1000)}.{ms % 1000:03}Z",
         "level": level,
         "logger": values.pop("logger_name", ""),
         "message": values.pop("event"),
@@ -200,6 +206,12 @@ def _add_bound_values(_: object, level: str, values: Values) -> Values:
     line.update(_bound.get())
     line.update(values)
     return line
+
+
+@lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    """A moment without its fraction; the same for all lines of a second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _add_traceback(_: object, __: str, values: Values) -> Values:
@@ -219,22 +231,35 @@ def _render_json(_: object, __: str, values: Values) -> str:
 
 
 def _render_text(_: object, __: str, values: Values) -> str:
-    values = scrub(values)
     moment, level, logger, text = (values.pop(key) for key in ("time", "level", "logger", "message"))
+    more = values.pop("exception", None)
+    told = "".join([f" {key}={_word(key, value)}" for key, value in values.items()])
     # A message of several lines comes from elsewhere: Twisted puts tracebacks into some.
-    message, *more = str(text).splitlines() or [""]
-    more += values.pop("exception", "").splitlines()
-    told = "".join(f" {key}={_word(value)}" for key, value in values.items())
-    indented = "".join(f"    {_printable(line)}\n" for line in more)
+    if more is None and type(text) is str and _is_plain(text.replace(" ", "")):
+        return f"{moment} {level:<8} {logger}: {text}{told}\n"
+    message, *lines = str(scrub(text)).splitlines() or [""]
+    lines += str(scrub(more or "")).splitlines()
+    indented = "".join(f"    {_printable(line)}\n" for line in lines)
     return f"{moment} {level:<8} {logger}: {_printable(message)}{told}\n{indented}"
 
 
-def _word(value: object) -> str:
-    """A value as one word, or quoted, so that nobody can forge another value or a line."""
+def _word(key: str, value: object) -> str:
+    """A value as one word, or quoted, so that nobody can forge another value or a line; without secrets."""
+    if key.lower() in _SECRET_KEYS:
+        return _STRUCK_OUT
+    if value is None or type(value) is int:
+        return str(value)
+    if type(value) is str and _is_plain(value):
+        return value
+    value = scrub(value)
     if isinstance(value, str):
-        plain = value.isprintable() and value and not any(letter in value for letter in ' "=')
-        return value if plain else _json(value)
+        return value if value and value.isprintable() and not any(letter in value for letter in ' "=') else _json(value)
     return _json(value) if isinstance(value, (dict, list)) else str(value)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text holds nothing that would have to be struck out or quoted, as most do: seen with one look."""
+    return _PLAIN.fullmatch(text) is not None and "://" not in text
 
 
 def _json(value: object) -> str:

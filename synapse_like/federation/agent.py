@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
-from twisted.web.http_headers import Headers
 
 from synapse_like.byte_streams import ByteStream
 from synapse_like.federation.errors import ServerUnreachable
@@ -29,6 +28,7 @@ from synapse_like.federation.resolver import ServerResolver
 from synapse_like.federation.tls import ClientTls
 
 if TYPE_CHECKING:
+    from synapse_like.federation.answers import Headers
     from synapse_like.federation.connections import Connections
 
 #: Destinations whose connections are kept open.
@@ -69,15 +69,17 @@ class Download(Struct, frozen=True):
     headers: Headers
     body: ByteStream
 
+    def header(self, name: str) -> str | None:
+        """A header of it, or None."""
+        value = self.headers.get(name.lower().encode())
+        return None if value is None else value.decode("utf-8", "replace")
+
 
 class Asked(Struct, frozen=True):
     """What another server is to be asked."""
 
     destination: str
-    method: bytes
-    uri: bytes
-    headers: Headers
-    body: bytes | None
+    request: bytes
     most_bytes: int
     timeouts: Timeouts
 
@@ -108,7 +110,7 @@ class Agent:
         self._enabled = enabled
         self._allow_private_addresses = allow_private_addresses
         self._timeouts = timeouts or Timeouts()
-        self._user_agent = [user_agent.encode("ascii")]
+        self._user_agent = user_agent
         self._destinations: OrderedDict[str, Connections] = OrderedDict()
 
     async def request(
@@ -130,8 +132,8 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
-        asked = self._asked(method, destination, uri, headers, body, most_bytes, timeouts)
         try:
+            asked = self._asked(method, destination, uri, headers, body, most_bytes, timeouts)
             return await self._destination(destination).ask(asked)
         except Exception as error:
             raise self._unreachable(destination, error) from error
@@ -151,9 +153,9 @@ class Agent:
         :param most_bytes: how large the answer's body may be.
         :raises ServerUnreachable: there was no answer.
         """
-        asked = self._asked("GET", destination, uri, headers, None, most_bytes, timeouts)
-        asking = self._destination(destination)
         try:
+            asked = self._asked("GET", destination, uri, headers, None, most_bytes, timeouts)
+            asking = self._destination(destination)
             download, close = await asking.begin(asked)
         except Exception as error:
             raise self._unreachable(destination, error) from error
@@ -174,20 +176,8 @@ class Agent:
     ) -> Asked:
         if not self._enabled:
             raise ServerUnreachable(destination, "federation is switched off")
-        given = Headers({name: [value] for name, value in (headers or {}).items()})
-        given.setRawHeaders(b"Host", [destination.encode("ascii")])
-        given.setRawHeaders(b"User-Agent", self._user_agent)
-        if body is not None:
-            given.setRawHeaders(b"Content-Type", [b"application/json"])
-        return Asked(
-            destination,
-            method.encode("ascii"),
-            uri.encode("ascii"),
-            given,
-            body,
-            most_bytes,
-            timeouts or self._timeouts,
-        )
+        given = {"Host": destination, "User-Agent": self._user_agent, **(headers or {})}
+        return Asked(destination, _request(method, uri, given, body), most_bytes, timeouts or self._timeouts)
 
     def _unreachable(self, destination: str, error: Exception) -> Exception:
         """An error as who asked is to see it: faults of our own stay what they are."""
@@ -227,3 +217,17 @@ class Agent:
                 del self._destinations[name]
                 Deferred.fromCoroutine(destination.close())
                 return
+
+
+def _request(method: str, uri: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """A request as bytes.
+
+    :raises ValueError: something in it would end a line.
+    """
+    if body is not None:
+        headers = {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines = [f"{method} {uri} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    said = "".join(lines)
+    if " " in uri or not said.isascii() or not said.isprintable():
+        raise ValueError("a request with what HTTP cannot say")
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")

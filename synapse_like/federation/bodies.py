@@ -1,4 +1,4 @@
-"""Bodies that are sent to other servers, and those of their answers, taken in or passed on up to a number of bytes."""
+"""Bodies of what Twisted's agent asks, and those of the answers, taken in up to a number of bytes."""
 
 # mypy: allow-untyped-calls
 # (Twisted is not all annotated.)
@@ -14,8 +14,6 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
-from synapse_like.byte_streams import ByteStream
-from synapse_like.federation.errors import AnswerTooLarge, ServerUnreachable
 from synapse_like.federation.reasons import NotAnAnswer
 
 
@@ -82,58 +80,3 @@ class _BodyReader(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.loseConnection()
-
-
-class BodyPasser(Protocol):
-    """Passes a body on as it comes, up to a number of bytes."""
-
-    def __init__(self, server: str, most_bytes: int, length: int | None) -> None:
-        self.body = ByteStream(self._pause, self._resume, length=length)
-        self._server = server
-        self._most_bytes = most_bytes
-        self._is_over = False
-        if length is not None and length > most_bytes:
-            self._fail(AnswerTooLarge(server, most_bytes))
-
-    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
-        if self._is_over:
-            self._abort()
-
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
-        self.body.push(data)
-        if self.body.received > self._most_bytes:
-            self._fail(AnswerTooLarge(self._server, self._most_bytes))
-            self._abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
-        if not self._is_over and reason.check(ResponseDone):
-            self._is_over = True
-            self.body.end()
-        else:
-            self._fail(ServerUnreachable(self._server, "its answer broke off"))
-
-    def give_up(self, reason: str) -> None:
-        """Receive no more."""
-        if not self._is_over:
-            self._fail(ServerUnreachable(self._server, reason))
-            self._abort()
-
-    def _fail(self, error: Exception) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self.body.fail(error)
-
-    def _pause(self) -> None:
-        self._do("pauseProducing")
-
-    def _resume(self) -> None:
-        if not self._is_over:
-            self._do("resumeProducing")
-
-    def _abort(self) -> None:
-        self._do("loseConnection")
-
-    def _do(self, what: str) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            getattr(transport, what)()

@@ -22,7 +22,7 @@ from msgspec import Struct
 from signedjson.types import SigningKey
 
 from synapse_like.byte_streams import ByteStream
-from synapse_like.federation.agent import Agent, Answer, Download, Timeouts
+from synapse_like.federation.agent import Agent, Answer, Timeouts
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.errors import MatrixError
@@ -207,7 +207,7 @@ class FederationClient:
             if answer.status != 200:
                 raise _refusal(destination, Answer(answer.status, await _beginning(answer.body)))
             yield IncomingFile(
-                _header(answer, "Content-Type"), _filename(_header(answer, "Content-Disposition")), answer.body
+                answer.header("Content-Type"), _filename(answer.header("Content-Disposition")), answer.body
             )
 
     async def exchange_third_party_invite(self, destination: str, room_id: str, invite: Mapping[str, Any]) -> None:
@@ -359,11 +359,6 @@ def _objects(destination: str, answer: Json, key: str) -> list[Json]:
 def _is(destination: str, value: object, kind: type, name: str) -> None:
     if not isinstance(value, kind):
         raise ServerUnreachable(destination, f"{name} in its answer is not what it must be")
-
-
-def _header(answer: Download, name: str) -> str | None:
-    values: Sequence[str] | None = answer.headers.getRawHeaders(name)
-    return values[0] if values else None
 
 
 def _filename(disposition: str | None) -> str | None:

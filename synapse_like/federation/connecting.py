@@ -1,6 +1,5 @@
-"""Connecting to other servers: from place to place until a TLS handshake has succeeded and the certificate fits.
-
-What stands between TLS and Twisted's HTTP lets HTTP begin only then, and counts the bytes of the heads of answers.
+"""Connections to other servers: from place to place until a TLS handshake has succeeded and the certificate fits. Only
+then something is asked.
 """
 
 # mypy: allow-untyped-calls
@@ -8,36 +7,33 @@ What stands between TLS and Twisted's HTTP lets HTTP begin only then, and counts
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.interfaces import (
-    IHandshakeListener,
-    IProtocolFactory,
-    IReactorPluggableNameResolver,
-    IStreamClientEndpoint,
-)
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError, ConnectionClosed
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorPluggableNameResolver
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import directlyProvides, implementer, providedBy
+from zope.interface import implementer
 
 from synapse_like.federation.addresses import is_public
-from synapse_like.federation.reasons import AddressRefused, timed_out, why
+from synapse_like.federation.answers import AnswerReader, Taker
+from synapse_like.federation.reasons import AddressRefused, NotAnAnswer, Unanswered, timed_out, why
 from synapse_like.federation.resolver import Place, ServerResolver
 from synapse_like.federation.tls import ClientTls
 from synapse_like.logs import get_logger
+from synapse_like.prompt import send_now
 
 #: Places that are tried for one destination.
 MOST_PLACES = 4
-#: Bytes that the head of an answer may have.
-MOST_HEAD_BYTES = 64 * 1024
 
 _log = get_logger(__name__)
 
 
-@implementer(IStreamClientEndpoint)
 class ServerEndpoint:
     """Where a server is: whichever of its places answers first, tried in their order.
 
@@ -53,60 +49,66 @@ class ServerEndpoint:
         self._tls = tls
         self._seconds = seconds
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803 - Twisted's name
-        return Deferred.fromCoroutine(self._connect(protocolFactory))
-
-    async def _connect(self, factory: IProtocolFactory) -> Any:
+    async def connect(self) -> Connection:
+        """A connection over which one can ask."""
         *others, last = (await self._resolver.places(self._server_name))[:MOST_PLACES]
         for place in others:
             try:
-                return await self._connect_to(place, factory)
+                return await self._connect_to(place)
             except (CancelledError, ConnectingCancelledError):
                 raise
             except Exception as error:
                 if why(error) is None:
                     raise
                 _log.debug("one place of a server does not answer", place=str(place), reason=why(error))
-        return await self._connect_to(last, factory)
+        return await self._connect_to(last)
 
-    async def _connect_to(self, place: Place, factory: IProtocolFactory) -> Any:
-        plain = HostnameEndpoint(self._reactor, place.host, place.port, timeout=self._seconds)
-        endpoint = wrapClientTLS(self._tls.towards(self._server_name), plain, self._reactor)
-        outer = _ConnectionFactory(self._server_name, self._tls, factory)
-        connecting: Deferred[Any] = endpoint.connect(outer)
-        connection = await connecting.addTimeout(self._seconds, self._reactor, timed_out)
-        return await connection.ready().addTimeout(self._seconds, self._reactor, timed_out)
-
-
-class _ConnectionFactory(Factory):
-    noisy = False
-
-    def __init__(self, server_name: str, tls: ClientTls, inner: IProtocolFactory) -> None:
-        self._server_name = server_name
-        self._tls = tls
-        self._inner = inner
-
-    def buildProtocol(self, addr: Any) -> _Connection:  # noqa: N802 - Twisted's name
-        return _Connection(self._server_name, self._tls, self._inner.buildProtocol(addr))
+    async def _connect_to(self, place: Place) -> Connection:
+        endpoint: Any = HostnameEndpoint(self._reactor, place.host, place.port, timeout=self._seconds)
+        inner = Factory.forProtocol(partial(Connection, self._server_name, self._tls, self._reactor))
+        inner.noisy = False
+        factory = TLSMemoryBIOFactory(self._tls.towards(self._server_name), True, inner, self._reactor)
+        # Requests are written with one call each: there is nothing to wait for, and to put together.
+        factory.protocol = TLSMemoryBIOProtocol
+        connecting: Deferred[Any] = endpoint.connect(factory)
+        tls = await connecting.addTimeout(self._seconds, self._reactor, timed_out)
+        connection: Connection = tls.wrappedProtocol
+        ready = connection.ready()
+        if not ready.called:
+            ready.addTimeout(self._seconds, self._reactor, timed_out)
+        await ready
+        return connection
 
 
 @implementer(IHandshakeListener)
-class _Connection(Protocol):
-    """Stands between TLS and Twisted's HTTP: lets it begin once we know who is there, and counts the bytes of heads."""
+class Connection(Protocol):
+    """A connection to a server: once we know who is there, requests go over it, one when the one before is answered.
 
-    def __init__(self, server_name: str, tls: ClientTls, http: Any) -> None:
+    There is one timer. It runs for the earliest moment that it was ever needed for, and is set anew only then: nearly
+    everything that it would be set for is over long before.
+
+    :ivar is_open: whether something can be asked, now or when what was asked before is answered.
+    """
+
+    def __init__(self, server_name: str, tls: ClientTls, reactor: Any) -> None:
+        self.is_open = False
         self._outcome: Any = None
-        self._waiter: Deferred[Any] | None = None
+        self._waiter: Deferred[None] | None = None
         self._server_name = server_name
         self._tls = tls
-        self._http = http
-        self._is_open = False
-        self._head_bytes = 0
-        self._has_session = False
+        self._reactor = reactor
+        self._has_session = self._is_paused = False
+        self._reader: AnswerReader | None = None
+        self._body_seconds = 0.0
+        self._deadline = self._looked_at = float("inf")
+        self._timer: IDelayedCall | None = None
+        self._closing: Deferred[None] | None = None
 
-    def ready(self) -> Deferred[Any]:
-        """The protocol of HTTP, when the handshake is done. To cancel it is to close the connection."""
-        waiter: Deferred[Any] = Deferred(lambda _: self._abort())
+    # Until it is there.
+
+    def ready(self) -> Deferred[None]:
+        """Fires when the handshake is done. To cancel it is to close the connection."""
+        waiter: Deferred[None] = Deferred(lambda _: self.abort())
         if self._outcome is None:
             self._waiter = waiter
         else:
@@ -126,11 +128,30 @@ class _Connection(Protocol):
             self._tls.check(self._server_name, transport.getHandle())
         except Exception:
             self._settle(Failure())
-            transport.abortConnection()
+            self.abort()
             return
-        self._is_open = True
-        self._http.makeConnection(_AbruptTransport(transport))
-        self._settle(self._http)
+        self.is_open = True
+        self._settle(True)
+
+    # Asking.
+
+    def ask(self, request: bytes, taker: Taker, *, answer: float, body: float) -> None:
+        """Send a request; the taker is told what comes of it.
+
+        :param answer: seconds until the head of the answer is there.
+        :param body: seconds from then until the whole answer is.
+        """
+        assert self._reader is None, "one after another"
+        transport: Any = self.transport
+        self._reader = AnswerReader(taker)
+        self._body_seconds = body
+        self._end_within(answer)
+        transport.write(request)
+        send_now(transport)
+
+    def keep(self, seconds: float) -> None:
+        """Stay open so long if nothing is asked."""
+        self._end_within(seconds)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         if not self._has_session:
@@ -138,48 +159,104 @@ class _Connection(Protocol):
             self._has_session = True
             transport: Any = self.transport
             self._tls.keep_session(self._server_name, transport.getHandle())
-        parser = self._http._parser
-        if parser is None:
+        reader = self._reader
+        if reader is None:
             # Nothing was asked.
-            self._abort()
+            self.abort()
             return
-        if parser.state in ("STATUS", "HEADER"):
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES + len(data):
-                self._abort()
-                return
-        self._http.dataReceived(data)
-        if self._http._parser is None or self._http._parser.state not in ("STATUS", "HEADER"):
-            self._head_bytes = 0
+        had_head = reader.has_head
+        try:
+            is_over = reader.feed(data)
+        except NotAnAnswer as error:
+            self._fail(error)
+            return
+        if is_over:
+            self._reader = None
+            if reader.is_last:
+                self.abort()
+            else:
+                self.resume()
+            reader.taker.end()
+        elif reader.has_head and not had_head:
+            self._end_within(self._body_seconds)
+
+    def _fail(self, error: Exception) -> None:
+        reader, self._reader = self._reader, None
+        self.abort()
+        if reader is not None:
+            reader.taker.fail(error)
+
+    # Its ends.
+
+    def _end_within(self, seconds: float) -> None:
+        now = self._reactor.seconds()
+        self._deadline = now + seconds
+        if self._timer is None or self._deadline < self._looked_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._looked_at = self._deadline
+            self._timer = self._reactor.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        left = self._deadline - self._reactor.seconds()
+        if left > 0:
+            self._end_within(left)
+        else:
+            self._fail(DeferredTimeoutError())
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
-        if self._is_open:
-            self._http.connectionLost(reason)
-        else:
+        if self._outcome is None:
             self._tls.forget_session(self._server_name)
             self._settle(reason)
+        self.is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.taker.fail(_why_unanswered(reader, reason))
+        if self._closing is not None:
+            self._closing.callback(None)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self.is_open = False
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
 
+    def close(self) -> Deferred[None]:
+        """Close a connection over which nothing is asked; fires when it is over."""
+        closing = self._closing = Deferred()
+        transport: Any = self.transport
+        if transport.connected:
+            self.abort()
+        else:
+            closing.callback(None)
+        return closing
 
-class _AbruptTransport:
-    """A TLS transport that does not wait, when it is closed, for the other side to agree."""
+    def pause(self) -> None:
+        """Receive no more for the moment."""
+        transport: Any = self.transport
+        self._is_paused = True
+        transport.pauseProducing()
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self.write = transport.write
-        directlyProvides(self, providedBy(transport))
+    def resume(self) -> None:
+        """Receive again, if that was stopped."""
+        if self._is_paused:
+            transport: Any = self.transport
+            self._is_paused = False
+            transport.resumeProducing()
 
-    def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
-        # Twisted's pool closes also those that the other side has closed before, and TLS does not bear that.
-        if self._transport.connected:
-            self._transport.abortConnection()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+def _why_unanswered(reader: AnswerReader, reason: Failure) -> Exception:
+    """What is told of a connection that is over before its answer is."""
+    if reader.has_begun:
+        return NotAnAnswer("its answer broke off")
+    if reason.check(ConnectionClosed):
+        return Unanswered(str(reason.value))
+    return reason.value if isinstance(reason.value, Exception) else NotAnAnswer(repr(reason.value))
 
 
 @implementer(IReactorPluggableNameResolver)

@@ -11,23 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.web.client import Agent as TwistedAgent
-from twisted.web.client import HTTPConnectionPool, RequestTransmissionFailed, ResponseNeverReceived
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory
-from zope.interface import implementer
 
 from synapse_like.federation.agent import Answer, Asked, Download
-from synapse_like.federation.bodies import BodyPasser, BytesProducer, read_body
-from synapse_like.federation.connecting import GuardedReactor, ServerEndpoint
-from synapse_like.federation.reasons import NotAnAnswer, timed_out
+from synapse_like.federation.answers import PassedOn, Taker, Whole
+from synapse_like.federation.connecting import Connection, GuardedReactor, ServerEndpoint
+from synapse_like.federation.reasons import NotAnAnswer, Unanswered, timed_out
 from synapse_like.federation.resolver import ServerResolver
 from synapse_like.federation.tls import ClientTls
+
+Outcome = TypeVar("Outcome")
 
 #: Connections to one destination at the same time.
 MOST_CONNECTIONS = 6
@@ -37,6 +33,13 @@ MOST_WAITING = 1000
 KEPT_SECONDS = 50
 #: How long the other side may take to agree that a connection is over, in seconds.
 CLOSING_SECONDS = 2
+
+
+class _Waited(Taker, Protocol[Outcome]):
+    """A taker that is waited for."""
+
+    @property
+    def outcome(self) -> Deferred[Outcome]: ...
 
 
 class Connections:
@@ -58,14 +61,9 @@ class Connections:
         allow_private_addresses: bool,
     ) -> None:
         guarded = reactor if allow_private_addresses else GuardedReactor(reactor)
-        endpoint = ServerEndpoint(server_name, guarded, resolver, tls, connect_seconds)
+        self._endpoint = ServerEndpoint(server_name, guarded, resolver, tls, connect_seconds)
         self._reactor = reactor
-        self._pool: Any = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = MOST_CONNECTIONS
-        self._pool.cachedConnectionTimeout = KEPT_SECONDS
-        # It would make GET requests anew only, and those only without a body.
-        self._pool.retryAutomatically = False
-        self._agent = TwistedAgent.usingEndpointFactory(reactor, _Always(endpoint), self._pool)
+        self._kept: list[Connection] = []
         self._free = DeferredSemaphore(MOST_CONNECTIONS)
         self._requests = 0
 
@@ -74,83 +72,99 @@ class Connections:
         return self._requests > 0
 
     async def ask(self, asked: Asked) -> Answer:
-        response = await self._response_in_turn(asked)
+        await self._wait_for_turn(asked)
         try:
-            body = await self._within(asked.timeouts.body, read_body(response, asked.most_bytes))
-            return Answer(response.code, body)
+            (status, body), connection = await self._ask_or_ask_again(
+                asked, lambda connection: Whole(connection, asked.most_bytes)
+            )
+            self._keep(connection)
+            return Answer(status, body)
         finally:
             self._leave()
 
     async def begin(self, asked: Asked) -> tuple[Download, Callable[[], None]]:
         """Ask; what is coming, and what is to be called when nobody reads it any more."""
-        response = await self._response_in_turn(asked)
-        passer = BodyPasser(
-            asked.destination, asked.most_bytes, None if response.length is UNKNOWN_LENGTH else response.length
-        )
-        response.deliverBody(passer)
-        too_long = self._reactor.callLater(asked.timeouts.body, passer.give_up, "it took too long")
+        await self._wait_for_turn(asked)
+        takers: list[PassedOn] = []
+
+        def passed_on(connection: Connection) -> PassedOn:
+            takers.append(PassedOn(connection, asked.destination, asked.most_bytes))
+            return takers[-1]
+
+        try:
+            (status, headers, body), connection = await self._ask_or_ask_again(asked, passed_on)
+        except BaseException:
+            self._leave()
+            raise
 
         def close() -> None:
-            if too_long.active():
-                too_long.cancel()
-            passer.give_up("nobody wants it any more")
+            takers[-1].leave()
+            self._keep(connection)
             self._leave()
 
-        return Download(response.code, response.headers, passer.body), close
+        return Download(status, headers, body), close
 
-    async def _response_in_turn(self, asked: Asked) -> Any:
-        """Ask when a connection is free; it counts as taken until `_leave`, unless this raises."""
+    async def _wait_for_turn(self, asked: Asked) -> None:
+        """Wait until a connection is free; it counts as taken until `_leave`, unless this raises."""
         if self._requests >= MOST_CONNECTIONS + MOST_WAITING:
             raise NotAnAnswer("too many requests wait for it")
         self._requests += 1
+        turn = self._free.acquire()
+        if turn.called:
+            return
         try:
-            await self._within(asked.timeouts.answer, self._free.acquire())
+            await turn.addTimeout(asked.timeouts.answer, self._reactor, timed_out)
         except BaseException:
             self._requests -= 1
-            raise
-        try:
-            return await self._ask_or_ask_again(asked)
-        except BaseException:
-            self._leave()
             raise
 
     def _leave(self) -> None:
         self._free.release()
         self._requests -= 1
 
-    async def _ask_or_ask_again(self, asked: Asked) -> Any:
+    async def _ask_or_ask_again(
+        self, asked: Asked, make: Callable[[Connection], _Waited[Outcome]]
+    ) -> tuple[Outcome, Connection]:
         try:
-            return await self._ask(asked)
-        except (ResponseNeverReceived, RequestTransmissionFailed) as error:
-            if not _was_closed(error):
-                raise
-        self._pool.closeCachedConnections()
-        return await self._ask(asked)
+            return await self._ask(asked, make)
+        except Unanswered:
+            # The others that were kept may have been closed as well.
+            self._close_kept()
+        return await self._ask(asked, make)
 
-    async def _ask(self, asked: Asked) -> Any:
-        body = None if asked.body is None else BytesProducer(asked.body)
-        answering = self._agent.request(asked.method, b"https://server" + asked.uri, asked.headers, body)
-        return await self._within(asked.timeouts.answer, answering)
+    async def _ask(self, asked: Asked, make: Callable[[Connection], _Waited[Outcome]]) -> tuple[Outcome, Connection]:
+        left = asked.timeouts.answer
+        connection = self._take_kept()
+        if connection is None:
+            began = self._reactor.seconds()
+            connecting = Deferred.fromCoroutine(self._endpoint.connect())
+            connection = await connecting.addTimeout(left, self._reactor, timed_out)
+            left = max(0, left - (self._reactor.seconds() - began))
+        taker = make(connection)
+        connection.ask(asked.request, taker, answer=left, body=asked.timeouts.body)
+        return await taker.outcome, connection
 
-    def _within(self, seconds: float, doing: Deferred[Any]) -> Deferred[Any]:
-        return doing.addTimeout(seconds, self._reactor, timed_out)
+    # Connections that are kept.
+
+    def _take_kept(self) -> Connection | None:
+        while self._kept:
+            connection = self._kept.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        """Keep a connection, if nothing has ended it."""
+        if connection.is_open:
+            connection.keep(KEPT_SECONDS)
+            self._kept.append(connection)
+
+    def _close_kept(self) -> list[Deferred[None]]:
+        closing = [connection.close() for connection in self._kept]
+        self._kept.clear()
+        return closing
 
     async def close(self) -> None:
+        closing: Deferred[Any] = DeferredList(self._close_kept())
         with suppress(DeferredTimeoutError):
-            await self._within(CLOSING_SECONDS, self._pool.closeCachedConnections())
-
-
-def _was_closed(error: Any) -> bool:
-    """Whether nothing of an answer came because the connection had been closed."""
-    return any(reason.check(ConnectionClosed) for reason in error.reasons)
-
-
-@implementer(IAgentEndpointFactory)
-class _Always:
-    """Leads every URI to the same endpoint."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def endpointForURI(self, uri: object) -> IStreamClientEndpoint:  # noqa: N802 - Twisted's name
-        return self._endpoint
+            await closing.addTimeout(CLOSING_SECONDS, self._reactor, timed_out)

@@ -78,6 +78,11 @@ class _Server(Struct, frozen=True):
     keys: Mapping[str, _Key] = field(default_factory=dict)
     refresh_at: int = 0
 
+    @property
+    def is_first_hand(self) -> bool:
+        """Whether the server has told all of them itself."""
+        return all(key.relayed_by is None for key in self.keys.values())
+
     def for_requests(self, key_id: str, now: int) -> _Key | None:
         """A key with which the server may sign requests, by its own word."""
         key = self.keys.get(key_id)
@@ -229,7 +234,7 @@ class Keyring:
                 needs.extend((index, need) for need in _needs(rules, pdu, event, also_by))
             except MatrixError as error:
                 outcomes[index] = error
-        failures = await self._provide([need for _, need in needs], relayed_by)
+        failures = await self._provide([need for _, need in needs if not self._is_at_hand(need)], relayed_by)
         indexes: list[int] = []
         checks: list[tuple[_Need, list[VerifyKey]]] = []
         for index, need in needs:
@@ -250,8 +255,15 @@ class Keyring:
         keys = (server.keys.get(key_id) for key_id in need.key_ids)
         return [key.key for key in keys if key is not None and key.vouches_for(need.rules, need.event, now)]
 
-    async def _provide(self, needs: Iterable[_Need], relayed_by: str | None) -> dict[str, ServerUnreachable]:
+    def _is_at_hand(self, need: _Need) -> bool:
+        """Whether a key for a signature is known, and nobody need be asked for a better one."""
+        server = self._at_hand(need.signer)
+        return server is not None and server.is_first_hand and bool(self._vouching(need))
+
+    async def _provide(self, needs: Sequence[_Need], relayed_by: str | None) -> dict[str, ServerUnreachable]:
         """See that the keys for some signatures are known, as far as they can be had; why they cannot, by server."""
+        if not needs:
+            return {}
         by_signer: dict[str, list[_Need]] = {}
         for need in needs:
             by_signer.setdefault(need.signer, []).append(need)
@@ -261,7 +273,7 @@ class Keyring:
             try:
                 server = await self._server(signer)
                 if self._satisfies(by_signer[signer]):
-                    if any(key.relayed_by is not None for key in server.keys.values()):
+                    if not server.is_first_hand:
                         self._refresh_in_background(signer)
                     return
                 await self._refresh(signer, lambda _: self._satisfies(by_signer[signer]))

@@ -26,6 +26,10 @@ class NotAnAnswer(Exception):
     """What another server sent is no answer to take; says why."""
 
 
+class Unanswered(NotAnAnswer):
+    """The connection was closed before a byte of an answer was there: by then it may have been so already."""
+
+
 def timed_out(_outcome: object, _seconds: float) -> NoReturn:
     """For `addTimeout`, which knows only one of the many exceptions by which Twisted says that it was cancelled."""
     raise DeferredTimeoutError

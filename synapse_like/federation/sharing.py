@@ -41,6 +41,21 @@ class Shared(Generic[Key, Result]):
         Deferred.fromCoroutine(self._run(key)).addBoth(self._done, key)
         return waiter
 
+    async def do(self, key: Key) -> Result:
+        """The same, for who is not cancelled: whoever is first does it, and only the others wait."""
+        if key in self._waiting:
+            return await self.get(key)
+        self._waiting[key] = []
+        outcome: Any = None
+        try:
+            outcome = await self._work(key)
+        except BaseException:
+            outcome = Failure()  # type: ignore[no-untyped-call]  # Twisted leaves its constructor untyped
+            raise
+        finally:
+            self._done(outcome, key)
+        return outcome  # type: ignore[no-any-return]
+
     async def _run(self, key: Key) -> Result:
         return await self._work(key)
 

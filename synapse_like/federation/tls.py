@@ -33,7 +33,7 @@ from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
     IProtocolFactory,
 )
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from synapse_like.federation.resolver import is_address, split_name
@@ -231,8 +231,10 @@ class ServerTls:
         return context
 
 
-class _PromptTransport(BufferingTLSTransport):
-    """Closes when everything is sent, and does not wait for the other side to agree: it may never."""
+class _PromptTransport(TLSMemoryBIOProtocol):
+    """Sends what is written at once, since answers are written with one call each; closes when everything is sent,
+    and does not wait for the other side to agree: it may never.
+    """
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
         super().loseConnection()

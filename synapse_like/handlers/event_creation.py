@@ -126,7 +126,7 @@ class EventCreation(Struct):
             prev_events=[extremity.event_id for extremity in place.follows],
             auth_events=auth_events_for(rules, draft, state),
             replaces=replaced.event.event_id if replaced is not None else None,
-            power_level=PowerLevels.from_state(rules, state).user(draft.sender),
+            power_level=PowerLevels.from_state(rules, state).user(draft.sender) if draft.is_state else None,
             key=self.signing_key,
             reference_hashes=reference_hashes(txn, room, place),
         )

@@ -11,7 +11,6 @@ that stores them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -156,7 +155,7 @@ class IncomingTransactions:
         key = origin, transaction_id
         if key not in self._running:
             self._bodies[key] = body, self._count(origin, body)
-        return await self._running.get(key)
+        return await self._running.do(key)
 
     def _count(self, origin: str, body: Json) -> frozenset[str]:
         """Count what a transaction holds; the rooms into which it brings too much.
@@ -168,13 +167,18 @@ class IncomingTransactions:
         pdus, edus = body.get("pdus", []), body.get("edus", [])
         if pdus or edus:
             self._limit([(EVENTS_LIMIT, origin, len(pdus) + len(edus))])
+        counts: dict[str, int] = {}
+        for pdu in pdus:
+            room_id = _room_of(pdu)
+            if room_id is not None and room_id in self._rules:
+                counts[room_id] = counts.get(room_id, 0) + 1
         flooded = set()
-        for room_id, count in Counter(room_id for pdu in pdus if (room_id := _room_of(pdu)) in self._rules).items():
+        for room_id, count in counts.items():
             try:
                 self._limit([(ROOM_LIMIT, f"{origin} {room_id}", count)])
             except LimitExceeded:
                 _log.info("events of a room wait: there are too many", origin=origin, room=room_id, count=count)
-                flooded.add(str(room_id))
+                flooded.add(room_id)
         return frozenset(flooded)
 
     async def _receive(self, key: tuple[str, str]) -> bytes:

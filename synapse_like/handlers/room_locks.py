@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import deque
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred
 
 
 class RoomLocks:
     """A lock for each room, as long as somebody wants it."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[DeferredLock, int]] = {}
+        #: Who waits, of each room that somebody has to themself.
+        self._held: dict[str, deque[Deferred[None]]] = {}
 
     def waiting(self, room_id: str) -> int:
         """How many hold the lock of a room or wait for it."""
-        return self._locks[room_id][1] if room_id in self._locks else 0
+        return 1 + len(self._held[room_id]) if room_id in self._held else 0
 
-    @asynccontextmanager
-    async def hold(self, room_id: str) -> AsyncIterator[None]:
-        """Have a room to oneself."""
-        lock, users = self._locks.get(room_id, (DeferredLock(), 0))
-        self._locks[room_id] = lock, users + 1
-        try:
-            await lock.acquire()
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            lock, users = self._locks.pop(room_id)
-            if users > 1:
-                self._locks[room_id] = lock, users - 1
+    def hold(self, room_id: str) -> _Holding:
+        """Have a room to oneself: `async with locks.hold(room_id)`."""
+        return _Holding(self._held, room_id)
+
+
+class _Holding:
+    __slots__ = ("_held", "_room_id")
+
+    def __init__(self, held: dict[str, deque[Deferred[None]]], room_id: str) -> None:
+        self._held = held
+        self._room_id = room_id
+
+    async def __aenter__(self) -> None:
+        waiting = self._held.get(self._room_id)
+        if waiting is None:
+            self._held[self._room_id] = deque()
+            return
+        turn: Deferred[None] = Deferred(waiting.remove)
+        waiting.append(turn)
+        await turn
+
+    async def __aexit__(self, *_: object) -> None:
+        # The next one has it from the moment that it is told.
+        waiting = self._held[self._room_id]
+        if waiting:
+            waiting.popleft().callback(None)
+        else:
+            del self._held[self._room_id]

@@ -21,6 +21,7 @@ request. Limits of time hold only for what the client has to do: to send a reque
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Protocol
 
@@ -28,10 +29,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, _parseRequestLine
 
 from synapse_like.clock import Clock
 from synapse_like.logs import get_logger
+from synapse_like.prompt import send_now
 from synapse_like.protocol.errors import MatrixError, TooLarge
 
 #: How long a client may be silent, in the middle of a request or between two.
@@ -50,6 +52,30 @@ _log = get_logger(__name__)
 
 #: Digits of a Content-Length. More are no honest number, and Python refuses to read very many.
 _LONGEST_LENGTH = 18
+
+
+#: Headers that say nothing of where a request ends, as they are mostly written, and as Twisted spells them.
+_SPELLED = {
+    written: name
+    for name in (
+        b"Accept",
+        b"Accept-Encoding",
+        b"Accept-Language",
+        b"Authorization",
+        b"Cache-Control",
+        b"Connection",
+        b"Content-Type",
+        b"Host",
+        b"Origin",
+        b"Referer",
+        b"User-Agent",
+        b"X-Forwarded-For",
+    )
+    for written in (name, name.lower())
+}
+#: A head without headers, or a line that goes on.
+_UNUSUAL = re.compile(rb"\A\r\n|(?:\A|\r\n)[ \t]")
+_CONTROL = re.compile(rb"[\x00\r\n]")
 
 
 class Headers(dict[bytes, bytes]):
@@ -271,6 +297,40 @@ class PipelinedChannel(HTTPChannel):
         """Tell whether a part of a request has arrived and the rest has not."""
         return bool(self._buffer) or (bool(self.requests) and not self.requests[-1].is_received)
 
+    def lineReceived(self, line: bytes) -> None:  # noqa: N802
+        """A line of a head. With the first all the others are read if they are there, as they mostly are.
+
+        What is out of the ordinary, be it a whole head or one header, is left to Twisted, line by line.
+        """
+        end = self._buffer.find(b"\r\n\r\n") if line and not self._receivedHeaderSize and self.persistent else -1
+        if end < 0 or len(line) + end > self.totalHeadersSize or _UNUSUAL.search(self._buffer, 0, end + 2):
+            super().lineReceived(line)
+            return
+        lines = self._buffer[:end].split(b"\r\n")
+        if len(lines) > self.maxHeaders:
+            super().lineReceived(line)
+            return
+        self._buffer = self._buffer[end + 4 :]
+        exchange = self.requestFactory()
+        self.requests.append(exchange)
+        try:
+            self._command, self._path, self._version = _parseRequestLine(line)
+        except ValueError:
+            self._respondToBadRequestAndDisconnect()
+            return
+        for other in lines:
+            name, colon, value = other.partition(b":")
+            spelled = _SPELLED.get(name)
+            if spelled is not None and colon and _CONTROL.search(value) is None:
+                exchange.headers.addRawHeader(spelled, value.strip(b" \t"))
+            elif not self.headerReceived(other):
+                return
+        self.allHeadersReceived()
+        if self.length == 0:
+            self.allContentReceived()
+        else:
+            self.setRawMode()
+
     def rawDataReceived(self, data: bytes) -> None:  # noqa: N802
         if self._is_deaf:
             return
@@ -382,6 +442,7 @@ class PipelinedChannel(HTTPChannel):
                 Deferred.fromCoroutine(self._send(body))
                 return
             self.transport.write(head + body)
+            send_now(self.transport)
             if self._settle_first():
                 return
         self._read_on()

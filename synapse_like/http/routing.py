@@ -152,7 +152,7 @@ class Router(Generic[R]):
     def match(self, method: str, segments: Sequence[str]) -> Match[R] | None:
         """Find the route for a method and a path that `split_path` has taken apart."""
         values: list[str] = []
-        target = _find(self._root, method, segments, 0, values)
+        target = _find(self._root, method, segments, values)
         if target is None:
             return None
         params = dict(zip(target.names, values, strict=True))
@@ -166,23 +166,30 @@ class Router(Generic[R]):
         return sorted({method for node in nodes for method in node.targets})
 
 
-def _find(node: _Node[R], method: str, segments: Sequence[str], index: int, values: list[str]) -> _Target[R] | None:
-    """Walk down the tree, collecting the parameters' values; on the way back from a dead end, give them up."""
-    if index == len(segments):
-        return node.targets.get(method)
-    segment = segments[index]
-    follower = node.fixed.get(segment)
-    if follower is not None:
-        target = _find(follower, method, segments, index + 1, values)
-        if target is not None:
+def _find(root: _Node[R], method: str, segments: Sequence[str], values: list[str]) -> _Target[R] | None:
+    """Walk down the tree, collecting the parameters' values; at a dead end, go back to the last parameter not tried."""
+    index, node = 0, root
+    untried: list[tuple[int, _Node[R], int]] = []
+    while True:
+        if index < len(segments):
+            segment, parameter = segments[index], node.parameter
+            follower = node.fixed.get(segment)
+            index += 1
+            if follower is not None:
+                if parameter is not None:
+                    untried.append((index, parameter, len(values)))
+                node = follower
+                continue
+            if parameter is not None:
+                values.append(segment)
+                node = parameter
+                continue
+        elif (target := node.targets.get(method)) is not None:
             return target
-    if node.parameter is None:
-        return None
-    values.append(segment)
-    target = _find(node.parameter, method, segments, index + 1, values)
-    if target is None:
-        values.pop()
-    return target
+        if not untried:
+            return None
+        index, node, kept = untried.pop()
+        values[kept:] = [segments[index - 1]]
 
 
 def split_path(path: bytes) -> list[str]:

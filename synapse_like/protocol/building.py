@@ -43,7 +43,7 @@ def build(
     prev_events: Sequence[str],
     auth_events: Sequence[str],
     replaces: str | None,
-    power_level: int,
+    power_level: int | None,
     key: SigningKey,
     reference_hashes: Mapping[str, str] = _NO_HASHES,
 ) -> tuple[Event, Pdu]:
@@ -57,7 +57,8 @@ def build(
     :param prev_events: IDs of the latest events of the room.
     :param auth_events: IDs of the events that allow this one.
     :param replaces: the ID of the state event in whose place this one comes.
-    :param power_level: what the sender has; told with state only, and only where the rules want it told.
+    :param power_level: what the sender has; told with state only, and only where the rules want it told: None will do
+        elsewhere.
     :param key: this server's.
     :param reference_hashes: of the events in `prev_events` and `auth_events`, by their IDs; needed where the wire
         format tells them.

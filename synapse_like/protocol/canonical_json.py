@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import NoReturn
 
 import orjson
@@ -55,8 +56,7 @@ def check(value: object, *, max_depth: int = MAX_DEPTH, strict: bool = True) -> 
     level: list[Iterable[object]] = [(value,)]
     for _ in range(max_depth + 1):
         deeper: list[Iterable[object]] = []
-        for items in level:
-            _check_items(items, deeper, check_number)
+        _check_items(chain.from_iterable(level), deeper, check_number)
         if not deeper:
             return
         level = deeper
@@ -119,15 +119,18 @@ _LENIENT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True,
 def _check_items(
     items: Iterable[object], deeper: list[Iterable[object]], check_number: Callable[[int | float], None]
 ) -> None:
-    """Check what lies side by side, and put aside what lies within it."""
+    """Check what lies at one depth, and put aside what lies within it."""
+    # Python knows without looking whether a string is all ASCII, and most are.
     for item in items:
         if isinstance(item, str):
-            _check_text(item)
+            if not item.isascii():
+                _check_text(item)
         elif isinstance(item, dict):
             for key in item:
                 if not isinstance(key, str):
                     raise CanonicalJsonError("The keys of an object must be strings.")
-                _check_text(key)
+                if not key.isascii():
+                    _check_text(key)
             deeper.append(item.values())
         elif isinstance(item, list):
             deeper.append(item)
@@ -151,9 +154,7 @@ def _check_lenient_number(number: int | float) -> None:
 
 
 def _check_text(text: str) -> None:
-    # Python knows without looking whether a string is all ASCII, and most are.
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise CanonicalJsonError("A string holds half a surrogate pair.", reason=str(error)) from error
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CanonicalJsonError("A string holds half a surrogate pair.", reason=str(error)) from error

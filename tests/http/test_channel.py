@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from synapse_like.http.channel import ABORT_SECONDS, IDLE_SECONDS, LINGER_SECONDS, RECEIVE_SECONDS, SWALLOWED
@@ -105,6 +106,43 @@ class PipeliningTests(ChannelCase):
             poll.callback({"poll": index})
         answers = await client.answers(4)
         assert [answer.json.get("poll", answer.json.get("number")) for answer in answers] == [0, 1, 1, 2]
+
+    async def test_head_is_read_alike_at_once_and_in_two_pieces(self) -> None:
+        """With its first line, a head is read whole if it is there; what is unusual must not become something else."""
+        last = b"GET /nowhere HTTP/1.1\r\nconnection: close\r\n\r\n"
+        first = b"PUT /api/put/1 HTTP/1.1\r\n"
+        for head, number in {
+            b"Host: a\r\ncontent-length: 2\r\nX-Own: b\r\n\r\n{}": 2,
+            b"Host: a\r\n folded\r\nContent-Length: 2\r\n\r\n{}": 2,
+            b"\tfolded\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}": 1,
+            b"Content-Type: text/plain\r\nContent-Type: b\r\nContent-Length:2\r\n\r\n{}": 2,
+            b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": 2,
+            # None at all, and none, but those of another request behind it.
+            b"\r\n": 2,
+            b"\r\nPUT /api/put/2 HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}": 3,
+            b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}": 1,
+            b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": 1,
+            b"Content-Length : 2\r\n\r\n{}": 1,
+            b"Host\r\nContent-Length: 2\r\n\r\n{}": 1,
+            b"Host: a\x00\r\nContent-Length: 2\r\n\r\n{}": 1,
+            b"User-Agent: a\rb\r\nContent-Length: 2\r\n\r\n{}": 1,
+            b"Host: a\nContent-Length: 2\r\n\r\n{}": 1,
+            b"X: y\r\n" * 501 + b"\r\n": 1,
+            b"Accept: " + b"x" * 17_000 + b"\r\n\r\n": 1,
+        }.items():
+            self.serve_usual()
+            heard = []
+            for at in (0, len(first) + head.find(b"\r\n\r\n") + 3):
+                client = await self.connect()
+                client.send((first + head)[:at])
+                await self.reactor_turns()
+                client.send((first + head + last)[at:])
+                await self.until(lambda client=client: client.is_closed or b"400" in client.received)  # type: ignore[misc]
+                self.time.advance(LINGER_SECONDS)
+                await client.closed()
+                heard.append(re.sub(rb"Date: .*", b"", client.received))
+            assert heard[0] == heard[1], head[:100]
+            assert heard[0].count(b"HTTP/1.1 ") == number, (head[:100], heard[0])
 
     async def test_body_that_is_still_arriving_is_not_disturbed_by_an_answer_before_it(self) -> None:
         self.serve_usual()

@@ -193,7 +193,7 @@ async def check_clock(others: Sequence[str], make_agent: Callable[[], Agent]) ->
         before = datetime.now(UTC)
         try:
             async with agent.download(name, f"{KEYS}/server", most_bytes=MOST_KEY_BYTES) as answer:
-                said = answer.headers.getRawHeaders("Date", [None])[0]
+                said = answer.header("Date")
             theirs = parsedate_to_datetime(said or "")
         except (MatrixError, ValueError) as error:
             yield Finding("clock", "warning", f"{name} does not tell the time: {reason(error)}.", "Ask another.")
