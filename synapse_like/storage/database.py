@@ -444,6 +444,8 @@ class Database:
             for n, reader in enumerate(self._readers)
         ]
         self._put_off: list[_Job[Any]] = []
+        #: The last commit of before this process looked at anything, where others commit, too.
+        self._last: int | None = None
         self._order: Order | None = None
         self._listener: Listener | None = None
         self._stopped = False
@@ -464,7 +466,8 @@ class Database:
     def start(self) -> None:
         """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`)."""
         if self._holder is not None:
-            self._listen(self._holder.name, self._writer.transact(newest))
+            last = self._last if self._last is not None else self._writer.transact(newest)
+            self._listen(self._holder.name, last)
         for thread in self._threads:
             thread.start()
         self.claims.start()
@@ -490,8 +493,15 @@ class Database:
         self._listener.start()
 
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
-        """Use the writing connection, blocking, before the threads are started."""
-        return function(self._writer)
+        """Use the writing connection, blocking, before the threads are started.
+
+        What others commit after the first use, which sees that there are tables, is told once the threads run: it may be
+        older than what a later use has read.
+        """
+        result = function(self._writer)
+        if self._holder is not None and self._last is None:
+            self._last = self._writer.transact(newest)
+        return result
 
     def stop(self) -> None:
         """Finish what is waiting, then end the threads and close the connections. Blocks."""
