@@ -1,8 +1,8 @@
 """Whose request it is: access tokens, given out, recognised and ended.
 
 A token is 32 random bytes; only its hash is stored. A recognised token is remembered for some minutes, which spares the
-database a look-up per request. Tokens ended by this process are forgotten at once, and all of them when a command on
-the side has changed something (`outside_changes.py`).
+database a look-up per request. Tokens that were ended are forgotten at once, also those that another process of this
+machine has ended, and all of them when a command on the side has changed something (`outside_changes.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import secrets
 
 from cachetools import TTLCache
 from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.stored_secrets import stored_form
@@ -22,6 +23,8 @@ from synapse_like.storage.news import for_others
 
 REMEMBERED_SECONDS = 300
 MOST_REMEMBERED = 20_000
+#: For how long it is waited to hear of tokens that others have ended, in seconds; then every token is looked up anew.
+PATIENCE = 2.0
 
 
 class Requester(Struct, frozen=True):
@@ -62,6 +65,9 @@ class Authentication:
 
         :raises UnknownToken: nobody's.
         """
+        missing = self._database.missing()
+        if missing is not None:
+            await self._hear(missing)
         token_hash = stored_form(token)
         known = self._known.get(token_hash)
         if known is not None:
@@ -75,6 +81,20 @@ class Authentication:
             # Otherwise this token may be among those that were ended while it was looked up.
             self._known[token_hash] = requester
         return requester
+
+    async def _hear(self, missing: Deferred[None]) -> None:
+        """Wait until it is known here which tokens other processes have ended."""
+        timer = self._clock.call_later(PATIENCE, missing.cancel)
+        try:
+            await missing
+        except CancelledError:
+            if timer.active():
+                raise
+            self._database.do_without()
+            self.forget_all()
+        finally:
+            if timer.active():
+                timer.cancel()
 
     def issue(self, txn: Transaction, user_id: str) -> str:
         """Give a user a new access token."""
@@ -92,7 +112,7 @@ class Authentication:
 
     def _end(self, txn: Transaction, user_id: str, token_id: int) -> None:
         accounts.delete_token(txn, token_id)
-        txn.announce(TokensEnded(user_id, token_id))
+        txn.announce_at_once(TokensEnded(user_id, token_id))
 
     def end_all(self, txn: Transaction, user_id: str, but: int | None = None) -> None:
         """End all tokens of a user.
@@ -101,7 +121,7 @@ class Authentication:
         """
         if but is None:
             accounts.delete_tokens(txn, user_id)
-            txn.announce(TokensEnded(user_id, None))
+            txn.announce_at_once(TokensEnded(user_id, None))
             return
         for token_id in accounts.tokens_of(txn, user_id):
             if token_id != but:

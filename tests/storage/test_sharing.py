@@ -258,6 +258,24 @@ def test_who_missed_too_much_looks_at_everything_again(
     assert gaps[0] >= 2
 
 
+def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_again(
+    url: str, processes: list[Process]
+) -> None:
+    one, _ = processes
+    before = one.result(one.database.read("newest", sharing.newest))
+    for word in ("kept", "unsaid", "kept, too"):
+        one.say(word)
+    one.result(one.database.write("unsay", lambda txn: txn.unsay('"unsaid"')))
+    heard: list[sharing.Told] = []
+    engine = open_engine(url, data_dir=Path())
+    listener = sharing.Listener(lambda: Connection(engine), "late", before, heard.extend, print, print)
+    listener.start()
+    wait_until("all of it", lambda: len(heard) >= 3)
+    listener.stop()
+    news = [item for _, _, told in heard[:3] for item in told]
+    assert [item.word if isinstance(item, Said) else item for item in news] == ["kept", CommitInDoubt(), "kept, too"]
+
+
 def test_a_commit_in_doubt_holds_nobody_up(url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = processes
 
