@@ -2,8 +2,8 @@
 
     ab/cdef…          a file, named by the SHA-256 of its bytes
     incoming/…        one that is being written; who writes holds a lock on it (flock)
-    uploading/…       a user is uploading: one of the few uploads that they may have at a time; who takes it holds a lock
-                      on it; only where several processes share the folder
+    uploading/…       one of the few uploads that a user may have at a time, where several processes share the folder;
+                      who uploads holds a lock on it
     backup/ab/cdef…   another name of a file, while a backup is being made, so that it stays for that long
     doubtful/abcdef…  a mark: the file of this hash and the rows that name it may not agree; who is changing one of
                       them holds a lock on it

@@ -22,7 +22,7 @@ from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
 from synapse_like.handlers.presence_input import REPEAT_SECONDS, TRIES, TRY_SECONDS, PresenceInput
 from synapse_like.handlers.streams import NO_ARRIVALS, Stream
-from synapse_like.handlers.typing import Typing
+from synapse_like.handlers.typing import FRESH_MS, Typing, TypingHeard
 from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
 from synapse_like.storage import accounts, events, presence
 from synapse_like.storage.bus import Bus
@@ -228,10 +228,43 @@ def test_who_types_with_one_process_is_seen_by_those_who_look_with_another(
     until(processes, lambda: typists(two, 0)[1] == [["@carol:there"]], 0)
     with_one, with_two = typists(one, 0)[0], typists(two, 0)[0]
     assert typists(one, with_one) == (with_one, [])
-    assert typists(two, with_one) == (with_two, [["@carol:there"]]), "what it was told elsewhere may be out of date"
+    assert typists(two, with_one) == (with_one, []), "it is so there, too"
     hears(two, typing=False)
     until(processes, lambda: typists(one, with_one)[1] == [[]], 0)
-    assert typists(two, with_two) == (0, [[]])
+    assert typists(two, with_one) == typists(two, with_two) == (0, [[]])
+
+
+def test_who_was_told_more_of_who_types_than_is_known_here_is_told_nothing_yet(
+    processes: tuple[Process, Process],
+) -> None:
+    one, two = processes
+
+    def typists(process: Process, after: int, *rooms: str) -> tuple[int, list[tuple[str, list[str]]]]:
+        position, found = process.news(process.typing, after, ROOM, *rooms)
+        return position, [(event["room_id"], event["content"]["user_ids"]) for event in found]
+
+    def passes(seconds: float) -> None:
+        for process in processes:
+            process.time.advance(seconds)
+
+    passes(1)
+    # Another room, that has been silent.
+    other = "!other:here"
+    one.typing._on_heard(TypingHeard(ROOM, ALICE, 20))
+    position, told = typists(one, 0)
+    assert told == [(ROOM, [ALICE])]
+    assert typists(two, position, other) == (position, []), "it is to come"
+    two.typing._on_heard(TypingHeard(ROOM, ALICE, 20))
+    assert typists(two, position, other) == (position, []), "it has come"
+    two.typing._on_heard(TypingHeard(ROOM, ALICE, None))
+    assert typists(two, position, other) == (0, [(ROOM, [])]), "and what has changed since is told at once"
+    passes(1)
+    one.typing._on_heard(TypingHeard(other, ALICE, 20))
+    position, told = typists(one, position, other)
+    assert told == [(other, [ALICE])]
+    assert typists(two, position, other) == (position, [])
+    passes(FRESH_MS / 1000)
+    assert typists(two, position, other) == (0, [(other, []), (ROOM, [])]), "it has never come"
 
 
 def logged_in(process: Process) -> str:
