@@ -24,8 +24,7 @@ from tests.support.postgres import PostgreSQL
 from tests.support.processes import free_port
 from tests.support.server import QUICK, HomeServer
 
-#: What an operator sets who goes to SQLite, which is for one process.
-SQLITE = {"SYNAPSE_LIKE_DATABASE_URL": "sqlite", "SYNAPSE_LIKE_PROCESSES": "1"}
+SQLITE = {"SYNAPSE_LIKE_DATABASE_URL": "sqlite"}
 
 
 def run(*words: str | Path, **environ: str) -> Result:
@@ -69,6 +68,13 @@ def made(shared_server: HomeServer, tmp_path_factory: pytest.TempPathFactory) ->
 def upload(client: Client, data: bytes) -> str:
     answer = client.call("POST", "/_matrix/media/v1/upload", data, headers={"Content-Type": "text/plain"})
     return str(answer["content_uri"])
+
+
+def one_process(config: Path) -> None:
+    """Write the settings as an operator does who goes to SQLite."""
+    settings = yaml.safe_load(config.read_text())
+    settings.pop("processes", None)
+    config.write_text(yaml.safe_dump(settings))
 
 
 def elsewhere(config: Path, server: HomeServer) -> None:
@@ -121,6 +127,7 @@ def test_tar_file_is_the_same(made: tuple[Path, Client, str], tmp_path: Path) ->
     assert (tmp_path / "r" / "homeserver.db").stat().st_mode & 0o777 == 0o600
     again = run("restore", folder / "b.tar", "--data-dir", tmp_path / "r", **SQLITE)
     assert "is not empty: a backup is never restored over something" in again.output
+    one_process(tmp_path / "r" / "homeserver.yaml")
     over = run("backup", "--config", tmp_path / "r" / "homeserver.yaml", folder / "b.tar")
     assert "a backup is never written over something" in over.output
 
@@ -166,6 +173,7 @@ def test_server_goes_from_one_database_to_another(
     folder, _, _ = made
     run("restore", folder / "b", "--data-dir", tmp_path / "r", **SQLITE)
     config = tmp_path / "r" / "homeserver.yaml"
+    one_process(config)
     with postgresql.database() as url:
         copied = run("copy-database", "--config", config, url, **SQLITE)
         assert copied.exit_code == 0, copied.output
