@@ -84,6 +84,8 @@ class Presence:
         self.keeps = False
         #: What the keeper has recorded, and is not known here yet.
         self._unknown: list[PresenceRecorded] = []
+        #: How often it was kept.
+        self._terms = 0
         self._persons: dict[str, Person] = {}
         #: Those that others were told of, in that order.
         self._log: OrderedDict[str, Person] = OrderedDict()
@@ -120,10 +122,15 @@ class Presence:
     async def keep(self) -> None:
         """From now on, keep presence. Take up those who were there before: they have a while to come back."""
         self.keeps = True
+        self._terms = term = self._terms + 1
         self._unknown.clear()
         for known in self._persons.values():
             known.is_loaded = False
-        for row in await self._database.read("presence-there", presence.there):
+        there = await self._database.read("presence-there", presence.there)
+        if not self.keeps or self._terms != term:
+            # It was let go meanwhile, and whoever keeps it now writes down who is there.
+            return
+        for row in there:
             person = self._log[row.user_id] = self.person(row.user_id)
             person.position = max(person.position, row.position)
             if person.is_ours and not person.devices:

@@ -195,6 +195,18 @@ def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Pro
     assert two.sees(ALICE) == "unavailable"
 
 
+def test_who_lets_go_before_it_has_begun_to_keep_takes_nobody_up(processes: tuple[Process, Process]) -> None:
+    one, two = processes
+    one.input.opened(login(BOB))
+    until(processes, lambda: two.sees(BOB) == "online")
+    begun: list[Any] = []
+    Deferred.fromCoroutine(two.presence.keep()).addBoth(begun.append)
+    two.presence.let_go()
+    two.bridge.pump(lambda: bool(begun), seconds=PATIENCE_SECONDS)
+    assert begun == [None]
+    assert not two.presence.person(BOB).devices
+
+
 def test_without_a_keeper_one_is_told_to_try_again(processes: tuple[Process, Process]) -> None:
     one, two = processes
     one.presence.let_go()
