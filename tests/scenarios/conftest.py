@@ -33,7 +33,10 @@ ROOM_VERSIONS = ("spec-2014", "6", "11", "12")
 every_room_version = pytest.mark.room_versions(*ROOM_VERSIONS)
 of_2014 = pytest.mark.room_versions("spec-2014")
 above_storage = pytest.mark.above_storage
-any_process = pytest.mark.any_process
+# If all servers on PostgreSQL have several processes, once on each kind of database is enough.
+any_process = pytest.mark.parametrize(
+    "database_kind", (*DATABASE_KINDS, SHARED) if PROCESSES == 1 else DATABASE_KINDS, indirect=True, scope="session"
+)
 
 _SERVERS = pytest.StashKey[list[HomeServer]]()
 
@@ -43,9 +46,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("room_versions")
     if marker is not None and "room_version" in metafunc.fixturenames:
         metafunc.parametrize("room_version", marker.args, indirect=True)
-    # If all servers on PostgreSQL have several processes, this is no more than they have.
-    if PROCESSES == 1 and metafunc.definition.get_closest_marker("any_process") is not None:
-        metafunc.parametrize("database_kind", (*DATABASE_KINDS, SHARED), indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

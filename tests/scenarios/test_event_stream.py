@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, People, every_room_version, of_2014
+from tests.scenarios.conftest import FreshServer, People, any_process, every_room_version, of_2014
 from tests.support.client import ApiError, Client, Json, Pipeline, ids, not_found, quote, refused, texts
 from tests.support.server import HomeServer
 
-pytestmark = every_room_version
+pytestmark = [every_room_version, any_process]
 
 TEXT = {"msgtype": "m.text", "body": "hello"}
 

@@ -9,9 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from synapse_like.config import load
+from tests.scenarios.conftest import any_process
 from tests.support.client import Client
 from tests.support.processes import wait_until
 from tests.support.server import HomeServer
+
+pytestmark = any_process
 
 Figures = dict[tuple[str, frozenset[str]], float]
 SEND = "/_matrix/client/api/v1/rooms/{room}/send/{type}/{txn_id}"

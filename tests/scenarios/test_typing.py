@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
-from tests.scenarios.conftest import FreshServer, People, Unique
+from tests.scenarios.conftest import FreshServer, People, Unique, any_process
 from tests.support.client import Client, Json, bad_json, forbidden, quote
 from tests.support.processes import wait_until
+
+pytestmark = any_process
 
 
 def types(client: Client, room: str, typing: bool = True, **body: object) -> None:
