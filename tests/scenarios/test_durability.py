@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, any_process
+from tests.scenarios.conftest import FreshServer
 from tests.support.client import Client, ids, quote, refused, texts
 from tests.support.processes import wait_until
 from tests.support.server import QUICK, HomeServer
@@ -139,7 +139,6 @@ def _without_age(value: object) -> object:
     return [_without_age(item) for item in value] if isinstance(value, list) else value
 
 
-@any_process
 def test_sigterm_answers_who_waits_and_ends_well(fresh_server: FreshServer) -> None:
     """EVS-1: and the stream goes on from there."""
     server = fresh_server()

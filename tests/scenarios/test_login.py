@@ -487,7 +487,6 @@ def test_guessing_passwords_is_slowed_down(fresh_server: FreshServer) -> None:
         assert 0 < answer.json["retry_after_ms"] <= 100_000
 
 
-@any_process
 def test_sending_is_limited_for_each_user_alone(fresh_server: FreshServer) -> None:
     """RATE-1, SEC-5."""
     server = fresh_server({"rate_limits.enabled": True, "rate_limits.classes.send": {"per_second": 0.01, "burst": 5}})

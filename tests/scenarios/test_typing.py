@@ -8,8 +8,6 @@ from tests.scenarios.conftest import FreshServer, People, Unique, any_process
 from tests.support.client import Client, Json, bad_json, forbidden, quote
 from tests.support.processes import wait_until
 
-pytestmark = any_process
-
 
 def types(client: Client, room: str, typing: bool = True, **body: object) -> None:
     path = f"/rooms/{quote(room)}/typing/{quote(client.user_id)}"
@@ -20,6 +18,7 @@ def typing_in(events: list[Json]) -> list[Json]:
     return [event for event in events if event["type"] == "m.typing"]
 
 
+@any_process
 def test_typing_wakes_the_others_and_is_told_once(alice: Client, bob: Client, room: str) -> None:
     bob.join(room)
     poll = bob.poll(bob.present(), timeout=60_000)
@@ -35,6 +34,7 @@ def test_typing_wakes_the_others_and_is_told_once(alice: Client, bob: Client, ro
     assert bob.events(page["end"])["chunk"] == []
 
 
+@any_process
 def test_typing_ends_by_itself(alice: Client, bob: Client, room: str) -> None:
     bob.join(room)
     since = bob.present()
@@ -47,6 +47,7 @@ def test_typing_ends_by_itself(alice: Client, bob: Client, room: str) -> None:
     assert time.monotonic() - started < 5
 
 
+@any_process
 def test_only_those_in_the_room_see_it(alice: Client, people: People, private_room: str) -> None:
     """A matrix: whoever is not joined sees nothing, whatever they were or may become."""
     names = ("member", "invited", "left", "banned", "kicked", "stranger")
@@ -79,6 +80,7 @@ def test_only_those_in_the_room_see_it(alice: Client, people: People, private_ro
     assert [name for name in names if private_room in seen[name]] == ["member"]
 
 
+@any_process
 def test_who_comes_in_is_told_who_types(alice: Client, bob: Client, room: str) -> None:
     since = bob.present()
     types(alice, room)
@@ -87,6 +89,7 @@ def test_who_comes_in_is_told_who_types(alice: Client, bob: Client, room: str) -
     assert typing_in(page["chunk"]) == [{"type": "m.typing", "room_id": room, "content": {"user_ids": [alice.user_id]}}]
 
 
+@any_process
 def test_who_leaves_types_no_more(alice: Client, bob: Client, room: str) -> None:
     bob.join(room)
     since = alice.present()
