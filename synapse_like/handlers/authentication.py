@@ -13,6 +13,7 @@ from cachetools import TTLCache
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 
+from synapse_like.background import Shared
 from synapse_like.clock import Clock
 from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import UnknownToken
@@ -58,6 +59,7 @@ class Authentication:
         self._clock = clock
         self._known: TTLCache[bytes, Requester] = TTLCache(MOST_REMEMBERED, REMEMBERED_SECONDS, timer=clock.monotonic)
         self._ended = 0
+        self._looking_up: Shared[tuple[bytes, int], Requester] = Shared()
         bus.subscribe(TokensEnded, self._forget)
 
     async def authenticate(self, token: str) -> Requester:
@@ -72,12 +74,16 @@ class Authentication:
         known = self._known.get(token_hash)
         if known is not None:
             return known
-        ended_before = self._ended
+        # Together with those that came just before, so that what a client asks on one line is done in its order.
+        ended = self._ended
+        return await self._looking_up.do((token_hash, ended), lambda: self._look_up(token_hash, ended))
+
+    async def _look_up(self, token_hash: bytes, ended: int) -> Requester:
         owner = await self._database.read("authenticate", accounts.token_owner, token_hash)
         if owner is None:
             raise UnknownToken("This access token is not valid (any more). Please log in again.")
         requester = Requester(owner.user_id, owner.token_id, owner.is_admin)
-        if ended_before == self._ended:
+        if ended == self._ended:
             # Otherwise this token may be among those that were ended while it was looked up.
             self._known[token_hash] = requester
         return requester
