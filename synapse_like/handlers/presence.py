@@ -84,6 +84,9 @@ class Presence:
         self.keeps = False
         #: What the keeper has recorded, and is not known here yet.
         self._unknown: list[PresenceRecorded] = []
+        #: Who waits until nothing is unknown.
+        self._to_settle: list[Deferred[None]] = []
+        self._is_learning = False
         #: How often it was kept.
         self._terms = 0
         self._persons: dict[str, Person] = {}
@@ -489,8 +492,25 @@ class Presence:
         person.own_position = position
         self._notifier.tell_presence((), [person.user_id], position)
 
+    async def settled(self) -> None:
+        while self._unknown and self._is_learning:
+            learned: Deferred[None] = Deferred()
+            self._to_settle.append(learned)
+            await learned
+
     async def _learn_recorded(self) -> None:
         """Take over what the keeper has recorded, in its order."""
+        self._is_learning = True
+        try:
+            await self._learn_all()
+        finally:
+            self._is_learning = False
+            waiting, self._to_settle = self._to_settle, []
+            for learned in waiting:
+                if not learned.called:
+                    learned.callback(None)
+
+    async def _learn_all(self) -> None:
         while self._unknown:
             news = self._unknown[0]
             try:
@@ -640,10 +660,15 @@ class Presence:
     def told(self, user_id: str, row: StoredPresence | None) -> Told:
         """What others see of a person.
 
-        :param row: what the tables say, if the person is not in memory.
+        :param row: what the tables say, if the person is not in memory, or if they know more.
         """
         person = self._persons.get(user_id)
-        return person.told if person is not None and person.is_loaded else told_by(row)
+        if person is None or not person.is_loaded:
+            return told_by(row)
+        if row is not None and row.position > person.position and not self.keeps:
+            # The keeper has written down what is still to be learned here.
+            return told_by(row)._replace(profile=person.profile)
+        return person.told
 
     async def everybody(self, requester: Requester) -> tuple[int, list[News]]:
         """Those who are there and whom a user may see, and what they are asked; and the position of that."""

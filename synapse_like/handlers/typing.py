@@ -308,6 +308,9 @@ class Typing:
     def present(self) -> int:
         return 0
 
+    async def settled(self) -> None:
+        """What is announced is known at once."""
+
     def may_have_news(self, watcher: Watcher, after: int) -> bool:
         return after != 0 or not watcher.rooms.isdisjoint(self._active)
 

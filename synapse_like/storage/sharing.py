@@ -330,9 +330,11 @@ class Listener:
                 connection.close()
 
     def _hear(self, connection: Connection) -> None:
-        """Wait until there is something to read; what passes is told at once."""
+        """Wait until there is something to read; what passes is told at once, after what was committed before it."""
+        is_behind = False
         for notice in connection.engine.notices(connection.raw, LOOK_EVERY_SECONDS):
             maker, _, rest = notice.partition(" ")
+            is_behind = is_behind or not maker
             if maker in ("", self._name):
                 continue
             left, _, text = rest.partition(" ")
@@ -340,6 +342,8 @@ class Listener:
             if left != "0":
                 self._parts[maker] = text
                 continue
+            while is_behind:
+                is_behind = self._read(connection)
             txn = connection.begin(writable=False)
             try:
                 self._tell_passing(list(from_log(txn, orjson.loads(text))))
