@@ -1,6 +1,7 @@
 """What every test may ask for: databases of both kinds.
 
-`database_kind` runs a test, and everything it asks for, once on SQLite and once on PostgreSQL.
+`database_kind` runs a test, and everything it asks for, once on SQLite and once on PostgreSQL; scenarios that have much
+to do with it also on a PostgreSQL that several processes share.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tests.support.threads import ThreadBridge
 NewDatabase = Callable[[], AbstractContextManager[str]]
 
 DATABASE_KINDS = ("sqlite", "postgresql")
+#: PostgreSQL, for servers of several processes.
+SHARED = "shared"
 
 # Whole servers are started by the hundred: what they are made of shall be compiled once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -49,7 +52,7 @@ class ByFileAndDatabase(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
         parameters = re.split(r"[\[\]-]", test)
-        kind = next((kind for kind in DATABASE_KINDS if kind in parameters), "")
+        kind = next((kind for kind in (*DATABASE_KINDS, SHARED) if kind in parameters), "")
         return f"{file} {kind}"
 
 

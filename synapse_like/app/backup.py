@@ -48,6 +48,8 @@ MANIFEST, DATABASE = "manifest.json", "database.sqlite"
 HOME, IDENTITY = "homeserver.yaml", CONFIG_FILE
 _TABLES = {HOME: migrations.HOME_SERVER, IDENTITY: migrations.IDENTITY_SERVER}
 FORMAT = 1
+#: Settings for several processes, which SQLite does not have.
+FOR_SEVERAL = ("processes", "database.shared")
 _PIECE = 1024 * 1024
 
 Tell = Callable[[str], object]
@@ -349,7 +351,12 @@ def _put_back(folder: Path, manifest: Manifest, data_dir: Path, environ: Mapping
         _write(settings, file)
     try:
         config: Config | IdentityConfig
-        config = IDENTITY_SERVER.load(settings, environ) if manifest.settings == IDENTITY else load(settings, environ)
+        if manifest.settings == IDENTITY:
+            config = IDENTITY_SERVER.load(settings, environ)
+        else:
+            # What SQLite is not for says so at the start: until then the operator has written other settings.
+            is_sqlite = environ.get("SYNAPSE_LIKE_DATABASE_URL", "").startswith("sqlite")
+            config = load(settings, environ, without=FOR_SEVERAL if is_sqlite else ())
         places, engine = _free_places(config, settings, manifest)
         _restore_database(folder / DATABASE, engine, manifest, tell)
     except BaseException:

@@ -189,6 +189,9 @@ class HomeServerMetrics(Metrics):
         bus.subscribe(EventPersisted, self._persisted)
 
     def _persisted(self, news: EventPersisted) -> None:
+        if news.is_heard:
+            # It is counted by who stored it.
+            return
         event = news.stored.event
         kind = KINDS.get(event.type) or ("state" if event.is_state else "other")
         self._events.labels(kind, "ours" if domain_of(event.sender) == self._server_name else "others").inc()

@@ -15,6 +15,7 @@ parent hears of theirs by SIGCHLD, and what they have to say by a pipe for each,
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -39,6 +40,7 @@ from synapse_like.app.siblings import Siblings, listening, places
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.http.shared_limits import SharedBuckets
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
+from synapse_like.storage.sharing import Urgent
 
 #: How long it is waited before a child that has died is started again; twice as long each time, as long as none lives
 #: for long; in seconds.
@@ -171,7 +173,9 @@ class Child:
 
     def _say(self, **what: object) -> None:
         if self._report is not None:
-            os.write(self._report, json.dumps(what).encode() + b"\n")
+            # If there is no parent any more, the other pipe tells so.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._report, json.dumps(what).encode() + b"\n")
 
     def tie(self, loop: Any, reloading: Reloading[Any]) -> None:
         """Have the service that has started here end when the parent wants it, or is no more.
@@ -307,8 +311,8 @@ class Parent(Struct):
 
     def _make_children(self, folder: Path) -> None:
         buckets, count = SharedBuckets(), self.config.processes
-        for number in range(1, count + 1):
-            self._children.append(Child(number, Siblings(number, count, buckets, folder)))
+        for number, urgent in enumerate(Urgent.of_several(count), 1):
+            self._children.append(Child(number, Siblings(number, count, buckets, urgent, folder)))
         if self._beside is not None:
             self._children.append(Child(count + 1, None))
 

@@ -28,6 +28,7 @@ from synapse_like.storage.database import Connection, Database, Timings
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 from synapse_like.storage.migrations import migrate_among_others
+from synapse_like.storage.sharing import Urgent
 
 if TYPE_CHECKING:
     from synapse_like.mail import Letters, Mailer
@@ -154,14 +155,19 @@ def connect(config: Config) -> Connection:
     return connection
 
 
-def open_database(config: Config, reactor: Any, bus: Bus, timings: Timings | None = None) -> Database:
+def open_database(
+    config: Config, reactor: Any, bus: Bus, timings: Timings | None = None, urgent: Urgent | None = None
+) -> Database:
     """Open the server's database and bring its tables up to date.
 
+    :param urgent: what the processes of the server must know at once, if there are several.
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
     shared, readers = config.shares_database, config.database.readers
     try:
-        database = Database(engine_of(config), reactor, bus, readers=readers, timings=timings, shared=shared)
+        database = Database(
+            engine_of(config), reactor, bus, readers=readers, timings=timings, shared=shared, urgent=urgent
+        )
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error
     try:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from synapse_like.config import Config
 from synapse_like.http.shared_limits import SharedBuckets
+from synapse_like.storage.sharing import Urgent
 
 #: Connections that wait to be accepted.
 BACKLOG = 511
@@ -52,12 +53,14 @@ class Siblings(Struct, frozen=True):
     :ivar number: its own, from 1.
     :ivar count: how many there are.
     :ivar buckets: by which they keep the rate limits together.
+    :ivar urgent: by which they tell each other what cannot wait.
     :ivar folder: where they ask each other for their figures.
     """
 
     number: int
     count: int
     buckets: SharedBuckets
+    urgent: Urgent
     folder: Path
 
     def share(self, size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
@@ -57,13 +57,17 @@ class SettingsFile(Struct, Generic[Kind], frozen=True):
     environment: Mapping[str, tuple[str, str]]
     moved: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
-    def load(self, path: Path, environ: Mapping[str, str]) -> Kind:
+    def load(self, path: Path, environ: Mapping[str, str], *, without: Iterable[str] = ()) -> Kind:
         """Read settings from a file and the environment.
 
         :param environ: the environment variables, as `os.environ` has them.
+        :param without: settings of the file that are to be as if they were not there; keys such as `database.shared`.
         :raises ConfigError: with all the faults that there are.
         """
-        return self.parse(_read(path), source=str(path), folder=path.parent, environ=environ)
+        settings = _read(path)
+        for name in without:
+            settings = _without(settings, name.split("."))
+        return self.parse(settings, source=str(path), folder=path.parent, environ=environ)
 
     def parse(self, settings: object, *, source: str, folder: Path, environ: Mapping[str, str]) -> Kind:
         """Make settings of what a YAML file holds.
@@ -112,6 +116,14 @@ class SettingsFile(Struct, Generic[Kind], frozen=True):
                 settings[heading] = {**section, key: environ[variable]}
                 overridden[heading, key] = variable
         return settings, overridden
+
+
+def _without(settings: Any, path: Sequence[str]) -> Any:
+    """Settings without one of them."""
+    if not isinstance(settings, Mapping) or path[0] not in settings:
+        return settings
+    rest = {key: value for key, value in settings.items() if key != path[0]}
+    return rest if len(path) == 1 else {**rest, path[0]: _without(settings[path[0]], path[1:])}
 
 
 if TYPE_CHECKING or not yaml.__with_libyaml__:

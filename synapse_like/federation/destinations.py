@@ -306,9 +306,6 @@ class DestinationQueues:
             return
         outbox = self._outbox(news.server)
         outbox.rewind(news.position)
-        if outbox.row is not None and not self._claims.is_alone:
-            # What we wrote down just now may have come after what another process wrote.
-            self._save_soon(outbox)
         self._wake(outbox)
 
     def _passing_edu(self, news: PassingEdu) -> None:
@@ -409,7 +406,10 @@ class DestinationQueues:
         """Send until nothing waits, or the server fails."""
         try:
             if outbox.row is None:
+                outbox.set_back = None
                 outbox.row = await self._database.read("destination", destinations.find, outbox.server)
+                outbox.was_written(outbox.row.sent_up_to)
+                outbox.row.sent_up_to = outbox.written
                 if outbox.row.retry_at is not None and outbox.row.retry_at > self._clock.now_ms():
                     self._wait(outbox, (outbox.row.retry_at - self._clock.now_ms()) / 1000)
             while outbox.has_work and outbox.timer is None and not self._stopping and not self._is_gone(outbox):
@@ -631,13 +631,20 @@ class DestinationQueues:
         untold, self._untold = self._untold, {}
         rows = [replace(outbox.row) for outbox in outboxes.values() if outbox.row is not None]
         edus = [(server, outbox.edus_sent_up_to) for server, outbox in outboxes.items() if outbox.edus_sent_up_to]
+        known = {server: outbox.written for server, outbox in outboxes.items()}
+        for outbox in outboxes.values():
+            outbox.set_back = None
         try:
-            await self._database.write("save-destinations", destinations.save, rows, edus, untold.values())
+            found = await self._database.write(
+                "save-destinations", destinations.save, rows, edus, untold.values(), known
+            )
         except Exception:
             self._untold = untold | self._untold
             for outbox in outboxes.values():
                 self._save_soon(outbox)
             raise
+        for server, position in found.items():
+            outboxes[server].was_written(position)
         if len(self._outboxes) > MOST_REMEMBERED:
             self._forget_idle()
 

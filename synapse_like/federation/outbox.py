@@ -75,6 +75,8 @@ class Outbox(Struct, eq=False):
     :ivar most: how much a transaction may hold at the moment.
     :ivar is_searching: the server refuses something, but not everything.
     :ivar rewound: to which position the server was set back while something was under way to it.
+    :ivar written: how far the server is as the tables have it, as far as is known.
+    :ivar set_back: to which position it was set back while the tables were being read or written.
     :ivar is_running: whether somebody is sending.
     :ivar running: fires when they have ended.
     :ivar timer: runs while the server is left alone.
@@ -94,6 +96,8 @@ class Outbox(Struct, eq=False):
     most: int = MOST_ITEMS
     is_searching: bool = False
     rewound: int | None = None
+    written: int = 0
+    set_back: int | None = None
     is_running: bool = False
     running: Deferred[None] | None = None
     timer: IDelayedCall | None = None
@@ -104,6 +108,10 @@ class Outbox(Struct, eq=False):
     def has_work(self) -> bool:
         """Whether something waits, or may wait."""
         return not self.is_complete or bool(self.announced) or bool(self.passing) or self.has_lasting
+
+    def was_written(self, position: int) -> None:
+        """How far the server is as the tables have it, if it was not set back since."""
+        self.written = position if self.set_back is None else min(position, self.set_back)
 
     def announce(self, item: Announced) -> None:
         """An event waits. If the tables have to be asked anyhow, it need not be remembered.
@@ -132,6 +140,8 @@ class Outbox(Struct, eq=False):
         """The server may lack something that lies further back."""
         if self.row is not None:
             self.row.sent_up_to = min(self.row.sent_up_to, position)
+        self.written = min(self.written, position)
+        self.set_back = position if self.set_back is None else min(self.set_back, position)
         if self.is_running:
             self.rewound = position if self.rewound is None else min(self.rewound, position)
         self.doubt()

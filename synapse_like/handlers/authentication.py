@@ -1,8 +1,8 @@
 """Whose request it is: access tokens, given out, recognised and ended.
 
 A token is 32 random bytes; only its hash is stored. A recognised token is remembered for some minutes, which spares the
-database a look-up per request. Tokens ended by this process are forgotten at once, and all of them when a command on
-the side has changed something (`outside_changes.py`).
+database a look-up per request. Tokens that were ended are forgotten at once, also those that another process of this
+machine has ended, and all of them when a command on the side has changed something (`outside_changes.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import secrets
 
 from cachetools import TTLCache
 from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred
 
+from synapse_like.background import Shared
 from synapse_like.clock import Clock
 from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import UnknownToken
@@ -22,6 +24,8 @@ from synapse_like.storage.news import for_others
 
 REMEMBERED_SECONDS = 300
 MOST_REMEMBERED = 20_000
+#: For how long it is waited to hear of tokens that others have ended, in seconds; then every token is looked up anew.
+PATIENCE = 2.0
 
 
 class Requester(Struct, frozen=True):
@@ -55,6 +59,7 @@ class Authentication:
         self._clock = clock
         self._known: TTLCache[bytes, Requester] = TTLCache(MOST_REMEMBERED, REMEMBERED_SECONDS, timer=clock.monotonic)
         self._ended = 0
+        self._looking_up: Shared[tuple[bytes, int], Requester] = Shared()
         bus.subscribe(TokensEnded, self._forget)
 
     async def authenticate(self, token: str) -> Requester:
@@ -62,19 +67,40 @@ class Authentication:
 
         :raises UnknownToken: nobody's.
         """
+        missing = self._database.missing()
+        if missing is not None:
+            await self._hear(missing)
         token_hash = stored_form(token)
         known = self._known.get(token_hash)
         if known is not None:
             return known
-        ended_before = self._ended
+        # Together with those that came just before, so that what a client asks on one line is done in its order.
+        ended = self._ended
+        return await self._looking_up.do((token_hash, ended), lambda: self._look_up(token_hash, ended))
+
+    async def _look_up(self, token_hash: bytes, ended: int) -> Requester:
         owner = await self._database.read("authenticate", accounts.token_owner, token_hash)
         if owner is None:
             raise UnknownToken("This access token is not valid (any more). Please log in again.")
         requester = Requester(owner.user_id, owner.token_id, owner.is_admin)
-        if ended_before == self._ended:
+        if ended == self._ended:
             # Otherwise this token may be among those that were ended while it was looked up.
             self._known[token_hash] = requester
         return requester
+
+    async def _hear(self, missing: Deferred[None]) -> None:
+        """Wait until it is known here which tokens other processes have ended."""
+        timer = self._clock.call_later(PATIENCE, missing.cancel)
+        try:
+            await missing
+        except CancelledError:
+            if timer.active():
+                raise
+            self._database.do_without()
+            self.forget_all()
+        finally:
+            if timer.active():
+                timer.cancel()
 
     def issue(self, txn: Transaction, user_id: str) -> str:
         """Give a user a new access token."""
@@ -92,7 +118,7 @@ class Authentication:
 
     def _end(self, txn: Transaction, user_id: str, token_id: int) -> None:
         accounts.delete_token(txn, token_id)
-        txn.announce(TokensEnded(user_id, token_id))
+        txn.announce_at_once(TokensEnded(user_id, token_id))
 
     def end_all(self, txn: Transaction, user_id: str, but: int | None = None) -> None:
         """End all tokens of a user.
@@ -101,7 +127,7 @@ class Authentication:
         """
         if but is None:
             accounts.delete_tokens(txn, user_id)
-            txn.announce(TokensEnded(user_id, None))
+            txn.announce_at_once(TokensEnded(user_id, None))
             return
         for token_id in accounts.tokens_of(txn, user_id):
             if token_id != but:

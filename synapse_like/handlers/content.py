@@ -137,6 +137,7 @@ class ContentRepository:
 
     :param server_name: ours.
     :param client: asks other servers; None if there are none.
+    :param is_shared: whether other processes take uploads, too.
     """
 
     def __init__(
@@ -148,7 +149,10 @@ class ContentRepository:
         client: FederationClient | None,
         server_name: str,
         bounds: Bounds,
+        *,
+        is_shared: bool = False,
     ) -> None:
+        self._is_shared = is_shared
         self._means = means
         self._folder = folder
         self._store = store
@@ -172,7 +176,7 @@ class ContentRepository:
         :raises Forbidden: the user's quota is used up.
         :raises LimitExceeded: the user uploads too much at the same time.
         """
-        with self._one_of_few_uploads(user_id):
+        async with self._one_of_few_uploads(user_id):
             # Before anything of it is read, as far as one can tell.
             await self._means.read("content-quota", self._check_quota, user_id, body.length or 0)
 
@@ -188,13 +192,23 @@ class ContentRepository:
         self.statistics.uploaded_bytes += uploaded.size
         return uploaded.content_id
 
-    @contextmanager
-    def _one_of_few_uploads(self, user_id: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _one_of_few_uploads(self, user_id: str) -> AsyncIterator[None]:
+        too_many = LimitExceeded(f"No more than {MOST_UPLOADS} uploads at the same time.", 1000)
         if self._uploading[user_id] >= MOST_UPLOADS:
-            raise LimitExceeded(f"No more than {MOST_UPLOADS} uploads at the same time.", 1000)
+            raise too_many
         self._uploading[user_id] += 1
         try:
-            yield
+            if not self._is_shared:
+                yield
+                return
+            turn = await self._means.in_thread(self._folder.turn, user_id, MOST_UPLOADS)
+            if turn is None:
+                raise too_many
+            try:
+                yield
+            finally:
+                await self._means.in_thread(turn.release)
         finally:
             self._uploading[user_id] -= 1
             if not self._uploading[user_id]:

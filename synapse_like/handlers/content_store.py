@@ -139,6 +139,7 @@ class ContentStore:
     async def tidy(self) -> None:
         """Clear away what a crash has left behind."""
         unfinished = await self._means.in_thread(self._folder.forget_unfinished)
+        await self._means.in_thread(self._folder.forget_turns)
         doubtful = await self.settle_doubtful()
         if unfinished or doubtful:
             _log.info("files were cleared away that were not finished", unfinished=unfinished, without_row=doubtful)

@@ -123,6 +123,7 @@ class EventStream:
         if not timeout_ms:
             # Who does not wait is told of what was done before at other processes, too.
             await self._database.come_up_to_date()
+            await self._presence.settled()
         start = await self._notifier.place_of(since)
         if start is None:
             start = self._now()

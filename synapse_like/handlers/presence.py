@@ -84,6 +84,11 @@ class Presence:
         self.keeps = False
         #: What the keeper has recorded, and is not known here yet.
         self._unknown: list[PresenceRecorded] = []
+        #: Who waits until nothing is unknown.
+        self._to_settle: list[Deferred[None]] = []
+        self._is_learning = False
+        #: How often it was kept.
+        self._terms = 0
         self._persons: dict[str, Person] = {}
         #: Those that others were told of, in that order.
         self._log: OrderedDict[str, Person] = OrderedDict()
@@ -120,10 +125,15 @@ class Presence:
     async def keep(self) -> None:
         """From now on, keep presence. Take up those who were there before: they have a while to come back."""
         self.keeps = True
+        self._terms = term = self._terms + 1
         self._unknown.clear()
         for known in self._persons.values():
             known.is_loaded = False
-        for row in await self._database.read("presence-there", presence.there):
+        there = await self._database.read("presence-there", presence.there)
+        if not self.keeps or self._terms != term:
+            # It was let go meanwhile, and whoever keeps it now writes down who is there.
+            return
+        for row in there:
             person = self._log[row.user_id] = self.person(row.user_id)
             person.position = max(person.position, row.position)
             if person.is_ours and not person.devices:
@@ -482,8 +492,25 @@ class Presence:
         person.own_position = position
         self._notifier.tell_presence((), [person.user_id], position)
 
+    async def settled(self) -> None:
+        while self._unknown and self._is_learning:
+            learned: Deferred[None] = Deferred()
+            self._to_settle.append(learned)
+            await learned
+
     async def _learn_recorded(self) -> None:
         """Take over what the keeper has recorded, in its order."""
+        self._is_learning = True
+        try:
+            await self._learn_all()
+        finally:
+            self._is_learning = False
+            waiting, self._to_settle = self._to_settle, []
+            for learned in waiting:
+                if not learned.called:
+                    learned.callback(None)
+
+    async def _learn_all(self) -> None:
         while self._unknown:
             news = self._unknown[0]
             try:
@@ -633,10 +660,15 @@ class Presence:
     def told(self, user_id: str, row: StoredPresence | None) -> Told:
         """What others see of a person.
 
-        :param row: what the tables say, if the person is not in memory.
+        :param row: what the tables say, if the person is not in memory, or if they know more.
         """
         person = self._persons.get(user_id)
-        return person.told if person is not None and person.is_loaded else told_by(row)
+        if person is None or not person.is_loaded:
+            return told_by(row)
+        if row is not None and row.position > person.position and not self.keeps:
+            # The keeper has written down what is still to be learned here.
+            return told_by(row)._replace(profile=person.profile)
+        return person.told
 
     async def everybody(self, requester: Requester) -> tuple[int, list[News]]:
         """Those who are there and whom a user may see, and what they are asked; and the position of that."""

@@ -150,11 +150,16 @@ class PresenceInput:
         too_long = self._clock.call_later(TRY_SECONDS, lambda: None if kept.called else kept.callback(False))
         self._database.tell_others(PresenceChosen(ticket, choice))
         try:
-            return await kept
+            is_kept = await kept
         finally:
             del self._waiting[ticket]
             if too_long.active():
                 too_long.cancel()
+        if is_kept:
+            # Who goes on here sees it.
+            await self._database.come_up_to_date()
+            await self._presence.settled()
+        return is_kept
 
     async def _keep(self, choice: Choice) -> None:
         await self._presence.choose(

@@ -48,6 +48,10 @@ class Stream(Protocol):
         """The position at which a client stands that is told everything from now on, and nothing of before."""
         ...
 
+    async def settled(self) -> None:
+        """Wait until all that has been announced until now is known here."""
+        ...
+
     def may_have_news(self, watcher: Watcher, after: int) -> bool:
         """Whether it is worth asking for news after a position. Asked at every wake-up, so it must cost nothing."""
         ...
@@ -74,6 +78,9 @@ class SilentStream:
 
     def present(self) -> int:
         return 0
+
+    async def settled(self) -> None:
+        """There is nothing to wait for."""
 
     def may_have_news(self, watcher: Watcher, after: int) -> bool:
         return False

@@ -5,19 +5,22 @@ their client names. What changes is told to those who look, a few times a second
 in the room. These are told the time, too, and again before it is up: so who types on a server that dies is forgotten
 soon after it. In the same way each process of a server that has several tells the others what it hears.
 
-**Positions.** The position 0 in a token says: as far as the client knows, nobody types. A client that stands there is
-told the rooms where somebody does. Any other position is one of this process, whose mark it bears, and its client is
-told the rooms that have changed since. With one of another process it is told how it stands in each of its rooms: what
-it believes may be wrong in any of them.
+**Positions.** A position in a token says when its client was told who types, and, by a few bits of a hash, what it
+believes since; 0 says: that nobody does. Whoever believes what is so, is told nothing. Who does not is told the rooms
+that have changed since. A process knows of its own positions which those are. Of another's it knows when that was, and
+the two may not have heard the same by then: so the client is told what has changed a little before that, too. If
+nothing has, either what the other had heard is still to come, and is waited for; or somebody has missed something, and
+the client is told how it stands in each of its rooms, as it is if it was told by a process that is no more.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from hashlib import blake2b
 from typing import Any
 
+import orjson
 from msgspec import Struct, field
 from twisted.internet.interfaces import IDelayedCall
 
@@ -53,8 +56,14 @@ TELL_SECONDS = 0.25
 #: Users who type in one room, and rooms that are remembered.
 MOST_USERS = 100
 MOST_ROOMS = 10_000
-#: From one position to the next; what is between tells the processes apart.
-_STEP = 1 << 16
+#: Positions of which it is known what had been told at them.
+MOST_POSITIONS = 10_000
+#: For how long what another process has told may be still to come here, in ms; and by how much what is known at two
+#: processes at the same time is apart.
+FRESH_MS = 1000
+APART_MS = 250
+#: Bits of a position that tell what is believed; the others are the time, in ms.
+_HASHED = 18
 
 
 @for_others
@@ -81,13 +90,16 @@ class _Typist(Struct):
 
 
 class _Room(Struct):
-    """Who types in a room, and since which position it is so.
+    """Who types in a room, and since when it is so.
 
+    :ivar changes: how many changes there were by then, in all rooms.
+    :ivar changed_ms: the time.
     :ivar woken_at: when those who look were last told.
     :ivar is_waking: they are about to be.
     """
 
-    position: int = 0
+    changes: int = 0
+    changed_ms: int = 0
     typists: dict[str, _Typist] = field(default_factory=dict)
     woken_at: float = float("-inf")
     is_waking: bool = False
@@ -113,10 +125,12 @@ class Typing:
         self._clock = clock
         self._queues = queues
         self._server_name = name
-        # No process begins where an earlier one was, or stands where another does.
-        self._mark = secrets.randbelow(_STEP)
-        self._position = self._since = clock.now_ms() * _STEP + self._mark
-        #: By the position of their last change, oldest first.
+        self._changes = 0
+        #: Of what was before, not everything is known any more: the number of changes, and the time in ms.
+        self._since, self._since_ms = 0, clock.now_ms()
+        #: How many changes there had been when a position was given out.
+        self._given: OrderedDict[int, int] = OrderedDict()
+        #: By their last change, oldest first.
         self._rooms: OrderedDict[str, _Room] = OrderedDict()
         self._active: set[str] = set()
         bus.subscribe(EventPersisted, self._on_event)
@@ -214,7 +228,7 @@ class Typing:
             return None
         end = self._clock.call_later(seconds, self._stop, room_id, user_id)
         typist = room.typists[user_id] = _Typist(end)
-        self._changed(room_id, room)
+        self._note_change(room_id, room)
         return typist
 
     def _is_typing(self, room_id: str, user_id: str) -> bool:
@@ -228,7 +242,8 @@ class Typing:
         silent = next((room_id for room_id in self._rooms if room_id not in self._active), None)
         if silent is None:
             return False
-        self._since = max(self._since, self._rooms.pop(silent).position)
+        forgotten = self._rooms.pop(silent)
+        self._since, self._since_ms = forgotten.changes, forgotten.changed_ms
         return True
 
     def _stop(self, room_id: str, user_id: str) -> None:
@@ -239,12 +254,12 @@ class Typing:
             return
         if typist.end.active():
             typist.end.cancel()
-        self._changed(room_id, room)
+        self._note_change(room_id, room)
         self._tell(room_id, user_id, typist.servers, timeout_ms=None)
 
-    def _changed(self, room_id: str, room: _Room) -> None:
-        self._position += _STEP
-        room.position = self._position
+    def _note_change(self, room_id: str, room: _Room) -> None:
+        self._changes += 1
+        room.changes, room.changed_ms = self._changes, self._clock.now_ms()
         self._rooms.move_to_end(room_id)
         if room.typists:
             self._active.add(room_id)
@@ -293,24 +308,56 @@ class Typing:
     def present(self) -> int:
         return 0
 
+    async def settled(self) -> None:
+        """What is announced is known at once."""
+
     def may_have_news(self, watcher: Watcher, after: int) -> bool:
         return after != 0 or not watcher.rooms.isdisjoint(self._active)
 
     async def news(self, watcher: Watcher, after: int, arrivals: Arrivals) -> tuple[int, Sequence[Json]]:
         ignored = watcher.ignored or frozenset()
-        active = {room_id for room_id in watcher.rooms & self._active if self._rooms[room_id].typists.keys() - ignored}
-        if after == 0:
-            told = active
-        elif self._since <= after <= self._position and after % _STEP == self._mark:
-            told = self._changed_since(watcher, after) | (arrivals.entered & active)
-        else:
-            told = watcher.rooms
-        return self._position if active else 0, [self._event(room_id, ignored) for room_id in sorted(told)]
+        seen = {room_id: self._rooms[room_id].typists.keys() - ignored for room_id in watcher.rooms & self._active}
+        active = {room_id: users for room_id, users in seen.items() if users}
+        believed, position = after & ((1 << _HASHED) - 1) if after else None, self._position(active)
+        if believed == (position & ((1 << _HASHED) - 1) if position else None):
+            return after, ()
+        told = active.keys() if after == 0 else self._changed_since(watcher, after)
+        if told is None:
+            # The client knows what has not come here yet. If it does not come, the client was told something else.
+            self._clock.call_later(FRESH_MS / 1000, watcher.wake)
+            return after, ()
+        told = told | (arrivals.entered & active.keys())
+        if position:
+            self._given[position] = self._changes
+            if len(self._given) > MOST_POSITIONS:
+                self._given.popitem(last=False)
+        return position, [self._event(room_id, ignored) for room_id in sorted(told)]
 
-    def _changed_since(self, watcher: Watcher, after: int) -> set[str]:
+    def _position(self, active: Mapping[str, Set[str]]) -> int:
+        """The position of a client that is told now who types."""
+        if not active:
+            return 0
+        text = orjson.dumps(sorted((room_id, sorted(users)) for room_id, users in active.items()))
+        hashed = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") & ((1 << _HASHED) - 1)
+        return self._clock.now_ms() << _HASHED | hashed
+
+    def _changed_since(self, watcher: Watcher, after: int) -> Set[str] | None:
+        """The rooms that may not be what a client believes since a position; None if that cannot be told yet."""
+        given, then, now_ms = self._given.get(after), after >> _HASHED, self._clock.now_ms()
+        if given is not None and given >= self._since:
+            return self._changed(watcher, lambda room: room.changes > given)
+        if self._since_ms < then - APART_MS and then < now_ms + FRESH_MS:
+            changed = self._changed(watcher, lambda room: room.changed_ms >= then - APART_MS)
+            if changed:
+                return changed
+            if now_ms < then + FRESH_MS:
+                return None
+        return watcher.rooms
+
+    def _changed(self, watcher: Watcher, has_changed: Callable[[_Room], bool]) -> set[str]:
         changed = set()
         for room_id in reversed(self._rooms):
-            if self._rooms[room_id].position <= after:
+            if not has_changed(self._rooms[room_id]):
                 break
             if room_id in watcher.rooms:
                 changed.add(room_id)

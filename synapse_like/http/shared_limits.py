@@ -7,8 +7,8 @@ soonest, is overwritten. The hash is keyed, so that nobody can choose to be in a
 
 One process at a time counts. The lock is one of the kernel's on the file behind the memory, which frees it when its
 holder dies, at whatever point. A moment is written at once or not at all; a place that gets another bucket is empty in
-between. A holder that is stopped and does not die is waited for only shortly: to count wrongly once is better than
-that nobody is answered.
+between. A holder that is stopped and does not die is waited for only shortly, and once a second: to count wrongly is
+better than that nobody is answered.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from synapse_like.logs import get_logger
 BUCKETS, WAYS = 2**17, 8
 #: For how long the lock is waited for, in seconds.
 PATIENCE = 0.05
+#: For how long it is not waited for at all after that, in seconds.
+PAUSE = 1.0
 
 _log = get_logger(__name__)
 
@@ -50,6 +52,7 @@ class SharedBuckets:
         self._sets = size // WAYS
         self._secret = secrets.token_bytes(16)
         self._depth = 0
+        self._waits_from = 0.0
         #: What was looked up last.
         self._last: tuple[tuple[str, str], tuple[int, int, int | None]] | None = None
 
@@ -60,11 +63,11 @@ class SharedBuckets:
         # Others may have changed it.
         self._last = None
         if not self._try_lock():
-            give_up_at = time.monotonic() + PATIENCE
-            while not self._try_lock():
-                if time.monotonic() > give_up_at:
+            began = time.monotonic()
+            while began >= self._waits_from and not self._try_lock():
+                if time.monotonic() > began + PATIENCE:
                     _log.warning("another process holds the rate limits for too long")
-                    break
+                    self._waits_from = time.monotonic() + PAUSE
                 time.sleep(0)
         return self
 

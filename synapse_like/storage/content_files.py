@@ -2,6 +2,8 @@
 
     ab/cdef…          a file, named by the SHA-256 of its bytes
     incoming/…        one that is being written; who writes holds a lock on it (flock)
+    uploading/…       one of the few uploads that a user may have at a time, where several processes share the folder;
+                      who uploads holds a lock on it
     backup/ab/cdef…   another name of a file, while a backup is being made, so that it stays for that long
     doubtful/abcdef…  a mark: the file of this hash and the rows that name it may not agree; who is changing one of
                       them holds a lock on it
@@ -36,6 +38,7 @@ class ContentFolder:
         self._root = root
         self._incoming = root / "incoming"
         self._doubtful = root / "doubtful"
+        self._uploading = root / "uploading"
 
     def _make(self, folder: Path) -> None:
         """Make a folder in ours, both for their owner alone: `parents` would let others look into ours."""
@@ -66,6 +69,15 @@ class ContentFolder:
                 self._path(sha256).unlink()
                 count += 1
         return count
+
+    def turn(self, user_id: str, most: int) -> Held | None:
+        """One of the uploads that a user may have at a time, with all processes together; None if there is none left.
+
+        It must be ended by `release`.
+        """
+        self._make(self._uploading)
+        name, held = hashlib.sha256(user_id.encode()).hexdigest(), Held()
+        return held if any(held.take(self._uploading / f"{name}-{number}") for number in range(most)) else None
 
     # Reading.
 
@@ -143,6 +155,14 @@ class ContentFolder:
                     finally:
                         os.close(descriptor)
         return count
+
+    def forget_turns(self) -> None:
+        """Take away what is left of uploads whose process has ended."""
+        if self._uploading.is_dir():
+            for entry in os.scandir(self._uploading):
+                held = Held()
+                if held.take(Path(entry.path)):
+                    held.release()
 
     def unfinished(self) -> int:
         """How many files are being written, or were when their process ended."""
@@ -227,7 +247,7 @@ class Unfinished:
 
 
 class Held:
-    """Hashes that are marked and locked. It must be ended by `release` or `leave`."""
+    """Hashes, or turns to upload, that are marked and locked. It must be ended by `release` or `leave`."""
 
     def __init__(self) -> None:
         self._marks: dict[Path, tuple[int, bool]] = {}

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+import orjson
 from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -46,6 +47,7 @@ from synapse_like.storage.engines import (
     batched,
     placeholders,
 )
+from synapse_like.storage.news import for_others, to_log
 from synapse_like.storage.sharing import (
     REST,
     Holder,
@@ -54,6 +56,7 @@ from synapse_like.storage.sharing import (
     Order,
     Told,
     Turn,
+    Urgent,
     lane_of,
     lock_of_claim,
     newest,
@@ -103,6 +106,7 @@ class CommitFailed(Exception):
     """The database failed at the very commit: nobody can tell whether it happened, so nothing may be done again."""
 
 
+@for_others
 class CommitInDoubt(Struct, frozen=True):
     """News: something may have been committed, or not, and nobody was told of it."""
 
@@ -250,6 +254,24 @@ class Transaction:
         """Have other processes forget their copies of a kind."""
         if self.turn is not None:
             self.turn.kinds.add(kind)
+            self.turn.is_urgent = True
+
+    def announce_at_once(self, news: object) -> None:
+        """The same as `announce`; other processes on this machine answer nobody before they have published it."""
+        self.announce(news)
+        if self.turn is not None:
+            self.turn.is_urgent = True
+
+    def unsay(self, words: str) -> None:
+        """Take back news of before that has some words in it; who has not heard it yet looks at everything again.
+
+        :param words: as JSON has them.
+        """
+        # Nobody writes news where there are no others; so there is none then.
+        self.execute(
+            "UPDATE commits SET news = ? WHERE news LIKE ?",
+            (orjson.dumps([to_log(CommitInDoubt())]).decode(), f"%{words}%"),
+        )
 
     # For the database alone.
 
@@ -349,6 +371,8 @@ class Connection:
         except self.engine.database_errors as error:
             self.caches.clear()
             raise CommitFailed(f"{type(error).__name__}: {error}") from error
+        if txn.turn is not None and txn.turn.is_urgent and txn.turn.number is not None:
+            txn.turn.tell_at_once(txn.turn.number)
         self.statistics.statements += txn.statements
         if txn.writes:
             self.statistics.commits += 1
@@ -412,6 +436,7 @@ class Database:
     :param readers: number of reading threads, each with a connection.
     :param timings: is told how long jobs take.
     :param shared: whether other processes may write to it, too.
+    :param urgent: what those on this machine must know at once.
     :ivar claims: what only one of the processes may do at a time.
     :raises DatabaseInUse: another server runs on it.
     :raises DatabaseUnavailable: it cannot be opened.
@@ -426,13 +451,17 @@ class Database:
         readers: int = 2,
         timings: Timings | None = None,
         shared: bool = False,
+        urgent: Urgent | None = None,
     ) -> None:
         self._reactor = reactor
         self._timings = timings
         self._bus = bus
         self.engine = engine
         self.caches = Caches()
-        self._holder = Holder() if shared else None
+        self._holder = Holder(urgent) if shared else None
+        self._urgent = urgent
+        #: The number of an urgent commit that was waited for in vain.
+        self._given_up = 0
         self.claims = Claims(reactor, (lambda: Connection(engine, shared=True)) if shared else None, lock_of_claim)
         self._writer = Connection(engine, self.caches, exclusive=True, holder=self._holder)
         self._readers = [Connection(engine, self.caches) for _ in range(readers)]
@@ -444,6 +473,8 @@ class Database:
             for n, reader in enumerate(self._readers)
         ]
         self._put_off: list[_Job[Any]] = []
+        #: The last commit of before this process looked at anything, where others commit, too.
+        self._last: int | None = None
         self._order: Order | None = None
         self._listener: Listener | None = None
         self._stopped = False
@@ -464,7 +495,8 @@ class Database:
     def start(self) -> None:
         """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`)."""
         if self._holder is not None:
-            self._listen(self._holder.name, self._writer.transact(newest))
+            last = self._last if self._last is not None else self._writer.transact(newest)
+            self._listen(self._holder.name, last)
         for thread in self._threads:
             thread.start()
         self.claims.start()
@@ -490,8 +522,15 @@ class Database:
         self._listener.start()
 
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
-        """Use the writing connection, blocking, before the threads are started."""
-        return function(self._writer)
+        """Use the writing connection, blocking, before the threads are started.
+
+        What others commit after the first use, which sees that there are tables, is told once the threads run; a later
+        use may have read it already.
+        """
+        result = function(self._writer)
+        if self._holder is not None and self._last is None:
+            self._last = self._writer.transact(newest)
+        return result
 
     def stop(self) -> None:
         """Finish what is waiting, then end the threads and close the connections. Blocks."""
@@ -547,6 +586,18 @@ class Database:
         """Wait until everything is known here that other processes have committed by now; at once if there are none."""
         if self._order is not None:
             await self._order.reach(await self.read("newest-commit", newest))
+
+    def missing(self) -> Deferred[None] | None:
+        """What must be waited for before anybody is answered: news of other processes on this machine."""
+        if self._urgent is None or self._order is None:
+            return None
+        number = self._urgent.newest()
+        return None if number <= max(self._order.last, self._given_up) else self._order.reach(number)
+
+    def do_without(self) -> None:
+        """Wait no more for what is `missing` now."""
+        if self._urgent is not None:
+            self._given_up = self._urgent.newest()
 
     def tell_others(self, *news: object) -> None:
         """Tell other processes, if there are any, what is worth nothing later; it is not published here.

@@ -7,7 +7,8 @@ into all queues is part of storing it, and costs nothing for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -106,19 +107,24 @@ def save(
     destinations: Iterable[Destination],
     edus_sent_up_to: Iterable[tuple[str, int]],
     left_alone: Iterable[LeftAlone] = (),
-) -> None:
-    """Write down how far servers are.
+    known: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, int]:
+    """Write down how far servers are; how far each is then: one that was set back meanwhile stays there (`rewind`).
 
     :param edus_sent_up_to: which lasting EDUs servers have, by server.
     :param left_alone: what other processes are told of it.
+    :param known: how far each was when that was last read or written.
     """
+    found = {}
     for item in destinations:
-        txn.execute(
+        found[item.server] = txn.insert(
             "INSERT INTO destinations"
             " (server, sent_up_to, last_transaction, failing_since, retry_at, retry_interval, last_error)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (server) DO UPDATE SET sent_up_to = excluded.sent_up_to,"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (server) DO UPDATE SET sent_up_to ="
+            " CASE WHEN destinations.sent_up_to < ? THEN destinations.sent_up_to ELSE excluded.sent_up_to END,"
             " last_transaction = excluded.last_transaction, failing_since = excluded.failing_since,"
-            " retry_at = excluded.retry_at, retry_interval = excluded.retry_interval, last_error = excluded.last_error",
+            " retry_at = excluded.retry_at, retry_interval = excluded.retry_interval, last_error = excluded.last_error"
+            " RETURNING sent_up_to",
             (
                 item.server,
                 item.sent_up_to,
@@ -127,12 +133,14 @@ def save(
                 item.retry_at,
                 item.retry_interval,
                 item.last_error,
+                known.get(item.server, 0),
             ),
         )
     for server, position in edus_sent_up_to:
         txn.execute("DELETE FROM outgoing_edus WHERE server = ? AND position <= ?", (server, position))
     for news in left_alone:
         txn.announce(news)
+    return found
 
 
 def left_alone(txn: Transaction) -> dict[str, int]:

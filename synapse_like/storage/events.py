@@ -91,6 +91,7 @@ class EventPersisted(Struct, frozen=True):
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
     :ivar pdu: its wire form, if it has to be sent.
+    :ivar is_heard: another process has stored it.
     """
 
     room_id: str
@@ -99,6 +100,7 @@ class EventPersisted(Struct, frozen=True):
     memberships: Mapping[str, str]
     destinations: frozenset[str] = frozenset()
     pdu: bytes | None = None
+    is_heard: bool = False
 
 
 @for_others
@@ -126,7 +128,7 @@ def _read(txn: Transaction, written: Sequence[Any]) -> list[EventPersisted | Com
     found = {stored.event_nid: stored for stored in load(txn, [event_nid for _, _, event_nid, _, _ in written])}
     return [
         # One that is gone already was purged: everybody looks again.
-        EventPersisted(room_id, position, found[nid], memberships, frozenset(destinations))
+        EventPersisted(room_id, position, found[nid], memberships, frozenset(destinations), is_heard=True)
         if nid in found
         else CommitInDoubt()
         for room_id, position, nid, memberships, destinations in written

@@ -68,6 +68,8 @@ def told(txn: Transaction, user_id: str) -> dict[str, list[dict[str, Any]]]:
 
 def forget(txn: Transaction, user_id: str) -> int:
     """Delete all of it but what keeps the name from being given to others; the number of rows."""
+    # What the processes of a server were told of a user, such as a new name, stands there for some minutes.
+    txn.unsay(f'"{user_id}"')
     return sum(
         txn.execute(f"DELETE FROM {table.name} WHERE {table.user} = ?", (user_id,)).rowcount
         for table in _TABLES

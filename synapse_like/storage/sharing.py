@@ -16,6 +16,10 @@ and nothing else; who hears it, or was not connected for a while, reads on from 
 **What passes.** What is worth nothing in a minute, such as who is typing, leaves no trace in the tables: it stands in
 what PostgreSQL tells (`tell_passing`). Who does not hear it at the time never does.
 
+**What cannot wait.** A commit that ends access tokens, or makes copies wrong, is to be known wherever a client goes
+after it was answered. Processes of one machine see the number of the last such commit in memory that they share
+(`Urgent`); who is asked something, and has not come so far, reads on first.
+
 **Order.** Each process publishes the news of all commits in the order of their numbers, its own among them, and gives
 the results of its own jobs with their news: who learns of a position knows that everything up to it can be read.
 """
@@ -23,12 +27,13 @@ the results of its own jobs with their news: who learns of a position knows that
 from __future__ import annotations
 
 import contextlib
+import mmap
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 from msgspec import Struct, field
@@ -79,6 +84,7 @@ class Turn(Struct):
     """What one writing transaction holds, and changes for others.
 
     :ivar number: of its commit, once it has one.
+    :ivar is_urgent: whether others must know of it before they answer anybody.
     """
 
     holder: Holder
@@ -86,6 +92,7 @@ class Turn(Struct):
     rooms: set[str] = field(default_factory=set)
     kinds: set[str] = field(default_factory=set)
     number: int | None = None
+    is_urgent: bool = False
 
     def hold(self, txn: Transaction, room_id: str) -> None:
         """Have the lane of a room.
@@ -132,6 +139,11 @@ class Turn(Struct):
                 "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position", (COMMITS,)
             )
 
+    def tell_at_once(self, number: int) -> None:
+        """It is committed, and others on this machine must know."""
+        if self.holder.urgent is not None:
+            self.holder.urgent.note(number)
+
     def write_down(self, txn: Transaction, news: Sequence[object]) -> None:
         """Write down what the commit changes, if it concerns others; the last thing before it."""
         if not txn.writes or not (news or self.rooms or self.kinds or self.number is not None):
@@ -153,14 +165,43 @@ class Turn(Struct):
         )
 
 
+class Urgent:
+    """The numbers of those commits that others on this machine must know before they answer anybody.
+
+    :param numbers: the last of each process, in memory that they share.
+    :param place: of the process that this is.
+    """
+
+    def __init__(self, numbers: memoryview[int], place: int) -> None:
+        self._numbers = numbers
+        self._place = place
+
+    @classmethod
+    def of_several(cls, count: int) -> list[Self]:
+        """Those of some processes that are forked from now on."""
+        numbers = memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
+        return [cls(numbers, place) for place in range(count)]
+
+    def note(self, number: int) -> None:
+        """This process has made one."""
+        # Nobody else writes there, and it is written at once or not at all.
+        self._numbers[self._place] = number
+
+    def newest(self) -> int:
+        """The last of all of them; 0 if there was none yet."""
+        return max(self._numbers)
+
+
 class Holder:
     """A process among those that share a database, as its writing thread sees it.
 
+    :param urgent: what others must know at once; None if there are none on this machine.
     :ivar name: by which its commits are known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, urgent: Urgent | None = None) -> None:
         self.name = secrets.token_hex(8)
+        self.urgent = urgent
         self._seen: int | None = None
 
     def catch_up(self, txn: Transaction) -> None:
@@ -289,9 +330,11 @@ class Listener:
                 connection.close()
 
     def _hear(self, connection: Connection) -> None:
-        """Wait until there is something to read; what passes is told at once."""
+        """Wait until there is something to read; what passes is told at once, after what was committed before it."""
+        is_behind = False
         for notice in connection.engine.notices(connection.raw, LOOK_EVERY_SECONDS):
             maker, _, rest = notice.partition(" ")
+            is_behind = is_behind or not maker
             if maker in ("", self._name):
                 continue
             left, _, text = rest.partition(" ")
@@ -299,6 +342,8 @@ class Listener:
             if left != "0":
                 self._parts[maker] = text
                 continue
+            while is_behind:
+                is_behind = self._read(connection)
             txn = connection.begin(writable=False)
             try:
                 self._tell_passing(list(from_log(txn, orjson.loads(text))))
@@ -348,6 +393,11 @@ class Order:
         self._doubtful: set[int] = set()
         self._found: set[int] = set()
         self._waiting: list[tuple[int, Deferred[None]]] = []
+
+    @property
+    def last(self) -> int:
+        """The number up to which the news of all commits has been published."""
+        return self._last
 
     def reach(self, number: int) -> Deferred[None]:
         """Wait until the news of all commits up to a number has been published."""

@@ -1,4 +1,7 @@
-"""What is in memory only, known by all processes of a server: who is there (PRES-2), and who types (TYP-1)."""
+"""What is in memory only, known by all processes of a server: who is there, who types, and whose tokens are valid.
+
+PRES-2, TYP-1, LOGIN-10.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,27 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.handlers.authentication import Requester
+from synapse_like.handlers.authentication import PATIENCE, Authentication, Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
 from synapse_like.handlers.presence_input import REPEAT_SECONDS, TRIES, TRY_SECONDS, PresenceInput
 from synapse_like.handlers.streams import NO_ARRIVALS, Stream
-from synapse_like.handlers.typing import Typing
-from synapse_like.protocol.errors import Forbidden, Unavailable
-from synapse_like.storage import events, presence
+from synapse_like.handlers.typing import FRESH_MS, Typing, TypingHeard
+from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
+from synapse_like.storage import accounts, events, presence
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database, Transaction
 from synapse_like.storage.engines import open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
+from synapse_like.storage.sharing import Urgent
 from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge
 
 ROOM = "!room:here"
 ALICE, BOB = "@alice:here", "@bob:here"
 #: How long something is waited for, in seconds.
-PATIENCE = 30
+PATIENCE_SECONDS = 30
 
 
 @for_others
@@ -49,12 +53,13 @@ class Process:
 
     said = 0
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, urgent: Urgent) -> None:
         self.time = HandMovedTime()
         self.time.advance(1_400_000_000)
         clock = ReactorClock(self.time)
         self.bridge, bus = ThreadBridge(), Bus()
-        self.database = Database(open_engine(url, data_dir=Path()), self.bridge, bus, readers=1, shared=True)
+        engine = open_engine(url, data_dir=Path())
+        self.database = Database(engine, self.bridge, bus, readers=1, shared=True, urgent=urgent)
         self.heard: set[int] = set()
         bus.subscribe(Uttered, lambda news: self.heard.add(news.number))
         self.database.start()
@@ -65,6 +70,7 @@ class Process:
         self.presence = Presence(self.database, notifier, bus, clock, "here", position)
         self.input = PresenceInput(self.database, self.presence, None, bus, clock)
         self.typing = Typing(self.database, notifier, bus, clock, None, "here")
+        self.authentication = Authentication(self.database, bus, clock)
         self.result(self.presence.start())
 
     def keep(self) -> None:
@@ -74,7 +80,7 @@ class Process:
     def result(self, awaitable: Any) -> Any:
         found: list[Any] = []
         Deferred.fromCoroutine(_wait(awaitable)).addBoth(found.append)
-        self.bridge.pump(lambda: bool(found), seconds=PATIENCE)
+        self.bridge.pump(lambda: bool(found), seconds=PATIENCE_SECONDS)
         return found[0]
 
     def passes(self, seconds: float) -> None:
@@ -116,7 +122,7 @@ def processes(postgresql: PostgreSQL) -> Iterator[tuple[Process, Process]]:
         connection = Connection(open_engine(url, data_dir=Path()), exclusive=True)
         migrate(connection)
         connection.close()
-        one, two = Process(url), Process(url)
+        one, two = (Process(url, urgent) for urgent in Urgent.of_several(2))
         one.keep()
         yield one, two
         for process in (one, two):
@@ -125,7 +131,7 @@ def processes(postgresql: PostgreSQL) -> Iterator[tuple[Process, Process]]:
 
 def until(processes: tuple[Process, ...], holds: Callable[[], bool], seconds: float = 1.01) -> None:
     """Let time pass in all processes, until something holds; what one says, the others hear before it goes on."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, "it never does"
         for process in processes:
@@ -133,7 +139,7 @@ def until(processes: tuple[Process, ...], holds: Callable[[], bool], seconds: fl
             process.said += 1
             process.result(process.database.write("said", say, process.said))
             for other in processes:
-                other.bridge.pump(lambda other=other, at=process.said: at in other.heard, seconds=PATIENCE)
+                other.bridge.pump(lambda other=other, at=process.said: at in other.heard, seconds=PATIENCE_SECONDS)
                 other.heard.clear()
 
 
@@ -174,6 +180,22 @@ def test_what_one_chooses_is_written_down_wherever_one_says_it(processes: tuple[
         two.result(two.input.choose(requester, BOB, "online", None, idle_ms=None, device_type=None)).raiseException()
 
 
+def test_what_was_chosen_is_seen_as_soon_as_that_is_answered(processes: tuple[Process, Process]) -> None:
+    one, two = processes
+    for state in ("unavailable", "free_for_chat", "unavailable"):
+        chosen = choose(two, ALICE, state)
+        seen: list[str] = []
+        chosen.addCallback(lambda _, seen=seen: seen.append(two.presence.person(ALICE).told.state))
+        until(processes, lambda chosen=chosen: chosen.called)
+        assert seen == [state]
+        row = two.result(two.database.read("row", presence.of_users, [ALICE]))[ALICE]
+        assert two.presence.person(ALICE).position == row.position
+    two.presence.person(ALICE).position -= 1
+    ahead = presence.StoredPresence(ALICE, row.position, "free_for_chat")
+    assert two.presence.told(ALICE, ahead).state == "free_for_chat", "the tables know more"
+    assert one.presence.told(ALICE, ahead).state == "unavailable", "the keeper knows most"
+
+
 def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Process, Process]) -> None:
     one, two = processes
     one.input.opened(login(BOB))
@@ -187,6 +209,18 @@ def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Pro
     assert two.sees(BOB) == "online", "who was there with the other has a while to come back"
     until((two,), lambda: two.sees(BOB) == "offline", CLOSED_SECONDS / 2)
     assert two.sees(ALICE) == "unavailable"
+
+
+def test_who_lets_go_before_it_has_begun_to_keep_takes_nobody_up(processes: tuple[Process, Process]) -> None:
+    one, two = processes
+    one.input.opened(login(BOB))
+    until(processes, lambda: two.sees(BOB) == "online")
+    begun: list[Any] = []
+    Deferred.fromCoroutine(two.presence.keep()).addBoth(begun.append)
+    two.presence.let_go()
+    two.bridge.pump(lambda: bool(begun), seconds=PATIENCE_SECONDS)
+    assert begun == [None]
+    assert not two.presence.person(BOB).devices
 
 
 def test_without_a_keeper_one_is_told_to_try_again(processes: tuple[Process, Process]) -> None:
@@ -222,7 +256,83 @@ def test_who_types_with_one_process_is_seen_by_those_who_look_with_another(
     until(processes, lambda: typists(two, 0)[1] == [["@carol:there"]], 0)
     with_one, with_two = typists(one, 0)[0], typists(two, 0)[0]
     assert typists(one, with_one) == (with_one, [])
-    assert typists(two, with_one) == (with_two, [["@carol:there"]]), "what it was told elsewhere may be out of date"
+    assert typists(two, with_one) == (with_one, []), "it is so there, too"
     hears(two, typing=False)
     until(processes, lambda: typists(one, with_one)[1] == [[]], 0)
-    assert typists(two, with_two) == (0, [[]])
+    assert typists(two, with_one) == typists(two, with_two) == (0, [[]])
+
+
+def test_who_was_told_more_of_who_types_than_is_known_here_is_told_nothing_yet(
+    processes: tuple[Process, Process],
+) -> None:
+    one, two = processes
+
+    def typists(process: Process, after: int, *rooms: str) -> tuple[int, list[tuple[str, list[str]]]]:
+        position, found = process.news(process.typing, after, ROOM, *rooms)
+        return position, [(event["room_id"], event["content"]["user_ids"]) for event in found]
+
+    def passes(seconds: float) -> None:
+        for process in processes:
+            process.time.advance(seconds)
+
+    passes(1)
+    # Another room, that has been silent.
+    other = "!other:here"
+    one.typing._on_heard(TypingHeard(ROOM, ALICE, 20))
+    position, told = typists(one, 0)
+    assert told == [(ROOM, [ALICE])]
+    assert typists(two, position, other) == (position, []), "it is to come"
+    two.typing._on_heard(TypingHeard(ROOM, ALICE, 20))
+    assert typists(two, position, other) == (position, []), "it has come"
+    two.typing._on_heard(TypingHeard(ROOM, ALICE, None))
+    assert typists(two, position, other) == (0, [(ROOM, [])]), "and what has changed since is told at once"
+    passes(1)
+    one.typing._on_heard(TypingHeard(other, ALICE, 20))
+    position, told = typists(one, position, other)
+    assert told == [(other, [ALICE])]
+    assert typists(two, position, other) == (position, [])
+    passes(FRESH_MS / 1000)
+    assert typists(two, position, other) == (0, [(other, []), (ROOM, [])]), "it has never come"
+
+
+def logged_in(process: Process) -> str:
+    """An access token of somebody."""
+
+    def make(txn: Transaction) -> str:
+        accounts.create(txn, ALICE, password_hash=None, now_ms=0)
+        return process.authentication.issue(txn, ALICE)
+
+    token = process.result(process.database.write("log-in", make))
+    assert isinstance(token, str)
+    return token
+
+
+def test_a_token_that_one_process_has_ended_is_nobodys_with_another_from_then_on(
+    processes: tuple[Process, Process],
+) -> None:
+    """LOGIN-10."""
+    one, two = processes
+    token = logged_in(one)
+    requester = two.result(two.authentication.authenticate(token))
+    assert requester.user_id == ALICE
+    one.result(one.authentication.log_out(requester))
+    with pytest.raises(UnknownToken):
+        two.result(two.authentication.authenticate(token)).raiseException()
+
+
+def test_who_does_not_hear_of_ended_tokens_looks_every_token_up(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LOGIN-10: also if what others say does not come."""
+    one, two = processes
+    token = logged_in(one)
+    requester = two.result(two.authentication.authenticate(token))
+    lost: list[Any] = []
+    monkeypatch.setattr(two.database._order, "heard", lost.append)
+    one.result(one.authentication.log_out(requester))
+    for seconds in (PATIENCE, 0):
+        found: list[Any] = []
+        Deferred.fromCoroutine(two.authentication.authenticate(token)).addErrback(found.append)
+        two.time.advance(seconds)
+        two.bridge.pump(lambda found=found: bool(found), seconds=PATIENCE_SECONDS)
+        assert found[0].check(UnknownToken)

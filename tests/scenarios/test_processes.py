@@ -229,7 +229,7 @@ def test_one_machine_more_shares_the_database_or_is_refused(
     request: pytest.FixtureRequest, server: HomeServer, tmp_path: Path
 ) -> None:
     """Another parent, on other ports: any of the two answers. One that shares nothing is not let in."""
-    settings = {**QUICK, "database.shared": True}
+    settings = {**QUICK, "processes": 1, "database.shared": True}
     other = HomeServer(tmp_path / "data", server.database, settings, server.name)
     other.data_dir.joinpath("signing.key").write_bytes(server.data_dir.joinpath("signing.key").read_bytes())
     alone = yaml.safe_load(other.config.read_text())

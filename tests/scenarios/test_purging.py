@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,20 +12,24 @@ from click.testing import CliRunner, Result
 
 from synapse_like.commands import main
 from tests.conftest import NewDatabase
-from tests.scenarios.conftest import known, must_not_have_failed
+from tests.scenarios.conftest import any_process, known, must_not_have_failed
 from tests.support.client import Client, id_of, refused, texts
 from tests.support.databases import contains, files_contain
 from tests.support.processes import wait_until
-from tests.support.server import QUICK, HomeServer
+from tests.support.server import HomeServer
 
 VERSIONS = ("spec-2014", "11")
 
 
 @pytest.fixture(scope="module")
 def purged_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: NewDatabase,
+    usual_settings: Mapping[str, object],
 ) -> Iterator[HomeServer]:
-    with new_database() as url, known(request, HomeServer(tmp_path_factory.mktemp("p") / "data", url, QUICK)) as server:
+    folder = tmp_path_factory.mktemp("p") / "data"
+    with new_database() as url, known(request, HomeServer(folder, url, usual_settings)) as server:
         yield server.start()
         # After all that was taken out, everything still holds together.
         checked = run(server, "verify")
@@ -122,6 +126,7 @@ def somebody(server: HomeServer, name: str) -> tuple[Client, Client, str, str]:
     return carol, dave, room, str(uri)
 
 
+@any_process
 def test_forgotten_user_is_gone_from_tables_files_and_rooms(server: HomeServer) -> None:
     carol, dave, room, uri = somebody(server, "carol")
     present = dave.present()

@@ -107,3 +107,24 @@ def test_files_that_are_being_written_are_not_cleared_away(folder: ContentFolder
 def test_nothing_is_there_before_the_first_file(folder: ContentFolder) -> None:
     assert (folder.marks(), folder.sizes("00"), folder.unfinished()) == ([], {}, 0)
     assert folder.forget_unfinished() == 0
+
+
+def test_a_few_uploads_of_a_user_at_a_time_whichever_process_takes_them(folder: ContentFolder, tmp_path: Path) -> None:
+    """MEDIA-1: and what is left of a process that has died is no upload."""
+    elsewhere = ContentFolder(tmp_path / "content")
+    one, two = folder.turn("@alice:here", 2), elsewhere.turn("@alice:here", 2)
+    assert one is not None
+    assert two is not None
+    assert folder.turn("@alice:here", 2) is elsewhere.turn("@alice:here", 2) is None
+    other = folder.turn("@bob:here", 2)
+    assert other is not None
+    two.leave()
+    names = set((tmp_path / "content" / "uploading").iterdir())
+    folder.forget_turns()
+    assert len(names - set((tmp_path / "content" / "uploading").iterdir())) == 1
+    again = folder.turn("@alice:here", 2)
+    assert again is not None
+    assert elsewhere.turn("@alice:here", 2) is None
+    for turn in (one, again, other):
+        turn.release()
+    assert not any((tmp_path / "content" / "uploading").iterdir())

@@ -53,6 +53,15 @@ def test_what_is_saved_comes_back(connection: Connection) -> None:
         assert connection.transact(destinations.find, THERE) == item
 
 
+def test_a_server_that_was_set_back_stays_there_whatever_is_saved_before_that_is_heard(connection: Connection) -> None:
+    connection.transact(destinations.save, [Destination(THERE, 7)], [])
+    connection.transact(destinations.rewind, THERE, 3)
+    assert connection.transact(destinations.save, [Destination(THERE, 8)], [], known={THERE: 7}) == {THERE: 3}
+    assert connection.transact(destinations.find, THERE).sent_up_to == 3
+    assert connection.transact(destinations.save, [Destination(THERE, 8)], [], known={THERE: 3}) == {THERE: 8}
+    assert connection.transact(destinations.find, THERE).sent_up_to == 8
+
+
 def test_only_servers_for_which_something_waits_need_attention(connection: Connection) -> None:
     connection.transact(prepare, 5)
     assert connection.transact(destinations.needing_attention) == [THERE]

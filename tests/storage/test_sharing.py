@@ -43,14 +43,15 @@ class Said:
 class Process:
     """What would be a process of the server, in this one."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, starts: bool = True) -> None:
         self.bridge, self.bus = ThreadBridge(), Bus()
         self.news: list[object] = []
         self.results: dict[object, Any] = {}
         self.bus.subscribe(Said, self.news.append)
         self.bus.subscribe(CommitInDoubt, self.news.append)
         self.database = Database(open_engine(url, data_dir=Path()), self.bridge, self.bus, readers=1, shared=True)
-        self.database.start()
+        if starts:
+            self.database.start()
 
     @property
     def words(self) -> list[str]:
@@ -113,6 +114,22 @@ def test_what_one_says_the_other_hears_in_order_and_once(processes: list[Process
     assert [one.say("a"), two.say("b"), one.say("c"), two.say("d")] == [1, 2, 3, 4]
     for process in processes:
         process.hear("a", "b", "c", "d")
+
+
+def test_what_others_say_while_one_begins_is_heard(url: str, processes: list[Process]) -> None:
+    """Where a stream stands is read before the threads run, and others go on meanwhile."""
+    one = processes[0]
+    said = one.say("before")
+    beginning = Process(url, starts=False)
+    beginning.database.prepare(lambda connection: None)
+    assert beginning.database.prepare(lambda connection: connection.transact(positions.current, "events")) == said
+    one.say("meanwhile")
+    beginning.database.start()
+    try:
+        one.say("after")
+        beginning.hear("meanwhile", "after")
+    finally:
+        beginning.database.stop()
 
 
 def test_nobody_is_alone_on_a_database_that_others_share(url: str, processes: list[Process]) -> None:
@@ -239,6 +256,24 @@ def test_who_missed_too_much_looks_at_everything_again(
     # What is left is the commit that forgot the others, or the last one before it.
     assert gaps == [heard[0][0] - 1]
     assert gaps[0] >= 2
+
+
+def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_again(
+    url: str, processes: list[Process]
+) -> None:
+    one, _ = processes
+    before = one.result(one.database.read("newest", sharing.newest))
+    for word in ("kept", "unsaid", "kept, too"):
+        one.say(word)
+    one.result(one.database.write("unsay", lambda txn: txn.unsay('"unsaid"')))
+    heard: list[sharing.Told] = []
+    engine = open_engine(url, data_dir=Path())
+    listener = sharing.Listener(lambda: Connection(engine), "late", before, heard.extend, print, print)
+    listener.start()
+    wait_until("all of it", lambda: len(heard) >= 3)
+    listener.stop()
+    news = [item for _, _, told in heard[:3] for item in told]
+    assert [item.word if isinstance(item, Said) else item for item in news] == ["kept", CommitInDoubt(), "kept, too"]
 
 
 def test_a_commit_in_doubt_holds_nobody_up(url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,17 +196,21 @@ class HomeServer:
     # What it costs.
 
     def cpu_seconds(self) -> float:
-        """Processor time used since it started, in seconds."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])  # utime and stime, see proc(5)
+        """Processor time used by all its processes since it started, in seconds."""
+        ticks = 0
+        for stat in self._proc("stat"):
+            fields = stat.rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])  # utime and stime, see proc(5)
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def resident_bytes(self) -> int:
-        """Memory that it holds, in bytes."""
-        return int(self._proc("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Memory that its processes hold, in bytes; what several hold in common is counted for each."""
+        return sum(int(statm.split()[1]) for statm in self._proc("statm")) * os.sysconf("SC_PAGE_SIZE")
 
-    def _proc(self, file: str) -> str:
-        return Path(f"/proc/{self._its_process().pid}/{file}").read_text()
+    def _proc(self, file: str) -> list[str]:
+        """What the kernel says of each of its processes."""
+        assert self.is_running, "it does not run"
+        return [Path(f"/proc/{process_id}/{file}").read_text() for process_id in self.process_ids]
 
     def _its_process(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it was never started"

@@ -1,7 +1,7 @@
 """One server for all tests of the chat page, a browser for each module, and people at it.
 
-What the page shows lies above storage, so that all this runs on SQLite alone. Names of people and rooms are new in each
-test: `unique` makes them.
+What the page shows lies above storage, so that all this runs on SQLite alone; on PostgreSQL where servers are asked to
+have several processes. Names of people and rooms are new in each test: `unique` makes them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tests.support import browser as browsers
 from tests.support.chat_page import ChatPage
 from tests.support.client import Client
 from tests.support.needed import needed
-from tests.support.server import QUICK, HomeServer
+from tests.support.postgres import PostgreSQL
+from tests.support.server import PROCESSES, QUICK, HomeServer
 
 SECRET_WORD = "sesame"
 #: With presence, and with two ways to register, one of which the page leaves to the server's own pages.
@@ -39,8 +40,21 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def chat_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
-    with known(request, HomeServer(tmp_path_factory.mktemp("chat") / "data", settings=SETTINGS)) as server:
+def chat_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the server keeps what is said."""
+    if PROCESSES == 1:
+        yield "sqlite"
+        return
+    postgresql: PostgreSQL = request.getfixturevalue("postgresql")
+    with postgresql.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def chat_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, chat_database: str
+) -> Iterator[HomeServer]:
+    with known(request, HomeServer(tmp_path_factory.mktemp("chat") / "data", chat_database, SETTINGS)) as server:
         yield server.start()
 
 
