@@ -2,6 +2,7 @@
 
     ab/cdef…          a file, named by the SHA-256 of its bytes
     incoming/…        one that is being written; who writes holds a lock on it (flock)
+    fetching/…        something that is being fetched, by its name's hash; who fetches it holds a lock on it
     backup/ab/cdef…   another name of a file, while a backup is being made, so that it stays for that long
     doubtful/abcdef…  a mark: the file of this hash and the rows that name it may not agree; who is changing one of
                       them holds a lock on it
@@ -35,6 +36,7 @@ class ContentFolder:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
+        self._fetching = root / "fetching"
         self._doubtful = root / "doubtful"
 
     def _make(self, folder: Path) -> None:
@@ -123,6 +125,12 @@ class ContentFolder:
         _sync_folder(self._doubtful)
         return held
 
+    def hold_fetch(self, name: str) -> Held | None:
+        """Be the only one who fetches something; None if another process does. It must be given back."""
+        self._make(self._fetching)
+        held = Held()
+        return held if held.take(self._fetching / hashlib.sha256(name.encode()).hexdigest()) else None
+
     def marks(self) -> list[str]:
         """The hashes that are marked, sorted."""
         if not self._doubtful.is_dir():
@@ -131,18 +139,8 @@ class ContentFolder:
 
     def forget_unfinished(self) -> int:
         """Delete the files that were being written when their process ended; how many there were."""
-        count = 0
-        if self._incoming.is_dir():
-            for entry in os.scandir(self._incoming):
-                with suppress(FileNotFoundError):
-                    descriptor = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC)
-                    try:
-                        if _lock(descriptor):
-                            os.unlink(entry.path)
-                            count += 1
-                    finally:
-                        os.close(descriptor)
-        return count
+        _delete_unlocked(self._fetching)
+        return _delete_unlocked(self._incoming)
 
     def unfinished(self) -> int:
         """How many files are being written, or were when their process ended."""
@@ -274,6 +272,22 @@ class Held:
             if is_settled(was_there):
                 path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _delete_unlocked(folder: Path) -> int:
+    """Delete the files in a folder that nobody holds; how many there were."""
+    count = 0
+    if folder.is_dir():
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    if _lock(descriptor):
+                        os.unlink(entry.path)
+                        count += 1
+                finally:
+                    os.close(descriptor)
+    return count
 
 
 def _lock(descriptor: int) -> bool:

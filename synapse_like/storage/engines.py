@@ -145,6 +145,10 @@ class Engine(Protocol):
         """
         ...
 
+    def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
+        """Give locks back that were got by `try_locks`."""
+        ...
+
     def make_indexes_anew(self, connection: RawConnection) -> None:
         """Derive all indexes from their tables again; for a connection that has claimed the database."""
         ...
@@ -291,6 +295,9 @@ class SqliteEngine:
     def notify(self, connection: RawConnection, text: str = "") -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
+    def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
+        raise NotImplementedError("nobody else writes to SQLite")
+
     def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
         raise NotImplementedError("nobody else writes to SQLite")
 
@@ -364,6 +371,9 @@ class PostgresEngine:
             if shared:
                 for name, value in _KEPT_ALIVE_THERE.items():
                     connection.execute(f"SET {name} = {value}")
+                if not exclusive and connection.info.server_version >= 140000:
+                    # Claims are asked for again and again, unless their process stands still.
+                    connection.execute(f"SET idle_session_timeout = '{GIVEN_UP_SECONDS}s'")
         except self._psycopg.Error as error:
             raise DatabaseUnavailable(
                 f"cannot connect to PostgreSQL ({self._safe_url()}): {str(error).strip()}"
@@ -606,6 +616,11 @@ class PostgresEngine:
             query = f"SELECT blkno, msg FROM {schema}.verify_heapam(%s::regclass) LIMIT 5"
             for block, message in connection.execute(query, (table,)).fetchall():
                 yield f"The table {table} is damaged in block {block}: {message}."
+
+    def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
+        connection.execute(
+            "SELECT pg_advisory_unlock(number) FROM unnest(CAST(%s AS BIGINT[])) AS number", (list(locks),)
+        )
 
     def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
         rows = connection.execute(

@@ -114,7 +114,7 @@ class PostgreSQL:
             "full_page_writes": "off",
             "autovacuum": "on" if self._keeps else "off",
             "shared_buffers": "32MB",
-            "max_connections": "60",
+            "max_connections": "200",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         with self.log.open("ab") as log:
