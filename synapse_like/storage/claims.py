@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 
 from synapse_like.logs import get_logger
-from synapse_like.storage.engines import GIVEN_UP_SECONDS, DatabaseUnavailable
+from synapse_like.storage.engines import GIVEN_UP_SECONDS, SERVERS, DatabaseUnavailable
+from synapse_like.storage.sharing import lock_of_claim
 
 if TYPE_CHECKING:
-    from synapse_like.storage.database import Connection
+    from synapse_like.storage.database import Connection, Transaction
 
 #: How often what others hold is tried again, and the connection looked at.
 TRY_EVERY_SECONDS = 2.0
@@ -50,6 +51,22 @@ _log = get_logger(__name__)
 
 class _TooLate(Exception):
     """It is so long ago that claims were looked at that they may be another's."""
+
+
+def sharing_out(txn: Transaction, names: Sequence[str]) -> tuple[int, int]:
+    """How many processes share the database, and how many of some claims are had by one of them."""
+    wanted = {lock_of_claim(name) for name in names}
+    rows = txn.all(
+        "SELECT classid, objid, mode = 'ShareLock' FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        " AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    processes = sum(1 for high, low, is_share in rows if is_share and (high, low) == (0, SERVERS))
+    had = sum(1 for high, low, is_share in rows if not is_share and _signed(high << 32 | low) in wanted)
+    return processes, had
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number
 
 
 class Claims:
@@ -71,6 +88,7 @@ class Claims:
         self._told: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {}
         self._held: set[str] = set()
         self._tried: set[str] = set()
+        self._refused: set[str] = set()
         self._waiting: dict[str, list[Deferred[bool]]] = {}
         # Shared with the thread.
         self._wanted: dict[str, int] = {}
@@ -117,6 +135,14 @@ class Claims:
             return
         with self._lock:
             self._wanted[name] = self._lock_of(name)
+        self._wake.set()
+
+    def was_anothers(self, name: str) -> bool:
+        """Whether a claim that we have just got was had by another process before; asked when it is got."""
+        return name in self._refused
+
+    def try_now(self) -> None:
+        """Try what others had: they may have given it up."""
         self._wake.set()
 
     def give_up(self, name: str) -> None:
@@ -211,6 +237,8 @@ class Claims:
         self._tried.update(tried)
         for name in got:
             self._call(name, self._told[name][0])
+        self._refused.update(tried)
+        self._refused.difference_update(got)
         for name in tried:
             for waiting in self._waiting.pop(name, ()):
                 if not waiting.called:

@@ -307,6 +307,10 @@ class SqliteEngine:
             self._lock_file = None
 
 
+#: The lock that each server has on its database: for itself, or together with others. Any constant will do, as long as
+#: every server uses the same one.
+SERVERS = 0x53594E4C
+
 #: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known.
 _KEPT_ALIVE = {
     "keepalives": 1,
@@ -336,8 +340,6 @@ class PostgresEngine:
     size_query = "SELECT pg_database_size(current_database())"
     can_be_shared = True
 
-    #: Any constant will do, as long as every server uses the same one.
-    _CLAIM = 0x53594E4C
     #: The same for who has stepped aside.
     _APART = 0x53594E41
 
@@ -397,7 +399,7 @@ class PostgresEngine:
     @contextlib.contextmanager
     def apart(self, connection: RawConnection) -> Iterator[Callable[[], None]]:
         # Of two who hold a share while they wait to be alone, each would wait for the other.
-        connection.execute("SELECT pg_advisory_unlock_shared(%s)", (self._CLAIM,))
+        connection.execute("SELECT pg_advisory_unlock_shared(%s)", (SERVERS,))
         connection.execute("SELECT pg_advisory_lock(%s)", (self._APART,))
         is_alone = False
 
@@ -412,7 +414,7 @@ class PostgresEngine:
             # Nobody comes in between: what one holds oneself is no hindrance.
             self._lock(connection, "pg_advisory_lock_shared")
             if is_alone:
-                connection.execute("SELECT pg_advisory_unlock(%s)", (self._CLAIM,))
+                connection.execute("SELECT pg_advisory_unlock(%s)", (SERVERS,))
             connection.execute("SELECT pg_advisory_unlock(%s)", (self._APART,))
 
     def _lock(self, connection: RawConnection, lock: str) -> None:
@@ -422,7 +424,7 @@ class PostgresEngine:
         """
         try:
             connection.execute(f"SET lock_timeout = '{CLAIM_SECONDS}s'")
-            connection.execute(f"SELECT {lock}(%s)", (self._CLAIM,))
+            connection.execute(f"SELECT {lock}(%s)", (SERVERS,))
         except self._psycopg.errors.LockNotAvailable as error:
             raise DatabaseInUse(self._who_holds(connection, wanted=lock)) from error
         finally:
@@ -433,7 +435,7 @@ class PostgresEngine:
         modes = connection.execute(
             "SELECT mode FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (self._CLAIM,),
+            (SERVERS,),
         ).fetchall()
         if wanted == "pg_advisory_lock_shared":
             return (
