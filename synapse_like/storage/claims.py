@@ -181,6 +181,7 @@ class Claims:
             pause = 0.1
             held: set[str] = set()
             try:
+                connection.engine.end_if_silent(connection.raw, GIVEN_UP_SECONDS)
                 while not self._ending:
                     self._try(connection, held)
                     self._wait(TRY_EVERY_SECONDS)

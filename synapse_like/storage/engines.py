@@ -168,6 +168,13 @@ class Engine(Protocol):
         """Say something to those who listen, with the next commit or, outside of a transaction, now."""
         ...
 
+    def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
+        """Have the database end a connection, with all locks that it holds, over which nothing was asked for a while.
+
+        For one that asks something every few seconds, unless its process hangs. Older databases cannot do it.
+        """
+        ...
+
     def release(self) -> None:
         """Give up the claim made by an exclusive `connect`."""
         ...
@@ -301,6 +308,9 @@ class SqliteEngine:
     def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
         raise NotImplementedError("nobody else writes to SQLite")
 
+    def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
+        raise NotImplementedError("nobody else writes to SQLite")
+
     def release(self) -> None:
         if self._lock_file is not None:
             os.close(self._lock_file)
@@ -373,9 +383,6 @@ class PostgresEngine:
             if shared:
                 for name, value in _KEPT_ALIVE_THERE.items():
                     connection.execute(f"SET {name} = {value}")
-                if not exclusive and connection.info.server_version >= 140000:
-                    # Claims are asked for again and again, unless their process stands still.
-                    connection.execute(f"SET idle_session_timeout = '{GIVEN_UP_SECONDS}s'")
         except self._psycopg.Error as error:
             raise DatabaseUnavailable(
                 f"cannot connect to PostgreSQL ({self._safe_url()}): {str(error).strip()}"
@@ -629,6 +636,11 @@ class PostgresEngine:
             "SELECT number, pg_try_advisory_lock(number) FROM unnest(CAST(%s AS BIGINT[])) AS number", (list(locks),)
         ).fetchall()
         return {number for number, is_held in rows if is_held}
+
+    def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
+        [(version,)] = connection.execute("SHOW server_version_num").fetchall()
+        if int(version) >= 140000:
+            connection.execute(f"SET idle_session_timeout = {round(seconds * 1000)}")
 
     def release(self) -> None:
         """The claim ends with the connection."""

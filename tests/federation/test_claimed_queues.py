@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.federation import destinations as queues
 from synapse_like.federation.destinations import PassingEdusLost, SenderLost
-from synapse_like.storage import claims, destinations, engines
+from synapse_like.storage import claims, destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
 from synapse_like.storage.engines import open_engine
@@ -222,7 +222,7 @@ def test_who_dies_takes_edus_with_it_and_those_who_can_say_it_again_are_told(hou
 @pytest.fixture
 def soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is not heard of loses its claims sooner than otherwise."""
-    monkeypatch.setattr(engines, "GIVEN_UP_SECONDS", 6)
+    monkeypatch.setattr(claims, "GIVEN_UP_SECONDS", 6)
     monkeypatch.setattr(claims, "SURE_SECONDS", 4.0)
 
 
