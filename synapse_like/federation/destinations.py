@@ -138,16 +138,14 @@ class PassingEdusLost(Struct, frozen=True):
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class LotsLeft:
+class LotsLeft(Struct, frozen=True):
     """News for other processes: nothing waits in some lots of servers, and another may have them."""
 
     lots: list[str]
 
 
 @for_others
-@dataclass(frozen=True, slots=True)
-class SenderLost:
+class SenderLost(Struct, frozen=True):
     """News: the process that sent to some lots of servers has died; EDUs that it had in memory only are lost."""
 
     lots: list[str]

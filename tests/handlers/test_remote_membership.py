@@ -46,7 +46,7 @@ class Newcomer:
         key = generate_signing_key("a_test")
         self.creation = EventCreation(SERVER, key, ReactorClock(time), EventPersistence(SERVER))
         unused: Any = None
-        self.remote = RemoteMembership(unused, unused, unused, self.creation, RoomLocks())
+        self.remote = RemoteMembership(unused, unused, unused, self.creation, RoomLocks(), unused)
         self.listener = Listener(connection, rules, self.branch.room_id)
 
     def join(self, branch: Branch, user_id: str) -> Event:
@@ -191,7 +191,7 @@ def test_who_waited_for_somebody_elses_join_does_not_ask_another_server(connecti
     server.join(server.branch, OURS)
     database: Any = DirectDatabase(connection)
     unused: Any = None
-    remote = RemoteMembership(database, unused, unused, server.creation, RoomLocks())
+    remote = RemoteMembership(database, unused, unused, server.creation, RoomLocks(), unused)
     results: list[None] = []
     join = remote.join(SECOND, server.branch.room_id, ["a.example"], {})
     Deferred.fromCoroutine(join).addCallback(results.append)
