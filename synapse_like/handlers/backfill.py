@@ -169,6 +169,10 @@ class Backfill:
                 has_answered = True
                 if await self._take(server, room_id, gap, wanted, pdus[: MOST + len(wanted.missing)]):
                     return True
+                left = await self._database.read("gap", self._look, room_id, gap)
+                if left is None or left.missing != wanted.missing:
+                    # It has come by another way, such as another process.
+                    return True
             if has_answered:
                 _log.info("nobody has what is missing", room=room_id, event_id=gap.event_id)
                 await self._database.write_to_room(room_id, "give-up", self._give_up, room_id, gap)

@@ -1,8 +1,8 @@
 """Which rooms elsewhere this server is just coming into, by whatever process (FED-7).
 
-From the moment at which another server lets one of our users in, it sends us what happens in the room. Until the room is
-stored here, that comes before its time: it is kept waiting (`over`), not refused as of a room that we are not in. Each
-process tells the others of what it begins, before it asks to be let in.
+From the moment at which another server lets one of our users in, it sends us what happens in the room. Until the room
+is stored here, that comes before its time: it is kept waiting (`over`), not refused as of a room that we are not in.
+Each process tells the others of what it begins, before it asks to be let in.
 """
 
 from __future__ import annotations

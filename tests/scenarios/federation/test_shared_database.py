@@ -113,8 +113,7 @@ def test_what_is_said_to_a_newcomer_before_the_room_is_stored_is_not_lost(homes:
         alias = next(event["content"]["aliases"][0] for event in carol.state(room) if event["type"] == "m.room.aliases")
         person = Client(homes.two).register(unique("person"))
         join = person.start("POST", f"/join/{quote(alias)}", {})
-        while person.user_id not in carol.members(room):
-            pass
+        wait_until("the newcomer", lambda: person.user_id in carol.members(room))  # noqa: B023 - called at once
         welcome = carol.send(room, "welcome")
         assert join.json()["room_id"] == room
         wait_until("the welcome", lambda: welcome in ids(whole_history(person, room)))  # noqa: B023 - called at once
