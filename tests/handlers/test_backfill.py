@@ -18,6 +18,7 @@ from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import V6
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import gaps, rooms
+from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.gaps import Gap
 from tests.support.forking_rooms import Branch, ForkingRoom
@@ -54,7 +55,7 @@ def test_news_is_asked_for_again_when_one_is_heard_from_who_may_have_it(connecti
     database: Any = DirectDatabase(connection)
     client: Any = Away()
     unused: Any = None
-    backfill = Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time))
+    backfill = Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time), Bus())
 
     def ask() -> list[str]:
         asked.clear()
@@ -74,6 +75,58 @@ def test_news_is_asked_for_again_when_one_is_heard_from_who_may_have_it(connecti
     assert ask() == ["a.example", "b.example"]
 
 
+class Sharing(DirectDatabase):
+    """A database on which there are other processes.
+
+    :ivar others: the buses of those.
+    """
+
+    is_shared = True
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.others: list[Bus] = []
+
+    def tell_others(self, *news: object) -> None:
+        for bus in self.others:
+            for one in news:
+                bus.publish(one)
+
+
+def test_news_is_asked_for_again_when_another_process_is_asked_something(connection: Connection) -> None:
+    """FED-6: of several processes one fetches news, and any hears from the servers that have it."""
+    with_gap(connection, is_news=True)
+    asked: list[str] = []
+
+    class Away:
+        async def backfill(self, server: str, *_: object) -> object:
+            asked.append(server)
+            raise ServerUnreachable(server, "it took too long")
+
+    time, buses, databases = HandMovedTime(), [Bus(), Bus()], [Sharing(connection), Sharing(connection)]
+    for database, other in zip(databases, reversed(buses), strict=True):
+        database.others.append(other)
+    unused: Any = None
+
+    def process(number: int) -> Backfill:
+        database: Any = databases[number]
+        client: Any = Away()
+        return Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time), buses[number])
+
+    fetching, other_process = process(0), process(1)
+
+    def ask() -> list[str]:
+        asked.clear()
+        Deferred.fromCoroutine(fetching.fill_news())
+        return asked
+
+    assert ask() == ["a.example", "b.example"]
+    other_process.heard_from("elsewhere.example")
+    assert ask() == []
+    other_process.heard_from("b.example")
+    assert ask() == ["a.example", "b.example"]
+
+
 def test_nobody_is_waited_for_longer_than_a_client_would(connection: Connection) -> None:
     branch = with_gap(connection, is_news=False)
     asked: list[str] = []
@@ -87,7 +140,7 @@ def test_nobody_is_waited_for_longer_than_a_client_would(connection: Connection)
     database: Any = DirectDatabase(connection)
     client: Any = Silent()
     unused: Any = None
-    backfill = Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time))
+    backfill = Backfill(database, client, unused, unused, RoomLocks(), ReactorClock(time), Bus())
 
     def look(txn: Transaction) -> Gap | None:
         room = rooms.find(txn, branch.room_id)
@@ -144,7 +197,7 @@ def test_what_another_process_has_fetched_meanwhile_is_not_given_up(connection: 
         client: Any = telling
         checks: Any = Trusting()
         unused: Any = None
-        process = Backfill(database, client, checks, unused, RoomLocks(), ReactorClock(HandMovedTime()))
+        process = Backfill(database, client, checks, unused, RoomLocks(), ReactorClock(HandMovedTime()), Bus())
         results: list[bool] = []
         filled = process.fill(branch.room_id, gap, 10, within=15)
         Deferred.fromCoroutine(filled).addCallback(results.append)
