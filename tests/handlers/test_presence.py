@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import PassingEdusLost
+from synapse_like.federation.destinations import PassingEdusLost, SenderLost, lot_of
 from synapse_like.handlers import presence_federation
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
@@ -514,6 +514,20 @@ def test_what_was_lost_on_the_way_is_said_and_asked_again(scene: Scene) -> None:
     assert asked == {"poll": [THERE]}
     scene.result(scene.federation.sweep())
     assert scene.queues.take() == [], "once"
+
+
+def test_what_a_process_that_died_had_to_say_is_said_and_asked_again(scene: Scene) -> None:
+    """It was in the memory of the process that sends to some servers, and of no other."""
+    with_alice_seen_from_there(scene)
+    with_zoe_seen_by_alice(scene)
+    scene.result(scene.federation.receive("there", {"poll": [ALICE]}))
+    push(scene)
+    scene.queues.take()
+    for lots, told in ((["destinations of others"], 0), ([lot_of("there")], 2)):
+        scene.bus.publish(SenderLost(lots))
+        scene.bridge.pump(lambda told=told: bool(scene.federation._behind) or not told)
+        scene.result(scene.federation.sweep())
+        assert len(scene.queues.take()) == told
 
 
 def test_what_may_not_have_gone_out_before_a_restart_is_said_again(scene: Scene) -> None:
