@@ -388,6 +388,25 @@ def test_a_transaction_that_comes_to_two_processes_at_once_is_answered_the_same(
     assert two.result(two.database.read("said", lambda txn: txn.one(said, (b"m.text",)))) == (10,)
 
 
+def test_an_event_and_what_it_follows_may_come_to_different_processes(
+    receivers: tuple[Receiver, Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FED-6: what is missing at one comes to the other while it is asked for; nobody who is asked has to have it."""
+    one, two = receivers
+    before = one.message("before")
+    after = [one.message("after", after=before)]
+    after.append(one.message("after that", after=after[0]))
+
+    async def told(*_: Any, **__: Any) -> list[dict[str, Any]]:
+        two.receive("2", [], before)
+        return []
+
+    monkeypatch.setattr(one.others, "missing_events", told)
+    assert b"error" not in one.receive("1", [], *after)
+    assert two.has(before, *after)
+    assert one.waiting() == []
+
+
 async def _come_in(joins: Joins, room_id: str, has_come: Deferred[None]) -> None:
     async with joins.under_way(room_id):
         await has_come
