@@ -92,7 +92,7 @@ def make_content(
         client if config.federation.enabled else None,
         config.server_name,
         Bounds(settings.user_quota, settings.remote_cache_size, settings.max_remote_size),
-        shared=database.is_shared,
+        is_shared=database.is_shared,
     )
     bounds = ThumbnailBounds(
         settings.max_image_pixels,

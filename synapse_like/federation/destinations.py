@@ -337,9 +337,8 @@ class DestinationQueues:
         outbox = self._outbox(news.server)
         outbox.rewind(news.position)
         if outbox.row is not None and not self._claims.is_alone:
-            # What we wrote down just now may have come after what another process wrote. It must not stay so until we
-            # write again: if we were killed before that, the server would never have what it lacks.
-            self._save_soon(outbox, 0)
+            # What we wrote down just now may have come after what another process wrote.
+            self._save_soon(outbox)
         self._wake(outbox)
 
     def _passing_edu(self, news: PassingEdu) -> None:
@@ -691,16 +690,12 @@ class DestinationQueues:
 
     # Writing down how far they are.
 
-    def _save_soon(self, outbox: Outbox, seconds: float = SAVE_SECONDS) -> None:
+    def _save_soon(self, outbox: Outbox) -> None:
         if self._is_gone(outbox):
             return
         self._unsaved[outbox.server] = outbox
-        if self._stopping:
-            return
-        if self._save_timer is None:
-            self._save_timer = self._clock.call_later(seconds, self._save_now)
-        elif seconds == 0:
-            self._save_timer.reset(0)
+        if self._save_timer is None and not self._stopping:
+            self._save_timer = self._clock.call_later(SAVE_SECONDS, self._save_now)
 
     def _save_now(self) -> None:
         self._save_timer = None

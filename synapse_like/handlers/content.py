@@ -140,7 +140,7 @@ class ContentRepository:
 
     :param server_name: ours.
     :param client: asks other servers; None if there are none.
-    :param shared: whether other processes fetch files into the same folder.
+    :param is_shared: whether other processes take uploads, and fetch files, too.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ class ContentRepository:
         server_name: str,
         bounds: Bounds,
         *,
-        shared: bool = False,
+        is_shared: bool = False,
     ) -> None:
-        self._shared = shared
+        self._is_shared = is_shared
         self._means = means
         self._folder = folder
         self._store = store
@@ -325,7 +325,7 @@ class ContentRepository:
         await self._fetches.acquire()
         try:
             with disk_may_be_full():
-                if self._shared:
+                if self._is_shared:
                     fetched = await self._fetch_once(client, server, content_id)
                 else:
                     fetched = await self._fetch_now(client, server, content_id)

@@ -290,17 +290,3 @@ def test_what_nobody_has_is_sent_by_whoever_comes_first(houses: tuple[Sharing, S
     one.have(left)
     one.see_sent(4)
     assert one.accept_all() == ["after"] * 2
-
-
-def test_how_far_back_a_server_was_set_stands_again_at_once(houses: tuple[Sharing, Sharing]) -> None:
-    """FED-3: what is written down of a server may come after it was set back elsewhere, and undo that."""
-    one, two = houses
-    one.say(ROOM, "more")
-    one.accept_all()
-    two.write(destinations.rewind, THERE, 0)
-    one.saved()
-    one.hear()
-    one.see_sent(5)
-    assert one.accept(THERE).said == ["first", "more"]
-    rewound = one.write(destinations.find, THERE)
-    assert rewound.sent_up_to == 0

@@ -42,7 +42,7 @@ class Process:
             client,
             "here.example",
             Bounds(0, 10**9, 10**9),
-            shared=True,
+            is_shared=True,
         )
 
     @asynccontextmanager
