@@ -222,8 +222,8 @@ def test_who_dies_takes_edus_with_it_and_those_who_can_say_it_again_are_told(hou
 @pytest.fixture
 def soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is not heard of loses its claims sooner than otherwise."""
-    monkeypatch.setattr(claims, "GIVEN_UP_SECONDS", 6)
-    monkeypatch.setattr(claims, "SURE_SECONDS", 4.0)
+    monkeypatch.setattr(claims, "GIVEN_UP_SECONDS", 8)
+    monkeypatch.setattr(claims, "SURE_SECONDS", 6.0)
 
 
 @pytest.mark.usefixtures("soon_given_up")
