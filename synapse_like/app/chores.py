@@ -35,6 +35,7 @@ BY_ONE = frozenset(
 BY_EACH = frozenset(
     {
         "drop-idle-watchers",
+        "even-out-servers",
         "forget-deleted",
         "give-back-memory",
         "note-used-content",

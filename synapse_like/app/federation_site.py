@@ -36,6 +36,7 @@ def make_transactions(on: Foundation, speaking: Speaking, rooms: RoomParts, stre
         rooms.persistence,
         rooms.missing,
         rooms.locks,
+        rooms.joins,
         edus={TYPING: streams.typing.receive} | (streams.people.edus if streams.people else {}),
         lasting_edus=LASTING_EDUS,
         limit=on.limits.check_all,

@@ -13,6 +13,7 @@ from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.event_checks import EventChecks
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.joins import Joins
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.messages import Messages
 from synapse_like.handlers.missing_events import MissingEvents
@@ -30,12 +31,14 @@ class RoomParts(Struct, frozen=True):
     """How events come into rooms, and who is in them.
 
     :ivar locks: one thing at a time in each room, of those that others tell.
+    :ivar joins: into which rooms elsewhere somebody is just coming.
     :ivar tasks: what is to be done every so often.
     """
 
     policy: Policy | None
     checks: EventChecks
     locks: RoomLocks
+    joins: Joins
     persistence: EventPersistence
     creation: EventCreation
     missing: MissingEvents
@@ -55,11 +58,11 @@ def make_rooms(on: Foundation, speaking: Speaking, policy: Policy | None) -> Roo
     """
     database, clock, name, client = on.database, on.clock, on.name, speaking.client
     checks = EventChecks(speaking.keyring, speaking.slices, policy)
-    locks = RoomLocks()
+    locks, joins = RoomLocks(), Joins(database, on.bus, clock)
     persistence = EventPersistence(name)
     creation = EventCreation(name, on.own_keys.signing, clock, persistence)
     directory = Directory(database, creation, client, name)
-    remote_membership = RemoteMembership(database, client, checks, creation, locks)
+    remote_membership = RemoteMembership(database, client, checks, creation, locks, joins)
     membership = Membership(database, creation, directory, remote_membership, policy)
     profile_changes = ProfileChanges(database, on.bus, creation)
     version = on.config.rooms.default_version
@@ -68,6 +71,7 @@ def make_rooms(on: Foundation, speaking: Speaking, policy: Policy | None) -> Roo
         policy,
         checks,
         locks,
+        joins,
         persistence,
         creation,
         MissingEvents(database, client, checks, persistence),

@@ -120,7 +120,7 @@ def build(config: Config, reactor: Any, siblings: Siblings | None = None) -> Hom
     files_agent = make_agent(on, seconds=config.content.remote_timeout)
     files_client = FederationClient(files_agent, on.name, on.own_keys.signing)
     content = make_content(config, reactor, clock, database, files, files_client)
-    backfill = Backfill(database, speaking.client, rooms.checks, rooms.missing, rooms.locks, clock)
+    backfill = Backfill(database, speaking.client, rooms.checks, rooms.missing, rooms.locks, clock, on.bus)
     transactions = make_transactions(on, speaking, rooms, streams)
     health = Health(database, clock)
 

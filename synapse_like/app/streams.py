@@ -8,7 +8,7 @@ from synapse_like.app.foundation import Foundation
 from synapse_like.app.presence import People, make_people
 from synapse_like.app.speaking import Speaking
 from synapse_like.background import Repeating, every
-from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.federation.destinations import EVEN_OUT_SECONDS, DestinationQueues
 from synapse_like.handlers.authentication import Authentication
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.notifier import Notifier
@@ -66,6 +66,8 @@ def make_streams(on: Foundation, speaking: Speaking, authentication: Authenticat
         every(clock, "drop-idle-watchers", 60, drop_idle_watchers),
         *(people.tasks if people else ()),
     ]
+    if database.is_shared:
+        tasks.append(every(clock, "even-out-servers", EVEN_OUT_SECONDS, queues.even_out))
     return Streams(notifier, queues, typing, people, event_stream, tasks)
 
 

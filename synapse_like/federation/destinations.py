@@ -12,6 +12,8 @@ between, something is sent twice, which does no harm: the other side knows event
 (`storage/claims.py`): the first that had something for one of them. The others hear of the same events, and keep
 nothing of them in memory; they try to claim the lot now and then. Whoever gets it begins by the tables, as after a
 start. What is in memory only, and that a server was heard from, is told to the others for the one that it concerns.
+Who has more lots than its share gives some of them up in which nothing waits (`even_out`): whoever is first when
+something does has them next. So a process that was started again comes to send, too.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import MatrixError, Unavailable
 from synapse_like.storage import destinations
 from synapse_like.storage.bus import Bus
+from synapse_like.storage.claims import sharing_out
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
 from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound, Waiting
 from synapse_like.storage.events import EventPersisted
@@ -64,6 +67,10 @@ PASSING_EDU_MS = 60_000
 MOST_REMEMBERED = 5000
 #: How many lots of servers there are. A claim is a lock, of which PostgreSQL has no more than some thousands.
 LOTS = 256
+#: How often it is looked whether this process has more of them than its share, in seconds.
+EVEN_OUT_SECONDS = 30
+#: For how long it is remembered that another process has given a lot up, in seconds.
+LEFT_SECONDS = 10.0
 #: How often the process that sends to a server is told that it was heard from, at the most, in seconds.
 HEARD_SECONDS = 1.0
 #: Answers to a whole transaction that may be due to one thing in it.
@@ -130,6 +137,20 @@ class PassingEdusLost(Struct, frozen=True):
     server: str
 
 
+@for_others
+class LotsLeft(Struct, frozen=True):
+    """News for other processes: nothing waits in some lots of servers, and another may have them."""
+
+    lots: list[str]
+
+
+@for_others
+class SenderLost(Struct, frozen=True):
+    """News: the process that sent to some lots of servers has died; EDUs that it had in memory only are lost."""
+
+    lots: list[str]
+
+
 class DestinationQueues:
     """All the queues. `start` before the first request is served, `stop` before the database.
 
@@ -159,6 +180,11 @@ class DestinationQueues:
         self._untold: dict[str, LeftAlone] = {}
         self._save_timer: Any = None
         self._claims = database.claims
+        #: The lots that we have.
+        self._lots: set[str] = set()
+        #: Those that others have given up in good order, and when.
+        self._left: dict[str, float] = {}
+        self._taken_over: list[str] = []
         #: Servers that another process leaves alone: until when, and when they were last heard from.
         self._left_alone: dict[str, tuple[int, float]] = {}
         self._is_about_to_look = False
@@ -173,6 +199,7 @@ class DestinationQueues:
             bus.subscribe(PassingEdu, self._passing_edu)
             bus.subscribe(HeardFrom, self._heard_elsewhere)
             bus.subscribe(LeftAlone, self._is_left_elsewhere)
+            bus.subscribe(LotsLeft, self._lots_left)
 
     # What others want of it.
 
@@ -229,7 +256,7 @@ class DestinationQueues:
         if lasting:
             await self._database.write("outgoing-edu", destinations.add_edu, destination, edu_type, key, edu)
             return
-        if self._is_ours(destination) or await self._claims.outcome(_lot_of(destination)):
+        if self._is_ours(destination) or await self._claims.outcome(lot_of(destination)):
             self._add_passing(destination, edu_type, key, edu)
         else:
             self._database.tell_others(PassingEdu(destination, edu_type, key, edu.decode()))
@@ -242,13 +269,16 @@ class DestinationQueues:
             self._wake(outbox)
 
     def _lose_edus(self, server: str) -> None:
-        news = PassingEdusLost(server)
+        self._publish_to_all(PassingEdusLost(server))
+
+    def _publish_to_all(self, news: object) -> None:
+        """Have other processes know as well."""
         self._bus.publish(news)
         self._database.tell_others(news)
 
     def heard_from(self, server: str) -> None:
         """A server has asked us something, so it may be reached again: try it now, but not more than once a second."""
-        if server in self._left_alone and not self._claims.holds(_lot_of(server)):
+        if server in self._left_alone and not self._claims.holds(lot_of(server)):
             until, heard = self._left_alone[server]
             now = self._clock.monotonic()
             if now - heard >= HEARD_SECONDS:
@@ -269,7 +299,7 @@ class DestinationQueues:
         if outbox is not None:
             return outbox.timer is not None
         until, _ = self._left_alone.get(server, (0, 0))
-        return until > self._clock.now_ms() and not self._claims.holds(_lot_of(server))
+        return until > self._clock.now_ms() and not self._claims.holds(lot_of(server))
 
     def states(self) -> dict[str, QueueState]:
         """How it stands with each server that is in memory."""
@@ -309,11 +339,11 @@ class DestinationQueues:
         self._wake(outbox)
 
     def _passing_edu(self, news: PassingEdu) -> None:
-        if self._claims.holds(_lot_of(news.server)):
+        if self._claims.holds(lot_of(news.server)):
             self._add_passing(news.server, news.edu_type, news.key, news.edu.encode())
 
     def _heard_elsewhere(self, news: HeardFrom) -> None:
-        if self._claims.holds(_lot_of(news.server)):
+        if self._claims.holds(lot_of(news.server)):
             self.heard_from(news.server)
 
     def _is_left_elsewhere(self, news: LeftAlone) -> None:
@@ -342,13 +372,17 @@ class DestinationQueues:
         """Whether it is this process that sends to a server; if not, it wants to from now on."""
         if self._claims.is_alone:
             return True
-        lot = _lot_of(server)
+        lot = lot_of(server)
         self._claims.want(lot, partial(self._lot_got, lot), partial(self._lot_lost, lot))
         return self._claims.holds(lot)
 
     def _lot_got(self, lot: str) -> None:
         """Some servers are ours now: go on where the process before us ended."""
         _log.debug("some servers are sent to from here now", claim=lot)
+        self._lots.add(lot)
+        left_at = self._left.pop(lot, float("-inf"))
+        if self._claims.was_anothers(lot) and self._clock.monotonic() - left_at > LEFT_SECONDS:
+            self._taken_over.append(lot)
         if not self._is_about_to_look:
             # One look into the tables is for all that are got together.
             self._is_about_to_look = True
@@ -356,21 +390,60 @@ class DestinationQueues:
 
     def _look_at_got(self) -> None:
         self._is_about_to_look = False
+        lots, self._taken_over = self._taken_over, []
+        if lots:
+            _log.info("servers are sent to from here that were another process's, which is gone", lots=len(lots))
+            self._publish_to_all(SenderLost(lots))
         if not self._stopping:
             run_in_background("destinations-claimed", self._look_until_answered)
 
+    def _lots_left(self, news: LotsLeft) -> None:
+        self._left.update(dict.fromkeys(news.lots, self._clock.monotonic()))
+        self._claims.try_now()
+
     def _lot_lost(self, lot: str) -> None:
         """Some servers may be another's now: forget them, and break off what is under way."""
-        for server, outbox in list(self._outboxes.items()):
-            if _lot_of(server) == lot:
-                del self._outboxes[server]
-                self._unsaved.pop(server, None)
-                self._untold.pop(server, None)
-                _cancel_timer(outbox)
-                if outbox.running is not None:
-                    outbox.running.cancel()
-                if outbox.passing:
-                    self._lose_edus(server)
+        self._lots.discard(lot)
+        for outbox in self._of_lot(lot):
+            self._forget(outbox)
+            self._untold.pop(outbox.server, None)
+            _cancel_timer(outbox)
+            if outbox.running is not None:
+                outbox.running.cancel()
+            if outbox.passing:
+                self._lose_edus(outbox.server)
+
+    def _of_lot(self, lot: str) -> list[Outbox]:
+        return [outbox for server, outbox in self._outboxes.items() if lot_of(server) == lot]
+
+    def _forget(self, outbox: Outbox) -> None:
+        del self._outboxes[outbox.server]
+        self._unsaved.pop(outbox.server, None)
+
+    async def even_out(self) -> None:
+        """If we have more lots than our share of those that somebody has, give up as many in which nothing waits."""
+        processes, had = await self._database.read("sharing-out", sharing_out, _ALL_LOTS)
+        surplus = len(self._lots) - -(-had // max(processes, 1))
+        if surplus <= 0 or self._stopping:
+            return
+        if self._unsaved:
+            # Else there might always be something that is about to be.
+            await self._save()
+        given_up: list[str] = []
+        # Not those first that were had first: they may always be the same.
+        for lot in sorted(self._lots, key=lambda _: random.random()):
+            outboxes = self._of_lot(lot)
+            if len(given_up) < surplus and self._claims.holds(lot) and not any(map(self._is_needed, outboxes)):
+                for outbox in outboxes:
+                    self._forget(outbox)
+                self._lots.discard(lot)
+                self._claims.give_up(lot)
+                given_up.append(lot)
+        if given_up:
+            _log.info(
+                "servers are left to other processes", processes=processes, lots=len(given_up), kept=len(self._lots)
+            )
+            self._database.tell_others(LotsLeft(given_up))
 
     # The work on one queue.
 
@@ -394,7 +467,9 @@ class DestinationQueues:
 
     def _is_gone(self, outbox: Outbox) -> bool:
         """Whether what it is for is another process's by now, or was forgotten."""
-        return self._outboxes.get(outbox.server) is not outbox
+        if self._outboxes.get(outbox.server) is not outbox:
+            return True
+        return not self._claims.is_alone and not self._claims.holds(lot_of(outbox.server))
 
     def _work_ended(self, _: None, outbox: Outbox) -> None:
         outbox.is_running = False
@@ -629,6 +704,8 @@ class DestinationQueues:
     async def _save(self) -> None:
         outboxes, self._unsaved = self._unsaved, {}
         untold, self._untold = self._untold, {}
+        # Of those that are another's by now, that one knows better.
+        outboxes = {server: outbox for server, outbox in outboxes.items() if not self._is_gone(outbox)}
         rows = [replace(outbox.row) for outbox in outboxes.values() if outbox.row is not None]
         edus = [(server, outbox.edus_sent_up_to) for server, outbox in outboxes.items() if outbox.edus_sent_up_to]
         known = {server: outbox.written for server, outbox in outboxes.items()}
@@ -650,14 +727,21 @@ class DestinationQueues:
 
     def _forget_idle(self) -> None:
         for server, outbox in list(self._outboxes.items()):
-            is_busy = outbox.is_running or outbox.timer is not None or outbox.has_work or server in self._unsaved
-            if not is_busy and (outbox.row is None or outbox.row.failing_since is None):
+            if not self._is_needed(outbox):
                 del self._outboxes[server]
 
+    def _is_needed(self, outbox: Outbox) -> bool:
+        """Whether there is more to it than what stands in the tables."""
+        is_busy = outbox.is_running or outbox.timer is not None or outbox.has_work or outbox.server in self._unsaved
+        return is_busy or (outbox.row is not None and outbox.row.failing_since is not None)
 
-def _lot_of(server: str) -> str:
+
+def lot_of(server: str) -> str:
     """The claim that a server belongs to."""
-    return f"destinations {blake2b(server.encode(), digest_size=8).digest()[0] % LOTS}"
+    return _ALL_LOTS[blake2b(server.encode(), digest_size=8).digest()[0] % LOTS]
+
+
+_ALL_LOTS = [f"destinations {number}" for number in range(LOTS)]
 
 
 def _look(txn: Transaction) -> tuple[list[str], list[str], dict[str, int]]:

@@ -4,7 +4,8 @@ What is fetched stands in the timeline right before the event that it was missin
 on; the state that it saw is not known here and not needed, since nothing that happens now depends on it.
 
 What we missed while we were in the room is news: it is fetched without anybody asking for it, and clients are told of
-it, all but of state that holds no longer.
+it, all but of state that holds no longer. Of several processes one does that; the others tell it when they are asked
+something by a server that may have it and could not be reached.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from synapse_like.protocol.errors import AuthError, MatrixError
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.storage import events, gaps, room_servers, rooms
+from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database, Transaction
 from synapse_like.storage.events import EventPersisted, Known, Standing
 from synapse_like.storage.gaps import Gap
+from synapse_like.storage.news import for_others
 from synapse_like.storage.rooms import RoomHead
 
 #: Events that are asked for at least, and at the most.
@@ -46,7 +49,24 @@ MOST_NEWS_QUESTIONS = 50
 MOST_ROOMS_AT_ONCE = 10
 FIRST_PAUSE, LONGEST_PAUSE = 20.0, 1800.0
 
+#: Servers for which another process waits that are remembered.
+MOST_AWAITED = 10_000
+
 _log = get_logger(__name__)
+
+
+@for_others
+class NewsAwaited(Struct, frozen=True):
+    """News: these servers could not be reached by the process that wants news of them."""
+
+    servers: list[str]
+
+
+@for_others
+class AwaitedHeard(Struct, frozen=True):
+    """News for that process: such a server has asked another one something."""
+
+    server: str
 
 
 class _Wanted(Struct, frozen=True):
@@ -68,6 +88,7 @@ class Backfill:
         missing: MissingEvents,
         locks: RoomLocks,
         clock: Clock,
+        bus: Bus,
     ) -> None:
         self._database = database
         self._client = client
@@ -79,6 +100,11 @@ class Backfill:
         self._pauses: dict[str, tuple[float, float]] = {}
         #: By server that could not be reached, the rooms that are paused for that.
         self._paused_for: dict[str, set[str]] = {}
+        #: The servers that another process waits for.
+        self._awaited: set[str] = set()
+        if database.is_shared:
+            bus.subscribe(NewsAwaited, self._is_awaited)
+            bus.subscribe(AwaitedHeard, lambda news: self._end_pauses(news.server))
 
     async def fill_news(self) -> None:
         """Fetch what we missed of what happened while we were in our rooms, as far as others tell."""
@@ -95,6 +121,18 @@ class Backfill:
 
     def heard_from(self, server: str) -> None:
         """A server has asked us something, so it may be reached again: ask for the news that it may have, soon."""
+        if server in self._awaited:
+            self._awaited.discard(server)
+            self._database.tell_others(AwaitedHeard(server))
+        self._end_pauses(server)
+
+    def _is_awaited(self, news: NewsAwaited) -> None:
+        if len(self._awaited) + len(news.servers) > MOST_AWAITED:
+            # They are said again with each attempt.
+            self._awaited.clear()
+        self._awaited.update(news.servers[:MOST_AWAITED])
+
+    def _end_pauses(self, server: str) -> None:
         for room_id in self._paused_for.pop(server, ()):
             if room_id in self._pauses:
                 seconds, _ = self._pauses[room_id]
@@ -110,6 +148,8 @@ class Backfill:
         self._pauses[room_id] = seconds, self._clock.monotonic() + seconds
         for server in silent:
             self._paused_for.setdefault(server, set()).add(room_id)
+        if silent and self._database.is_shared:
+            self._database.tell_others(NewsAwaited(sorted(silent)))
 
     async def _fill_news_of(self, room_id: str, silent: set[str]) -> bool:
         """Fetch the news of a room; whether that got on. Servers that could not be reached are added to those."""
@@ -168,6 +208,10 @@ class Backfill:
                     continue
                 has_answered = True
                 if await self._take(server, room_id, gap, wanted, pdus[: MOST + len(wanted.missing)]):
+                    return True
+                left = await self._database.read("gap", self._look, room_id, gap)
+                if left is None or left.missing != wanted.missing:
+                    # It has come by another way, such as another process.
                     return True
             if has_answered:
                 _log.info("nobody has what is missing", room=room_id, event_id=gap.event_id)

@@ -2,7 +2,7 @@
 
 What comes in, from a client or from another server, is written to the disk while it arrives. What goes out is read
 while it is sent (`OpenFile`). Of another server's files a copy is fetched when it is first wanted, by one request
-however many want it, and kept as long as there is room (`ContentStore.shrink_copies`).
+however many want it, of whatever process, and kept as long as there is room (`ContentStore.shrink_copies`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ MOST_UPLOADS = 4
 #: Files that are fetched from other servers at the same time, and how many more may wait for their turn.
 MOST_FETCHES = 16
 MOST_WAITING = 200
+#: How often it is looked whether another process has fetched what is wanted here, too; and after how long that one is
+#: not waited for any more, for it may hang; in seconds.
+LOOK_SECONDS, LOOKING_SECONDS = 0.1, 60.0
 #: How often it is written down which copies were used, in seconds; and how many are remembered until then.
 NOTE_SECONDS = 60
 MOST_NOTED = 10_000
@@ -137,7 +140,7 @@ class ContentRepository:
 
     :param server_name: ours.
     :param client: asks other servers; None if there are none.
-    :param is_shared: whether other processes take uploads, too.
+    :param is_shared: whether other processes take uploads, and fetch files, too.
     """
 
     def __init__(
@@ -332,19 +335,33 @@ class ContentRepository:
         await self._fetches.acquire()
         try:
             with disk_may_be_full():
-                fetched = await self._fetch_now(client, server, content_id)
+                if self._is_shared:
+                    fetched = await self._fetch_once(client, server, content_id)
+                else:
+                    fetched = await self._fetch_now(client, server, content_id)
         except MatrixError:
             self.statistics.failed_fetches += 1
             raise
         finally:
             self._fetches.release()
-        self.statistics.fetches += 1
-        self.statistics.fetched_bytes += fetched.size
         # So that this one, which was used last, is not the first to go.
         self._note_use(server, content_id)
         await self.note_uses()
         self.statistics.deleted_copies += await self._store.shrink_copies(self._bounds.most_copied)
         return fetched
+
+    async def _fetch_once(self, client: FederationClient, server: str, content_id: str) -> Content:
+        """Fetch a file, or wait for another process that does; if that fails, it is our turn."""
+        patience_ends = self._clock.monotonic() + LOOKING_SECONDS
+        while (turn := await self._means.in_thread(self._folder.hold_fetch, f"{server}/{content_id}")) is None:
+            if self._clock.monotonic() >= patience_ends:
+                return await self._fetch_now(client, server, content_id)
+            await self._clock.sleep(LOOK_SECONDS)
+        try:
+            found = await self._means.read("content", content.find, server, content_id)
+            return found or await self._fetch_now(client, server, content_id)
+        finally:
+            await self._means.in_thread(turn.release)
 
     async def _fetch_now(self, client: FederationClient, server: str, content_id: str) -> Content:
         def record(txn: Transaction, sha256: str) -> Content:
@@ -356,11 +373,14 @@ class ContentRepository:
                 client.content(server, content_id, most_bytes=self._bounds.most_fetched) as answer,
                 self._coming_in(answer.body) as file,
             ):
-                return await self._store.keep(file, record)
+                fetched = await self._store.keep(file, record)
         except RemoteRefusal as error:
             if error.status == 404:
                 raise _no_such_content() from error
             raise
+        self.statistics.fetches += 1
+        self.statistics.fetched_bytes += fetched.size
+        return fetched
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from synapse_like.federation.sharing import Shared
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.event_reception import receive
+from synapse_like.handlers.joins import Joins
 from synapse_like.handlers.missing_events import MissingEvents, Silent
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.logs import get_logger
@@ -111,6 +112,7 @@ class IncomingTransactions:
         persistence: EventPersistence,
         missing: MissingEvents,
         locks: RoomLocks,
+        joins: Joins,
         *,
         edus: Mapping[str, EduHandler],
         lasting_edus: Collection[str] = (),
@@ -126,6 +128,7 @@ class IncomingTransactions:
         self._persistence = persistence
         self._missing = missing
         self._locks = locks
+        self._joins = joins
         self._edus = edus
         self._lasting_edus = frozenset(lasting_edus)
         self._rules: LRUCache[str, RoomRules] = LRUCache(MOST_ROOMS)
@@ -188,6 +191,7 @@ class IncomingTransactions:
             first = await self._first_answer(origin, transaction_id, _names(body.get("prev_ids")))
             if first is not None:
                 return first
+            await self._let_come_in(body.get("pdus", []))
             edus = body.get("edus", [])
             await self._receive_lasting(origin, [edu for edu in edus if edu["edu_type"] in self._lasting_edus])
             lots, settled = await self._sort(origin, body.get("pdus", []))
@@ -221,6 +225,15 @@ class IncomingTransactions:
         return first
 
     # PDUs.
+
+    async def _let_come_in(self, pdus: Sequence[Pdu]) -> None:
+        """Wait for the rooms into which one of ours has just been let.
+
+        :raises Unavailable: it takes too long; the other server is to send it again.
+        """
+        entering = {room_id for pdu in pdus if (room_id := _room_of(pdu)) is not None and room_id not in self._rules}
+        if not await self._joins.over(entering, ANSWER_SECONDS):
+            raise Unavailable("This server is still coming into a room of which there are events. Please try again.")
 
     async def _sort(self, origin: str, pdus: Sequence[Pdu]) -> tuple[list[_Lot], dict[str, str | None]]:
         """The events of a transaction by their rooms; and what has been said of those that are none."""

@@ -40,6 +40,7 @@ def begin(txn: Transaction, item: CheckedEvent, *, server: str, shown: Sequence[
     :param item: the m.room.member event.
     :param server: one that is in the room.
     """
+    txn.hold_room(item.event.room_id)
     room_nid = rooms.know(txn, item.event.room_id, item.rules)
     stored = _show(txn, room_nid, item)
     outside_memberships.put(
@@ -50,6 +51,7 @@ def begin(txn: Transaction, item: CheckedEvent, *, server: str, shown: Sequence[
 
 def end(txn: Transaction, item: CheckedEvent) -> StoredEvent:
     """The user has turned the invite down or taken the knock back, or somebody else has."""
+    txn.hold_room(item.event.room_id)
     room_nid = rooms.know(txn, item.event.room_id, item.rules)
     stored = _show(txn, room_nid, item)
     outside_memberships.delete(txn, room_nid, item.event.state_slot[1])

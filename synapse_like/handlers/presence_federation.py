@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.federation.destinations import DestinationQueues, PassingEdusLost
+from synapse_like.federation.destinations import DestinationQueues, PassingEdusLost, SenderLost, lot_of
 from synapse_like.handlers.presence import LookersChanged, Presence
 from synapse_like.handlers.presence_states import AVAILABILITY, HIDDEN
 from synapse_like.handlers.streams import came
@@ -94,6 +94,7 @@ class PresenceFederation:
         bus.subscribe(PresenceRecorded, self._on_recorded)
         bus.subscribe(LookersChanged, self._on_lookers)
         bus.subscribe(PassingEdusLost, self._on_lost)
+        bus.subscribe(SenderLost, self._on_sender_lost)
         bus.subscribe(EventPersisted, self._on_event)
         bus.subscribe(ListChanged, self._on_list)
 
@@ -155,6 +156,16 @@ class PresenceFederation:
 
     def _on_lost(self, news: PassingEdusLost) -> None:
         self._behind.add(news.server)
+
+    def _on_sender_lost(self, news: SenderLost) -> None:
+        if self._people.keeps:
+            run_in_background("presence-lost", self._note_lost, frozenset(news.lots))
+
+    async def _note_lost(self, lots: Collection[str]) -> None:
+        """Something may be lost to any of some lots of servers."""
+        now_ms = self._clock.now_ms()
+        interest = await self._database.read("presence-interest-of", presence.interest_of, None, now_ms=now_ms)
+        self._behind.update(server for server in {*interest, *self._asked} if lot_of(server) in lots)
 
     async def _catch_up(self) -> None:
         """Tell those who can be reached again what they have missed, and ask them what we have."""

@@ -22,6 +22,7 @@ from synapse_like.handlers import outside_memberships, room_state
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Verdict, read_foreign
 from synapse_like.handlers.event_creation import ID_BYTES, EventCreation, MadeEvent
 from synapse_like.handlers.event_reception import admit
+from synapse_like.handlers.joins import Joins
 from synapse_like.handlers.outliers import store_outliers
 from synapse_like.handlers.room_access import is_inhabited
 from synapse_like.handlers.room_deletion import delete_room
@@ -84,12 +85,14 @@ class RemoteMembership:
         checks: EventChecks,
         creation: EventCreation,
         locks: RoomLocks,
+        joins: Joins,
     ) -> None:
         self._database = database
         self._client = client
         self._checks = checks
         self._creation = creation
         self._locks = locks
+        self._joins = joins
         self._server_name = creation.server_name
 
     # Coming in.
@@ -116,6 +119,11 @@ class RemoteMembership:
 
     async def _join_through(self, server: str, user_id: str, room_id: str, content: dict[str, Any]) -> None:
         made, end = await self._make_join(server, user_id, room_id, content)
+        # From now on it sends us what happens there.
+        async with self._joins.under_way(room_id):
+            await self._be_let_in(server, user_id, room_id, made, end)
+
+    async def _be_let_in(self, server: str, user_id: str, room_id: str, made: _Made, end: Event | None) -> None:
         answer = await self._client.send_membership(server, "join", room_id, made.event.event_id, made.pdu)
         join = await self._countersigned(made, answer.get("event"))
         state = await self._checks.read_many(made.rules, room_id, _pdus(answer, "state"))
@@ -128,6 +136,7 @@ class RemoteMembership:
         held = {event.state_slot: event_id for event_id, (event, _) in state.items() if event.is_state}
 
         def enter(txn: Transaction) -> None:
+            txn.hold_room(room_id)
             self._enter(txn, join, checked, held)
             if profiles.find(txn, user_id) != made.profile:
                 # It has changed on the way, when this was not yet one of the user's rooms.
@@ -257,6 +266,8 @@ class RemoteMembership:
                 item = self._leave_unheard(rules, known)
 
             def end(txn: Transaction) -> None:
+                # It may be ended from elsewhere at the same time.
+                txn.hold_room(room_id)
                 if stored_outside.find(txn, rooms.know(txn, room_id, rules), user_id) is not None:
                     outside_memberships.end(txn, item)
 

@@ -4,6 +4,7 @@
     incoming/…        one that is being written; who writes holds a lock on it (flock)
     uploading/…       one of the few uploads that a user may have at a time, where several processes share the folder;
                       who uploads holds a lock on it
+    fetching/…        something that is being fetched, by its name's hash; who fetches it holds a lock on it
     backup/ab/cdef…   another name of a file, while a backup is being made, so that it stays for that long
     doubtful/abcdef…  a mark: the file of this hash and the rows that name it may not agree; who is changing one of
                       them holds a lock on it
@@ -37,6 +38,7 @@ class ContentFolder:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
+        self._fetching = root / "fetching"
         self._doubtful = root / "doubtful"
         self._uploading = root / "uploading"
 
@@ -135,6 +137,12 @@ class ContentFolder:
         _sync_folder(self._doubtful)
         return held
 
+    def hold_fetch(self, name: str) -> Held | None:
+        """Be the only one who fetches something; None if another process does. It must be given back."""
+        self._make(self._fetching)
+        held = Held()
+        return held if held.take(self._fetching / hashlib.sha256(name.encode()).hexdigest()) else None
+
     def marks(self) -> list[str]:
         """The hashes that are marked, sorted."""
         if not self._doubtful.is_dir():
@@ -157,9 +165,9 @@ class ContentFolder:
         return count
 
     def forget_turns(self) -> None:
-        """Take away what is left of uploads whose process has ended."""
-        if self._uploading.is_dir():
-            for entry in os.scandir(self._uploading):
+        """Take away what is left of uploads and fetches whose process has ended."""
+        for folder in (self._uploading, self._fetching):
+            for entry in os.scandir(folder) if folder.is_dir() else ():
                 held = Held()
                 if held.take(Path(entry.path)):
                     held.release()
@@ -247,7 +255,7 @@ class Unfinished:
 
 
 class Held:
-    """Hashes, or turns to upload, that are marked and locked. It must be ended by `release` or `leave`."""
+    """Hashes, or turns to upload or fetch, that are marked and locked. It must be ended by `release` or `leave`."""
 
     def __init__(self) -> None:
         self._marks: dict[Path, tuple[int, bool]] = {}

@@ -27,7 +27,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import orjson
 from msgspec import Struct, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
@@ -599,16 +599,18 @@ class Database:
         if self._urgent is not None:
             self._given_up = self._urgent.newest()
 
-    def tell_others(self, *news: object) -> None:
+    def tell_others(self, *news: object) -> Deferred[None]:
         """Tell other processes, if there are any, what is worth nothing later; it is not published here.
 
         It comes after what this process has committed before. Nobody is told whether it came.
+
+        :returns: what fires when it was told, or could not be.
         """
         if self._holder is None or self._stopped:
-            return
+            return succeed(None)
         job = _Job("tell-others", lambda txn: tell_passing(txn, name, news), lanes=frozenset())
         name = self._holder.name
-        self._submit(self._writes, job).addErrback(
+        return self._submit(self._writes, job).addErrback(
             lambda failure: _log.warning("other processes were not told", reason=failure.getErrorMessage())
         )
 

@@ -147,6 +147,10 @@ class Engine(Protocol):
         """
         ...
 
+    def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
+        """Give locks back that were got by `try_locks`."""
+        ...
+
     def make_indexes_anew(self, connection: RawConnection) -> None:
         """Derive all indexes from their tables again; for a connection that has claimed the database."""
         ...
@@ -164,6 +168,13 @@ class Engine(Protocol):
 
     def notify(self, connection: RawConnection, text: str = "") -> None:
         """Say something to those who listen, with the next commit or, outside of a transaction, now."""
+        ...
+
+    def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
+        """Have the database end a connection, with all locks that it holds, over which nothing was asked for a while.
+
+        For one that asks something every few seconds, unless its process hangs. Older databases cannot do it.
+        """
         ...
 
     def release(self) -> None:
@@ -296,7 +307,13 @@ class SqliteEngine:
     def notify(self, connection: RawConnection, text: str = "") -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
+    def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
+        raise NotImplementedError("nobody else writes to SQLite")
+
     def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
+        raise NotImplementedError("nobody else writes to SQLite")
+
+    def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
     def release(self) -> None:
@@ -304,6 +321,10 @@ class SqliteEngine:
             os.close(self._lock_file)
             self._lock_file = None
 
+
+#: The lock that each server has on its database: for itself, or together with others. Any constant will do, as long as
+#: every server uses the same one.
+SERVERS = 0x53594E4C
 
 #: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known.
 _KEPT_ALIVE = {
@@ -334,8 +355,6 @@ class PostgresEngine:
     size_query = "SELECT pg_database_size(current_database())"
     can_be_shared = True
 
-    #: Any constant will do, as long as every server uses the same one.
-    _CLAIM = 0x53594E4C
     #: The same for who has stepped aside.
     _APART = 0x53594E41
 
@@ -392,7 +411,7 @@ class PostgresEngine:
     @contextlib.contextmanager
     def apart(self, connection: RawConnection) -> Iterator[Callable[[], None]]:
         # Of two who hold a share while they wait to be alone, each would wait for the other.
-        connection.execute("SELECT pg_advisory_unlock_shared(%s)", (self._CLAIM,))
+        connection.execute("SELECT pg_advisory_unlock_shared(%s)", (SERVERS,))
         connection.execute("SELECT pg_advisory_lock(%s)", (self._APART,))
         is_alone = False
 
@@ -407,7 +426,7 @@ class PostgresEngine:
             # Nobody comes in between: what one holds oneself is no hindrance.
             self._lock(connection, "pg_advisory_lock_shared")
             if is_alone:
-                connection.execute("SELECT pg_advisory_unlock(%s)", (self._CLAIM,))
+                connection.execute("SELECT pg_advisory_unlock(%s)", (SERVERS,))
             connection.execute("SELECT pg_advisory_unlock(%s)", (self._APART,))
 
     def _lock(self, connection: RawConnection, lock: str) -> None:
@@ -417,7 +436,7 @@ class PostgresEngine:
         """
         try:
             connection.execute(f"SET lock_timeout = '{CLAIM_SECONDS}s'")
-            connection.execute(f"SELECT {lock}(%s)", (self._CLAIM,))
+            connection.execute(f"SELECT {lock}(%s)", (SERVERS,))
         except self._psycopg.errors.LockNotAvailable as error:
             raise DatabaseInUse(self._who_holds(connection, wanted=lock)) from error
         finally:
@@ -428,7 +447,7 @@ class PostgresEngine:
         modes = connection.execute(
             "SELECT mode FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (self._CLAIM,),
+            (SERVERS,),
         ).fetchall()
         if wanted == "pg_advisory_lock_shared":
             return (
@@ -612,11 +631,21 @@ class PostgresEngine:
             for block, message in connection.execute(query, (table,)).fetchall():
                 yield f"The table {table} is damaged in block {block}: {message}."
 
+    def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
+        connection.execute(
+            "SELECT pg_advisory_unlock(number) FROM unnest(CAST(%s AS BIGINT[])) AS number", (list(locks),)
+        )
+
     def try_locks(self, connection: RawConnection, locks: Sequence[int]) -> set[int]:
         rows = connection.execute(
             "SELECT number, pg_try_advisory_lock(number) FROM unnest(CAST(%s AS BIGINT[])) AS number", (list(locks),)
         ).fetchall()
         return {number for number, is_held in rows if is_held}
+
+    def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
+        [(version,)] = connection.execute("SHOW server_version_num").fetchall()
+        if int(version) >= 140000:
+            connection.execute(f"SET idle_session_timeout = {round(seconds * 1000)}")
 
     def release(self) -> None:
         """The claim ends with the connection."""

@@ -16,8 +16,10 @@ from synapse_like.federation.destinations import (
     STOP_SECONDS,
     DestinationQueues,
     HeardFrom,
+    LotsLeft,
     PassingEdu,
     PassingEdusLost,
+    SenderLost,
 )
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
 from synapse_like.protocol.events import Event
@@ -32,7 +34,10 @@ from synapse_like.storage.events import GAP, EventPersisted
 from tests.support.threads import ThreadBridge
 
 #: What the queues are told.
-NEWS = (EventPersisted, EduStored, Rewound, CommitInDoubt, LeftAlone, PassingEdu, HeardFrom, PassingEdusLost)
+NEWS = (
+    *(EventPersisted, EduStored, Rewound, CommitInDoubt, LeftAlone, PassingEdu, HeardFrom, PassingEdusLost),
+    *(LotsLeft, SenderLost),
+)
 #: Where the clock stands at the beginning, in seconds.
 NOON = 1_412_600_000
 

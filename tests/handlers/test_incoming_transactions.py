@@ -21,6 +21,7 @@ from synapse_like.handlers.event_checks import EventChecks
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
 from synapse_like.handlers.incoming_transactions import IncomingTransactions
+from synapse_like.handlers.joins import BELIEVED_SECONDS, Joins
 from synapse_like.handlers.missing_events import MissingEvents
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.http.limits import Limiter
@@ -74,10 +75,15 @@ class Receiver:
     :param beside: another process of it, which has made the room.
     """
 
-    def __init__(self, database: Database, bridge: ThreadBridge, beside: Receiver | None = None) -> None:
+    def __init__(
+        self, database: Database, bridge: ThreadBridge, beside: Receiver | None = None, bus: Bus | None = None
+    ) -> None:
+        bus = bus or Bus()
         self.database = database
         self.bridge = bridge
-        clock = ReactorClock(HandMovedTime())
+        self.time = HandMovedTime()
+        clock = ReactorClock(self.time)
+        self.joins = Joins(database, bus, clock)
         key = generate_signing_key("1") if beside is None else beside.here.signing_key
         persistence = EventPersistence("here")
         self.here = EventCreation("here", key, clock, persistence)
@@ -97,6 +103,7 @@ class Receiver:
             persistence,
             MissingEvents(database, client, checks, persistence),
             RoomLocks(),
+            self.joins,
             edus={"m.test": self._hear, "m.lasting": self._hear},
             lasting_edus=["m.lasting"],
             limit=self._count,
@@ -343,11 +350,15 @@ def receivers(postgresql: PostgreSQL) -> Iterator[tuple[Receiver, Receiver]]:
         migrate(connection)
         connection.close()
         bridges = [ThreadBridge(), ThreadBridge()]
-        databases = [Database(open_engine(url, data_dir=Path()), bridge, Bus(), shared=True) for bridge in bridges]
+        buses = [Bus(), Bus()]
+        databases = [
+            Database(open_engine(url, data_dir=Path()), bridge, bus, shared=True)
+            for bridge, bus in zip(bridges, buses, strict=True)
+        ]
         for database in databases:
             database.start()
-        one = Receiver(databases[0], bridges[0])
-        yield one, Receiver(databases[1], bridges[1], beside=one)
+        one = Receiver(databases[0], bridges[0], bus=buses[0])
+        yield one, Receiver(databases[1], bridges[1], beside=one, bus=buses[1])
         for database in databases:
             database.stop()
 
@@ -375,3 +386,68 @@ def test_a_transaction_that_comes_to_two_processes_at_once_is_answered_the_same(
         assert [results[f"${message['pdu_id']}:there"] for message in messages[:2]] == [{}, {}]
     said = "SELECT COUNT(*) FROM events WHERE place IS NOT NULL AND position(?::bytea in pdu) > 0"
     assert two.result(two.database.read("said", lambda txn: txn.one(said, (b"m.text",)))) == (10,)
+
+
+def test_an_event_and_what_it_follows_may_come_to_different_processes(
+    receivers: tuple[Receiver, Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FED-6: what is missing at one comes to the other while it is asked for; nobody who is asked has to have it."""
+    one, two = receivers
+    before = one.message("before")
+    after = [one.message("after", after=before)]
+    after.append(one.message("after that", after=after[0]))
+
+    async def told(*_: Any, **__: Any) -> list[dict[str, Any]]:
+        two.receive("2", [], before)
+        return []
+
+    monkeypatch.setattr(one.others, "missing_events", told)
+    assert b"error" not in one.receive("1", [], *after)
+    assert two.has(before, *after)
+    assert one.waiting() == []
+
+
+async def _come_in(joins: Joins, room_id: str, has_come: Deferred[None]) -> None:
+    async with joins.under_way(room_id):
+        await has_come
+
+
+def test_what_comes_while_another_process_is_let_into_the_room_waits_for_that(
+    receivers: tuple[Receiver, Receiver],
+) -> None:
+    """FED-7: it was refused as of a room that we are not in, and nobody sent it again."""
+    one, two = receivers
+    message, has_come = two.message("hello"), Deferred[None]()
+    coming = Deferred.fromCoroutine(_come_in(one.joins, two.room, has_come))
+    two.bridge.pump(lambda: two.joins.are_under_way([two.room]))
+    answers: list[bytes] = []
+    answer = two.begin("1", [], message).addCallback(answers.append)
+    # What is of other rooms does not wait.
+    two.receive("2", [], two.message("elsewhere", two.other_room))
+    assert not answers
+    one.bridge.pump(lambda: not one.database._writes.qsize())
+    has_come.callback(None)
+    one.result(coming)
+    two.result(answer)
+    assert b"error" not in answers[0]
+    assert two.has(message)
+
+
+def test_what_waits_for_a_process_that_died_is_sent_again_and_taken_then(receivers: tuple[Receiver, Receiver]) -> None:
+    """FED-7."""
+    one, two = receivers
+    message = two.message("hello")
+    Deferred.fromCoroutine(_come_in(one.joins, two.room, Deferred()))
+    two.bridge.pump(lambda: two.joins.are_under_way([two.room]))
+    answer = two.begin("1", [], message)
+    refused: list[Any] = []
+    answer.addErrback(refused.append)
+    for _ in range(int(BELIEVED_SECONDS)):
+        if not refused:
+            two.result(two.database.read("nothing", lambda _: None))
+            two.time.advance(1)
+    assert refused[0].check(Unavailable)
+    assert two.recorded("1") is None
+    two.time.advance(BELIEVED_SECONDS)
+    two.receive("1", [], message)
+    assert two.has(message)

@@ -26,6 +26,7 @@ from synapse_like.protocol.room_versions import SPEC_2014, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.events import Standing
 from tests.support.forking_rooms import CREATOR as ALICE
@@ -116,7 +117,7 @@ class Scene:
         client: Any = Client()
         checks: Any = Trusting()
         unused: Any = None
-        backfill = Backfill(database, client, checks, unused, RoomLocks(), ReactorClock(HandMovedTime()))
+        backfill = Backfill(database, client, checks, unused, RoomLocks(), ReactorClock(HandMovedTime()), Bus())
         done: list[object] = []
         Deferred.fromCoroutine(backfill.fill_news()).addCallback(done.append)
         assert done == [None]

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import PassingEdusLost
+from synapse_like.federation.destinations import PassingEdusLost, SenderLost, lot_of
 from synapse_like.handlers import presence_federation
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
@@ -514,6 +514,23 @@ def test_what_was_lost_on_the_way_is_said_and_asked_again(scene: Scene) -> None:
     assert asked == {"poll": [THERE]}
     scene.result(scene.federation.sweep())
     assert scene.queues.take() == [], "once"
+
+
+def test_what_a_process_that_died_had_to_say_is_said_and_asked_again(scene: Scene) -> None:
+    """It was in the memory of the process that sends to some servers, and of no other."""
+    with_alice_seen_from_there(scene)
+    with_zoe_seen_by_alice(scene)
+    scene.result(scene.federation.receive("there", {"poll": [ALICE]}))
+    push(scene)
+    scene.queues.take()
+    scene.bus.publish(SenderLost([lot_of("there")]))
+    scene.bridge.pump(lambda: bool(scene.federation._behind))
+    scene.result(scene.federation.sweep())
+    assert len(scene.queues.take()) == 2
+    # That of others concerns nobody here.
+    scene.result(scene.federation._note_lost(frozenset({"another lot"})))
+    scene.result(scene.federation.sweep())
+    assert scene.queues.take() == []
 
 
 def test_what_may_not_have_gone_out_before_a_restart_is_said_again(scene: Scene) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
+from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.handlers import outside_memberships
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
@@ -24,9 +25,12 @@ from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.storage import accounts, gaps, membership, rooms
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.retransmissions import Once
+from tests.storage.test_sharing import Process, prepare
+from tests.storage.test_side_by_side import Paused, see_waiting
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import START_MS, Branch, ForkingRoom
 from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, checked
+from tests.support.postgres import PostgreSQL
 
 OURS = f"@ours:{SERVER}"
 SECOND = f"@second:{SERVER}"
@@ -46,7 +50,7 @@ class Newcomer:
         key = generate_signing_key("a_test")
         self.creation = EventCreation(SERVER, key, ReactorClock(time), EventPersistence(SERVER))
         unused: Any = None
-        self.remote = RemoteMembership(unused, unused, unused, self.creation, RoomLocks())
+        self.remote = RemoteMembership(unused, unused, unused, self.creation, RoomLocks(), unused)
         self.listener = Listener(connection, rules, self.branch.room_id)
 
     def join(self, branch: Branch, user_id: str) -> Event:
@@ -191,8 +195,46 @@ def test_who_waited_for_somebody_elses_join_does_not_ask_another_server(connecti
     server.join(server.branch, OURS)
     database: Any = DirectDatabase(connection)
     unused: Any = None
-    remote = RemoteMembership(database, unused, unused, server.creation, RoomLocks())
+    remote = RemoteMembership(database, unused, unused, server.creation, RoomLocks(), unused)
     results: list[None] = []
     join = remote.join(SECOND, server.branch.room_id, ["a.example"], {})
     Deferred.fromCoroutine(join).addCallback(results.append)
     assert results == [None]
+
+
+def test_an_invite_that_is_turned_down_and_taken_back_at_two_processes_ends_once(postgresql: PostgreSQL) -> None:
+    """FED-7: the user sees one end of it."""
+    branch = ForkingRoom(V6).begin()
+    invite = branch.member(ALICE, "invite", OURS)
+    back = branch.member(ALICE, "leave", OURS)
+
+    class Away:
+        async def make_membership(self, server: str, *_: object) -> object:
+            raise ServerUnreachable(server, "it is down")
+
+    with postgresql.database() as url:
+        prepare(url)
+        one, two = Process(url), Process(url)
+        try:
+
+            def begin(txn: Transaction) -> None:
+                accounts.create(txn, OURS, password_hash=None, now_ms=1)
+                outside_memberships.begin(txn, checked(V6, invite), server="a.example", shown=[])
+
+            one.result(one.database.write("begin", begin))
+            client: Any = Away()
+            unused: Any = None
+            creation = EventCreation(
+                SERVER, generate_signing_key("a_test"), ReactorClock(HandMovedTime()), EventPersistence(SERVER)
+            )
+            remote = RemoteMembership(two.database, client, unused, creation, RoomLocks(), unused)
+            taken_back = Paused(one, branch.room_id, outside_memberships.end, checked(V6, back))
+            turned_down = Deferred.fromCoroutine(remote.leave(OURS, branch.room_id))
+            see_waiting(url, lambda: two.result(two.database.read("nothing", lambda _: None)))
+            taken_back.go_on()
+            assert two.result(turned_down) is None
+            changes = two.result(two.database.read("changes", membership.changes, OURS, after=0, up_to=2**40))
+            assert [change.membership for change in changes] == ["invite", "leave"]
+        finally:
+            for process in (one, two):
+                process.database.stop()

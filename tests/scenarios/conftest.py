@@ -2,8 +2,8 @@
 
 `server` is one server for all tests, on one kind of database after the other; names of users, rooms and aliases must
 therefore be new in each test: `people` and `unique` make them. `fresh_server` is for tests that stop, kill or configure
-their server. What is marked `above_storage` runs on SQLite alone. What is marked `any_process` runs once more, on a
-server of three processes.
+their server. What is marked `above_storage` runs on SQLite alone, unless servers are of several processes. What is
+marked `any_process` runs once more, on a server of three processes.
 
 Rooms have the version that `room_version` says. What is marked `every_room_version`, a test or a whole module by its
 `pytestmark`, runs once for each of `ROOM_VERSIONS`; within such a module `of_2014` marks what depends on spec-2014.
@@ -58,7 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_left_out(item: pytest.Function) -> bool:
     chosen = item.callspec.params if hasattr(item, "callspec") else {}
     later_version = any(chosen.get(name, DEFAULT_VERSION) != DEFAULT_VERSION for name in ("room_version", "version"))
-    above_storage = item.get_closest_marker("above_storage") is not None
+    # What is in the memory of several processes is held together by their database.
+    above_storage = item.get_closest_marker("above_storage") is not None and PROCESSES == 1
     return (later_version or above_storage) and chosen.get("database_kind") in ("postgresql", SHARED)
 
 

@@ -58,11 +58,14 @@ class Paused:
         return self._process.result(self._job)
 
 
-def see_waiting(url: str) -> None:
-    """Wait until a transaction waits for another one."""
+def see_waiting(url: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Wait until a transaction waits for another one.
+
+    :param meanwhile: what is done for it to come to that.
+    """
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(url, autocommit=True) as other:
-        wait_until("one to wait for the other", lambda: other.execute(waiting).fetchone())
+        wait_until("one to wait for the other", lambda: (meanwhile(), other.execute(waiting).fetchone())[1])
 
 
 def test_a_slot_that_two_rooms_come_to_have_at_once_has_one_number(processes: list[Process]) -> None:

@@ -105,6 +105,20 @@ def test_two_come_into_a_room_elsewhere_by_two_processes_at_once(homes: Homes, u
         assert carol.members(room) == {person.user_id: "join" for person in (carol, *people)}
 
 
+def test_what_is_said_to_a_newcomer_before_the_room_is_stored_is_not_lost(homes: Homes, unique: Unique) -> None:
+    """FED-6: the one that comes in and the one that hears of it are two processes."""
+    carol = Client(homes.there).register(unique("carol"))
+    for _ in range(5):
+        room = carol.create_room(visibility="public", room_alias_name=unique("alias"))
+        alias = next(event["content"]["aliases"][0] for event in carol.state(room) if event["type"] == "m.room.aliases")
+        person = Client(homes.two).register(unique("person"))
+        join = person.start("POST", f"/join/{quote(alias)}", {})
+        wait_until("the newcomer", lambda: person.user_id in carol.members(room))  # noqa: B023 - called at once
+        welcome = carol.send(room, "welcome")
+        assert join.json()["room_id"] == room
+        wait_until("the welcome", lambda: welcome in ids(whole_history(person, room)))  # noqa: B023 - called at once
+
+
 def test_who_sends_to_a_server_is_replaced_when_they_die(homes: Homes, unique: Unique) -> None:
     """FED-3: whichever process a message comes to, the other server has it, in order and once; also after kill -9."""
     carol = Client(homes.there).register(unique("carol"))

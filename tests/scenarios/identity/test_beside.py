@@ -23,7 +23,7 @@ def test_both_serve_and_stop_together(fresh_server: FreshServer, identity_server
     """ID-1: one process, two servers, each with its own database and key."""
     identity = identity_servers()
     home = fresh_server({"identity_servers.trusted": [identity.url], "identity_servers.beside": str(identity.config)})
-    assert identity.request("GET", "/health").status == 200
+    wait_until("the identity server", lambda: _is_healthy(identity))
     alice = Client(home).register("alice")
     sid, secret = identity.validate("alice@example.org")
     credentials = {"idServer": f"127.0.0.1:{identity.port}", "sid": sid, "clientSecret": secret}
@@ -31,6 +31,8 @@ def test_both_serve_and_stop_together(fresh_server: FreshServer, identity_server
     assert identity.lookup("alice@example.org") == alice.user_id
     home.kill9()
     home.start()
+    # Of several processes it is one, and the home server serves before all of them do.
+    wait_until("the identity server", lambda: _is_healthy(identity))
     assert identity.lookup("alice@example.org") == alice.user_id
     assert home.terminate() == 0
     log = home.recent_log()
