@@ -385,6 +385,34 @@ def test_server_serves_until_sigterm(data_dir: Path, start: Sequence[str], exit_
     assert "/health" in output
 
 
+def test_start_loads_nothing_that_not_every_server_needs(data_dir: Path, tmp_path: Path) -> None:
+    """Each of these takes several milliseconds of the time until the first answer, and memory for good."""
+    port = free_port()
+    init(data_dir, "--client-port", str(port), "--federation-port", str(free_port()))
+    with (tmp_path / "log").open("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "synapse_like", "run", "--config", data_dir / "homeserver.yaml"],
+            cwd=CHECKOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            text=True,
+            preexec_fn=dying_with_us(signal.SIGKILL),
+        )
+        try:
+            wait_until("the server to answer", lambda: is_healthy(process, port), seconds=DEADLINE)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        loaded = {line.rpartition("|")[2].strip() for line in log if line.startswith("import time:")}
+    assert "twisted.web.http" in loaded
+    asks_others = {"twisted.web.client", "twisted.names.client", "twisted.internet.endpoints", "authlib"}
+    writes_letters = {"synapse_like.mail", "twisted.mail.smtp", "jinja2"}
+    of_some_requests = {"PIL", "phonenumbers", "vobject"}
+    of_other_settings = {"psycopg", "prometheus_client", "synapse_like.identity", "synapse_like.app.parent"}
+    assert not loaded & (asks_others | writes_letters | of_some_requests | of_other_settings)
+
+
 @pytest.mark.parametrize("words", [("check-config",), ("identity", "--help"), ("run",), ("identity", "run")])
 def test_garbage_is_looked_for_again_once_a_command_is_known(tmp_path: Path, words: Sequence[str]) -> None:
     """While the program is loaded none is looked for, which must not go on where no server runs."""

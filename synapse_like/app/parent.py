@@ -295,16 +295,20 @@ class Parent(Struct):
                 raise StartError(f"cannot listen on {address} port {port}: {error}") from error
 
     def _load(self) -> None:
-        """Load what every child needs."""
-        import twisted.internet.epollreactor  # noqa: F401
+        """Load what every child needs, also with its first request to another server: once for all of them."""
+        import twisted.internet.epollreactor
+        import twisted.names.client  # noqa: F401
 
         import synapse_like.app.server
+        import synapse_like.federation.connections
         from synapse_like.app.parts import engine_of
 
         # The driver of the database.
         engine_of(self.config)
         if self.config.metrics.port is not None:
-            import synapse_like.app.metrics  # noqa: F401
+            import synapse_like.app.metrics
+        if self.config.mail.host is not None:
+            import synapse_like.mail  # noqa: F401
         assert "twisted.internet.reactor" not in sys.modules, "a reactor cannot be shared"
         # It stays, and stays where it is: to look at it would be to copy it, in each child.
         gc.freeze()
