@@ -7,8 +7,8 @@ value. The dictionaries inside are shared and must be treated as frozen, too.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
+from sys import intern
 from types import MappingProxyType
 from typing import Any
 
@@ -140,7 +140,8 @@ def pack_seals(pdu: Pdu) -> Seals:
         [(signer, by_key)] = signatures.items()
         if len(by_key) == 1:
             [(algorithm, digest)], [(key_id, signature)] = hashes.items(), by_key.items()
-            return sys.intern(algorithm), digest, sys.intern(signer), sys.intern(key_id), signature
+            # Other keys are shared already: those that are read, by orjson.
+            return algorithm, digest, signer, intern(key_id), signature
     return {"hashes": hashes, "signatures": signatures}
 
 
