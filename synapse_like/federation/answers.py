@@ -1,8 +1,7 @@
 """What another server answers, read off a connection (HTTP/1.1, RFC 9112) and taken in whole or passed on.
 
-`twisted.web.client` would do it, too. It builds the URL, the request, its headers, the answer, its headers and a parser
-anew for each, of some sixty objects and eight hundred calls, where our requests have all one form; and it lets a server
-send a head without end, and a body that nobody can tell the end of. What is hard in it is used: the chunks.
+`twisted.web.client` would do it, too, with six times as many calls, and it lets a server send a head without end
+(docs/decisions/0005). What is hard in it is used: the chunks.
 
 An answer is believed only if it says where it ends: by its length, or by chunks. One that ends with its connection may
 have been cut off.

@@ -97,7 +97,7 @@ class Connection(Protocol):
         self._server_name = server_name
         self._tls = tls
         self._reactor = reactor
-        self._has_session = self._is_paused = False
+        self._has_session = self._is_paused = self._is_lost = False
         self._reader: AnswerReader | None = None
         self._body_seconds = 0.0
         self._deadline = self._looked_at = float("inf")
@@ -210,6 +210,7 @@ class Connection(Protocol):
             self._tls.forget_session(self._server_name)
             self._settle(reason)
         self.is_open = False
+        self._is_lost = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -229,11 +230,10 @@ class Connection(Protocol):
     def close(self) -> Deferred[None]:
         """Close a connection over which nothing is asked; fires when it is over."""
         closing = self._closing = Deferred()
-        transport: Any = self.transport
-        if transport.connected:
-            self.abort()
-        else:
+        if self._is_lost:
             closing.callback(None)
+        else:
+            self.abort()
         return closing
 
     def pause(self) -> None:

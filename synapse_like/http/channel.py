@@ -442,9 +442,9 @@ class PipelinedChannel(HTTPChannel):
                 Deferred.fromCoroutine(self._send(body))
                 return
             self.transport.write(head + body)
-            send_now(self.transport)
             if self._settle_first():
                 return
+        send_now(self.transport)
         self._read_on()
 
     def _settle_first(self) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from synapse_like.federation.answers import MOST_HEAD_BYTES, AnswerReader, Headers
+import pytest
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from synapse_like.federation.answers import MOST_HEAD_BYTES, AnswerReader, Headers, Whole
+from synapse_like.federation.connecting import Connection
 from synapse_like.federation.reasons import NotAnAnswer
 
 
@@ -120,3 +125,33 @@ def test_nonsense_is_no_answer(data: bytes, size: int) -> None:
 def test_head_is_bounded_however_it_is_made_long(beginning: bytes, more: bytes) -> None:
     with pytest.raises(NotAnAnswer, match="too large"):
         read(beginning + 2 * MOST_HEAD_BYTES // len(more) * more, len(more))
+
+
+def test_one_timer_sees_to_all_that_a_connection_may_take() -> None:
+    time = Clock()
+    unused: Any = None
+    transport = StringTransport()
+    connection = Connection("a.example", unused, time)
+    connection.transport = transport  # type: ignore[assignment]  # it has what is used of TLS
+    connection._has_session = True
+    whole = Whole(connection, 100)
+    connection.ask(b"GET / HTTP/1.1\r\n\r\n", whole, answer=60, body=120)
+    assert transport.value() == b"GET / HTTP/1.1\r\n\r\n"
+    time.advance(59)
+    connection.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    time.advance(119)
+    connection.dataReceived(b"{}")
+    assert whole.outcome.result == (200, b"{}")
+    connection.keep(50)
+    time.advance(49)
+    assert len(time.getDelayedCalls()) == 1
+    assert not transport.disconnected
+    connection.ask(b"GET / HTTP/1.1\r\n\r\n", late := Whole(connection, 100), answer=60, body=120)
+    failed: list[BaseException] = []
+    late.outcome.addErrback(lambda failure: failed.append(failure.value))
+    time.advance(59)
+    assert not failed
+    time.advance(1)
+    assert [type(error).__name__ for error in failed] == ["TimeoutError"]
+    assert transport.disconnected
+    assert not time.getDelayedCalls()
