@@ -180,20 +180,34 @@ def test_what_one_chooses_is_written_down_wherever_one_says_it(processes: tuple[
         two.result(two.input.choose(requester, BOB, "online", None, idle_ms=None, device_type=None)).raiseException()
 
 
-def test_what_was_chosen_is_seen_as_soon_as_that_is_answered(processes: tuple[Process, Process]) -> None:
+def test_what_was_chosen_is_seen_as_soon_as_that_is_answered(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, two = processes
+    load, slow = two.presence._load, Deferred[None]()
+
+    async def load_slowly(persons: Any) -> None:
+        await slow
+        await load(persons)
+
+    monkeypatch.setattr(two.presence, "_load", load_slowly)
+    chosen = choose(two, ALICE, "unavailable")
+    until(processes, lambda: bool(two.presence._unknown), 0)
+    turns = iter([False, False, False, True])
+    until(processes, lambda: next(turns), 0)
+    assert not chosen.called
+    slow.callback(None)
+    until(processes, lambda: chosen.called, 0)
+    assert two.presence.person(ALICE).told.state == "unavailable"
+
+
+def test_what_the_tables_say_counts_until_it_is_learned(processes: tuple[Process, Process]) -> None:
     one, two = processes
-    for state in ("unavailable", "free_for_chat", "unavailable"):
-        chosen = choose(two, ALICE, state)
-        seen: list[str] = []
-        chosen.addCallback(lambda _, seen=seen: seen.append(two.presence.person(ALICE).told.state))
-        until(processes, lambda chosen=chosen: chosen.called)
-        assert seen == [state]
-        row = two.result(two.database.read("row", presence.of_users, [ALICE]))[ALICE]
-        assert two.presence.person(ALICE).position == row.position
-    two.presence.person(ALICE).position -= 1
-    ahead = presence.StoredPresence(ALICE, row.position, "free_for_chat")
-    assert two.presence.told(ALICE, ahead).state == "free_for_chat", "the tables know more"
-    assert one.presence.told(ALICE, ahead).state == "unavailable", "the keeper knows most"
+    chosen = choose(two, ALICE, "unavailable")
+    until(processes, lambda: chosen.called)
+    newer = presence.StoredPresence(ALICE, two.presence.person(ALICE).position + 1, "free_for_chat")
+    assert two.presence.told(ALICE, newer).state == "free_for_chat"
+    assert one.presence.told(ALICE, newer).state == "unavailable", "the keeper knows most"
 
 
 def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Process, Process]) -> None:

@@ -272,8 +272,9 @@ def test_request_is_told_once_and_stays_until_it_is_answered(alice: Client, bob:
     assert list_of(bob) == {alice.user_id: {"user_id": alice.user_id, "accepted": False}}
     change_list(alice, accept=[bob.user_id])
     assert requests_in(alice.initial_sync()["presence"]) == []
-    entry = list_of(bob)[alice.user_id]
-    assert (entry["accepted"], entry["presence"]) == (True, "online")
+    # That her stream is open is told within a few seconds.
+    entry = wait_until("alice", lambda: next((e for e in list_of(bob).values() if e["presence"] == "online"), None))
+    assert (entry["user_id"], entry["accepted"]) == (alice.user_id, True)
 
 
 def test_accepted_request_shows_who_is_there(alice: Client, bob: Client) -> None:
