@@ -48,6 +48,7 @@ class ServerService(Service, Generic[P]):
     :param tell: is told, in a sentence, where the server listens once it does.
     :cvar kind: what the log calls it.
     :ivar server: its parts, while it runs.
+    :ivar has_failed: whether it has ended since it could not go on; a new process can.
     """
 
     kind = "server"
@@ -61,6 +62,7 @@ class ServerService(Service, Generic[P]):
         self._reactor = reactor
         self._tell = tell
         self.server: P | None = None
+        self.has_failed = False
         self._ports: list[IListeningPort] = []
 
     def startService(self) -> None:  # noqa: N802 - Twisted's name
@@ -69,6 +71,7 @@ class ServerService(Service, Generic[P]):
         :raises StartError: something stands in the way.
         """
         server = self.server = self._build()
+        server.database.when_gone_back = self._begin_anew
         server.database.start()
         for pool in server.thread_pools:
             pool.start()
@@ -119,6 +122,13 @@ class ServerService(Service, Generic[P]):
             pool.stop()
         server.database.stop()
         _log.info(f"the {self.kind} has stopped")
+
+    def _begin_anew(self) -> None:
+        """What is kept in memory is not what the tables say any more: end, for another process to begin."""
+        _log.error("the database lacks what was committed: another one with fewer commits has taken its place, ending")
+        self.has_failed = True
+        if self.running:
+            self._reactor.stop()
 
     async def _drain(self, server: P, *sites: Site[Any]) -> None:
         """Have all that was asked answered, Prometheus included, for as long as that may take."""

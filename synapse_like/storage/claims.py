@@ -7,8 +7,9 @@ the connection is gone. What another process holds is tried again every few seco
 If the connection is lost, all claims are: nothing of what they are for may be begun any more until they are had again.
 That is noticed when the connection is looked at next, within `TRY_EVERY_SECONDS`; so for that long two processes may
 believe that they hold a claim, and what is done under it must bear that, as it bears that a process dies in the middle.
-A process that hangs or is stopped (SIGSTOP) holds what it has: its connection stands. One whose machine or network is
-gone is given up by PostgreSQL after `GIVEN_UP_SECONDS` (`engines.py`).
+One whose machine or network is gone, and one that is stopped (SIGSTOP) and asks nothing any more, is given up by
+PostgreSQL after `GIVEN_UP_SECONDS` (`engines.py`); before version 14 it has patience with one that is stopped. A process
+whose other threads hang holds what it has.
 
 A process that is alone on its database holds everything from the beginning, and nothing is asked of the database.
 """
@@ -23,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 
 from synapse_like.logs import get_logger
-from synapse_like.storage.engines import DatabaseUnavailable
+from synapse_like.storage.engines import GIVEN_UP_SECONDS, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from synapse_like.storage.database import Connection
@@ -130,6 +131,7 @@ class Claims:
             pause = 0.1
             held: set[str] = set()
             try:
+                connection.engine.end_if_silent(connection.raw, GIVEN_UP_SECONDS)
                 while not self._ending:
                     self._try(connection, held)
                     self._wait(TRY_EVERY_SECONDS)

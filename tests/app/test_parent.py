@@ -14,7 +14,7 @@ import pytest
 
 from synapse_like.app import parent
 from synapse_like.app.parent import FIRST_PAUSE, LONG_LIFE, LONGEST_PAUSE, Child
-from tests.support.processes import dying_with_us, free_port, wait_until
+from tests.support.processes import dying_with_us, free_port, is_alive, wait_until
 from tests.support.server import ROOT
 
 Run = Callable[..., "Running"]
@@ -56,14 +56,6 @@ class Running:
 
     def ends(self) -> int:
         return self.process.wait(timeout=30)
-
-
-def is_alive(process_id: int) -> bool:
-    try:
-        # A zombie is dead, whoever is to bury it.
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ from synapse_like.storage.database import CommitInDoubt, Connection, Database, T
 from synapse_like.storage.engines import DatabaseInUse, open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
-from synapse_like.storage.sharing import Turn
+from synapse_like.storage.sharing import Holder, Turn
 from tests.storage.sharing_worker import ROOMS
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import dying_with_us, wait_until
@@ -232,7 +233,9 @@ def test_who_missed_too_much_looks_at_everything_again(
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
-    listener = sharing.Listener(lambda: Connection(engine), "asleep", 0, heard.extend, gaps.append, heard.extend)
+    listener = sharing.Listener(
+        lambda: Connection(engine), Holder(), 0, heard.extend, gaps.append, heard.extend, Mock()
+    )
     listener.start()
     wait_until("what is left to be heard", lambda: bool(heard))
     listener.stop()

@@ -13,14 +13,14 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 
-from tests.support.processes import dying_with_us, wait_until
+from tests.support.processes import dying_with_us, is_alive, wait_until, with_children
 
 HOW_TO_INSTALL = "PostgreSQL is not installed (apt-get install postgresql): its half of the tests cannot run"
 
@@ -78,6 +78,34 @@ class PostgreSQL:
                 self._process.kill()
                 self._process.wait()
 
+    def kill9(self) -> None:
+        """End all its processes as a machine does that is switched off."""
+        everybody = self._stop_all()
+        for process_id in everybody:
+            os.kill(process_id, signal.SIGKILL)
+        self._process.wait()
+        # As long as one holds the memory that they share, it does not start again.
+        wait_until("all of PostgreSQL to be gone", lambda: not any(map(is_alive, everybody)))
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Have all its processes stop (SIGSTOP), with everything open, for the length of a `with` block."""
+        everybody = self._stop_all()
+        try:
+            yield
+        finally:
+            for process_id in everybody:
+                with suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGCONT)
+
+    def _stop_all(self) -> list[int]:
+        # The one that starts the others first, so that there are no new ones; none is gone before it sees to that.
+        os.kill(self._process.pid, signal.SIGSTOP)
+        everybody = with_children(self._process.pid)
+        for process_id in everybody:
+            os.kill(process_id, signal.SIGSTOP)
+        return everybody
+
     def start_again(self) -> None:
         """Start it after a crash, and wait until it answers."""
         self._process = self._start()
@@ -114,7 +142,7 @@ class PostgreSQL:
             "full_page_writes": "off",
             "autovacuum": "on" if self._keeps else "off",
             "shared_buffers": "32MB",
-            "max_connections": "60",
+            "max_connections": "120",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         with self.log.open("ab") as log:

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.support.command_line import do, must_do
-from tests.support.processes import dying_with_us, free_port, wait_until
+from tests.support.processes import dying_with_us, free_port, wait_until, with_children
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,11 +78,7 @@ class HomeServer:
     def process_ids(self) -> list[int]:
         """The IDs of all its processes, while it runs: its own first."""
         parent = self.process_id
-        if parent is None:
-            return []
-        with contextlib.suppress(FileNotFoundError):
-            return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
-        return [parent]
+        return [] if parent is None else with_children(parent)
 
     @property
     def config(self) -> Path:
@@ -164,13 +160,13 @@ class HomeServer:
         """
         return self._its_process().wait(timeout=seconds)
 
-    def terminate(self) -> int:
+    def terminate(self, seconds: float = 30) -> int:
         """Send SIGTERM and wait for its end.
 
         :returns: the exit code.
         """
         self.ask_to_stop()
-        return self.wait_for_exit()
+        return self.wait_for_exit(seconds)
 
     def restart(self) -> None:
         """Stop it in good order and start it again."""
@@ -203,7 +199,7 @@ class HomeServer:
 
     def resident_bytes(self) -> int:
         """Memory that it holds, in bytes."""
-        return int(self._proc("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self._its_process().pid)
 
     def _proc(self, file: str) -> str:
         return Path(f"/proc/{self._its_process().pid}/{file}").read_text()
@@ -226,3 +222,8 @@ class HomeServer:
             return False
         finally:
             connection.close()
+
+
+def resident_bytes(process_id: int) -> int:
+    """Memory that a process holds, in bytes."""
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
