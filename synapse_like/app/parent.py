@@ -15,6 +15,7 @@ parent hears of theirs by SIGCHLD, and what they have to say by a pipe for each,
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -171,7 +172,9 @@ class Child:
 
     def _say(self, **what: object) -> None:
         if self._report is not None:
-            os.write(self._report, json.dumps(what).encode() + b"\n")
+            # Of a parent that is no more one hears by the other pipe.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._report, json.dumps(what).encode() + b"\n")
 
     def tie(self, loop: Any, reloading: Reloading[Any]) -> None:
         """Have the service that has started here end when the parent wants it, or is no more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ from synapse_like.background import Repeating
 from synapse_like.config.shared import Metrics, url_of
 from synapse_like.http.site import Site
 from synapse_like.storage.database import Database
+from synapse_like.storage.engines import DatabaseUnavailable
 
 #: How long a stopping server waits for requests under way to be answered, in seconds.
 DRAIN_SECONDS = 10.0
@@ -70,9 +72,13 @@ class ServerService(Service, Generic[P]):
 
         :raises StartError: something stands in the way.
         """
-        server = self.server = self._build()
-        server.database.when_gone_back = self._begin_anew
-        server.database.start()
+        try:
+            server = self.server = self._build()
+            server.database.when_gone_back = self._begin_anew
+            server.database.start()
+        except DatabaseUnavailable as error:
+            # It was there a moment ago.
+            raise StartError(str(error)) from error
         for pool in server.thread_pools:
             pool.start()
         for task in server.tasks:
@@ -127,8 +133,8 @@ class ServerService(Service, Generic[P]):
         """What is kept in memory is not what the tables say any more: end, for another process to begin."""
         _log.error("the database lacks what was committed: another one with fewer commits has taken its place, ending")
         self.has_failed = True
-        if self.running:
-            self._reactor.stop()
+        # As if somebody had asked for it, whatever it is that runs here.
+        signal.raise_signal(signal.SIGTERM)
 
     async def _drain(self, server: P, *sites: Site[Any]) -> None:
         """Have all that was asked answered, Prometheus included, for as long as that may take."""

@@ -8,8 +8,8 @@ If the connection is lost, all claims are: nothing of what they are for may be b
 That is noticed when the connection is looked at next, within `TRY_EVERY_SECONDS`; so for that long two processes may
 believe that they hold a claim, and what is done under it must bear that, as it bears that a process dies in the middle.
 One whose machine or network is gone, and one that is stopped (SIGSTOP) and asks nothing any more, is given up by
-PostgreSQL after `GIVEN_UP_SECONDS` (`engines.py`); before version 14 it has patience with one that is stopped. A process
-whose other threads hang holds what it has.
+PostgreSQL after `GIVEN_UP_SECONDS` (`engines.py`), the latter from version 14 on. A process of which another thread
+hangs holds what it has.
 
 A process that is alone on its database holds everything from the beginning, and nothing is asked of the database.
 """

@@ -506,9 +506,12 @@ class Database:
         return total
 
     def start(self) -> None:
-        """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`)."""
+        """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`).
+
+        :raises DatabaseUnavailable: the database was lost meanwhile.
+        """
         if self._holder is not None:
-            self._listen(self._holder, self._writer.transact(newest))
+            self._listen(self._holder, self.prepare(lambda writer: writer.transact(newest)))
         for thread in self._threads:
             thread.start()
         self.claims.start()
@@ -546,8 +549,14 @@ class Database:
         self._reactor.callFromThread(tell)
 
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
-        """Use the writing connection, blocking, before the threads are started."""
-        return function(self._writer)
+        """Use the writing connection, blocking, before the threads are started.
+
+        :raises DatabaseUnavailable: it was lost meanwhile.
+        """
+        try:
+            return function(self._writer)
+        except self.engine.connection_errors as error:
+            raise DatabaseUnavailable(f"the database cannot be used any more: {str(error).strip()}") from error
 
     def stop(self) -> None:
         """Finish what is waiting, then end the threads and close the connections. Blocks."""

@@ -384,6 +384,8 @@ class PostgresEngine:
             psycopg.errors.DeadlockDetected,
             psycopg.errors.SerializationFailure,
             psycopg.errors.UniqueViolation,
+            # This process stood still for long, and others went on.
+            psycopg.errors.IdleInTransactionSessionTimeout,
         )
 
     def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
