@@ -185,3 +185,13 @@ def test_pauses_grow_while_none_lives_for_long(monkeypatch: pytest.MonkeyPatch) 
     now += LONG_LIFE + 1
     child.died()
     assert child.wait() == FIRST_PAUSE
+
+
+def test_a_child_that_comes_to_serve_when_its_parent_is_gone_says_so_to_nobody() -> None:
+    """It hears of that by another way, and stops in good order."""
+    there, here = os.pipe()
+    os.close(there)
+    child = Child(1, None)
+    child.be(here, -1)
+    child.serves()
+    assert child.report is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from synapse_like.storage import engines, positions, sharing
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import CommitInDoubt, Connection, Database, Transaction
-from synapse_like.storage.engines import DatabaseInUse, open_engine
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
 from synapse_like.storage.sharing import Holder, Turn
@@ -31,6 +32,8 @@ from tests.support.processes import dying_with_us, wait_until
 from tests.support.server import ROOT
 from tests.support.threads import ThreadBridge
 
+#: A word that passes, and says nothing.
+LISTENING = "listening?"
 #: End all connections but one's own.
 END_OTHERS = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -63,7 +66,7 @@ class Process:
 
     @property
     def words(self) -> list[str]:
-        return [news.word for news in self.news if isinstance(news, Said)]
+        return [news.word for news in self.news if isinstance(news, Said) and news.word != LISTENING]
 
     def result(self, deferred: Deferred[Any]) -> Any:
         deferred.addBoth(lambda outcome: self.results.__setitem__(deferred, outcome))
@@ -131,6 +134,7 @@ def test_nobody_is_alone_on_a_database_that_others_share(url: str, processes: li
 
 def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(processes: list[Process]) -> None:
     one, two = processes
+    wait_until_one_listens(one, two)
     before = one.result(one.database.read("newest", sharing.newest))
     long = "é" * 5000 + "x" * 20_000
     one.database.tell_others(Said(0, "short"), Said(0, long))
@@ -138,6 +142,19 @@ def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(proc
     two.say("last")
     one.hear("last")
     assert one.result(one.database.read("newest", sharing.newest)) == before + 1
+
+
+def wait_until_one_listens(other: Process, one: Process) -> None:
+    """What passes before that, it never hears."""
+
+    def hears() -> bool:
+        other.database.tell_others(Said(0, LISTENING))
+        other.result(other.database.write("nothing", lambda txn: None))
+        with contextlib.suppress(pytest.fail.Exception):
+            one.bridge.pump(lambda: bool(one.news), 0.1)
+        return bool(one.news)
+
+    wait_until("the process to listen", hears)
 
 
 class Holding:
@@ -338,6 +355,19 @@ def test_if_what_was_committed_is_no_more_nothing_is_given_out_again_and_nothing
     assert anew.say("new") > said[-1]
     anew.hear("new")
     anew.database.stop()
+
+
+def test_a_database_that_is_lost_while_a_process_begins_is_named(url: str) -> None:
+    database = Database(open_engine(url, data_dir=Path()), ThreadBridge(), Bus(), shared=True)
+
+    def lose(connection: Connection) -> None:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute(END_OTHERS)
+        connection.transact(sharing.newest)
+
+    with pytest.raises(DatabaseUnavailable, match="terminat"):
+        database.prepare(lose)
+    database.stop()
 
 
 def test_who_missed_what_is_kept_no_more_goes_on(
