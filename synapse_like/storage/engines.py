@@ -620,7 +620,12 @@ class PostgresEngine:
         connection.execute("BEGIN")
         try:
             schema = None
-            with contextlib.suppress(errors.InsufficientPrivilege, errors.FeatureNotSupported, errors.UndefinedFile):
+            with contextlib.suppress(
+                errors.InsufficientPrivilege,
+                errors.FeatureNotSupported,
+                errors.UndefinedFile,
+                errors.ReadOnlySqlTransaction,
+            ):
                 connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
                 [(name,)] = connection.execute(f"{query} WHERE e.extname = 'amcheck'").fetchall()
                 [(may,)] = connection.execute(

@@ -9,9 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 
+from synapse_like.app.doctor.here import check_files
+from synapse_like.config import load
 from tests.scenarios.conftest import Unique, known, must_not_have_failed
 from tests.scenarios.test_metrics import figures
 from tests.support.client import Client, ids
@@ -105,6 +108,16 @@ def test_a_file_that_was_uploaded_to_one_is_at_both(machines: Machines, unique: 
     alice = Client(machines.one).register(unique("alice"))
     uri = upload(alice, b"bytes", "text/plain")
     assert [download(at(machine, alice), uri).body for machine in machines] == [b"bytes"] * 2
+    assert files_found(machines.two.config) == ["ok"]
+    otherwise = machines.two.data_dir / "otherwise.yaml"
+    shared, own = machines.one.data_dir.parent / "content", machines.two.data_dir / "content"
+    otherwise.write_text(machines.two.config.read_text().replace(str(shared), str(own)))
+    assert files_found(otherwise) == ["fault"]
+
+
+def files_found(settings: Path) -> list[str]:
+    """What `doctor` says of the files."""
+    return [finding.state for finding in check_files(load(settings, {}))]
 
 
 def test_each_counts_what_it_is_asked(machines: Machines, unique: Unique) -> None:
