@@ -247,7 +247,7 @@ def let_loose(
     for server in world.servers:
         if not server.is_running:
             server.launch()
-        server.wait_until_healthy()
+        server.wait_until_healthy(90)
     return happened
 
 

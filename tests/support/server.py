@@ -108,10 +108,10 @@ class HomeServer:
         self.wait_until_healthy()
         return self
 
-    def wait_until_healthy(self) -> None:
+    def wait_until_healthy(self, seconds: float = 30) -> None:
         """Wait until it serves; it is ended if it never does."""
         try:
-            wait_until("the server's health", self._is_healthy)
+            wait_until("the server's health", self._is_healthy, seconds=seconds)
         except BaseException as error:
             self.close()
             error.add_note(f"Its log:\n{self.recent_log()}")
