@@ -48,7 +48,7 @@ ONE_OF_SEVERAL_SECONDS = 4
 GIVEN_UP_SECONDS = 12
 #: How long a process that shares a database may do nothing in the middle of a transaction, in seconds, before that is
 #: ended. A process that was stopped, or hangs, would keep all others from writing.
-LONGEST_THOUGHT = 20
+LONGEST_THOUGHT = 30
 #: How often is looked whether those who wait for an answer wait in vain, in seconds; after how many looks the
 #: database's server is asked whether it is there, and how long it may take to say so.
 LOOK_EVERY_SECONDS, PATIENT_LOOKS, PING_SECONDS = 3.0, 3, 5
@@ -680,7 +680,7 @@ class PostgresEngine:
             where = {"host": info.host, "hostaddr": info.hostaddr, "port": info.port}
             known = {name: value for name, value in where.items() if value}
             asked = self._psycopg.conninfo.make_conninfo(
-                self._url, **{"hostaddr": None, **known}, target_session_attrs="any", connect_timeout=PING_SECONDS
+                self._url, **known, target_session_attrs="any", connect_timeout=PING_SECONDS
             )
         except self._psycopg.Error:
             # It has been closed meanwhile.
