@@ -555,7 +555,7 @@ class Database:
         """
         try:
             return function(self._writer)
-        except self.engine.connection_errors as error:
+        except (*self.engine.connection_errors, CommitFailed) as error:
             raise DatabaseUnavailable(f"the database cannot be used any more: {str(error).strip()}") from error
 
     def stop(self) -> None:

@@ -357,16 +357,21 @@ def test_if_what_was_committed_is_no_more_nothing_is_given_out_again_and_nothing
     anew.database.stop()
 
 
-def test_a_database_that_is_lost_while_a_process_begins_is_named(url: str) -> None:
+@pytest.mark.parametrize("moment", ["before", "at the commit"])
+def test_a_database_that_is_lost_while_a_process_begins_is_named(url: str, moment: str) -> None:
     database = Database(open_engine(url, data_dir=Path()), ThreadBridge(), Bus(), shared=True)
 
-    def lose(connection: Connection) -> None:
+    def lose(_: Transaction | None = None) -> None:
         with psycopg.connect(url, autocommit=True) as other:
             other.execute(END_OTHERS)
-        connection.transact(sharing.newest)
+
+    def begin(connection: Connection) -> None:
+        if moment == "before":
+            lose()
+        connection.transact(lose)
 
     with pytest.raises(DatabaseUnavailable, match="terminat"):
-        database.prepare(lose)
+        database.prepare(begin)
     database.stop()
 
 
