@@ -553,9 +553,10 @@ class Database:
 
         :raises DatabaseUnavailable: it was lost meanwhile.
         """
+        lost: tuple[type[Exception], ...] = (*self.engine.connection_errors, CommitFailed)
         try:
             return function(self._writer)
-        except (*self.engine.connection_errors, CommitFailed) as error:
+        except lost as error:
             raise DatabaseUnavailable(f"the database cannot be used any more: {str(error).strip()}") from error
 
     def stop(self) -> None:
