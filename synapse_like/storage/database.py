@@ -403,7 +403,12 @@ class Connection:
             self.caches.clear()
         self.raw = self._connect()
         if self._exclusive:
-            self.see_that_all_is_there(self._continuity)
+            try:
+                self.see_that_all_is_there(self._continuity)
+            except BaseException:
+                # Nothing is to be written before that was seen.
+                self.raw.close()
+                raise
 
     def see_that_all_is_there(self, continuity: Continuity) -> None:
         """Have all positions leap, and write nothing more, if what was committed is not there any more.

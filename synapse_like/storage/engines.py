@@ -23,6 +23,7 @@ import fcntl
 import os
 import socket
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -343,6 +344,29 @@ _KEPT_ALIVE_THERE = {
     "tcp_keepalives_count": GIVEN_UP_SECONDS // 4,
     "tcp_user_timeout": GIVEN_UP_SECONDS * 1000,
 }
+
+
+#: What a client says that wants to know whether there is TLS: its length and a number. A letter is answered.
+_IS_THERE_TLS = struct.pack("!II", 8, 80877103)
+
+
+def _opened(host: str, address: str, port: int) -> socket.socket:
+    """A new connection to a PostgreSQL, to which nothing has been said.
+
+    :param host: as libpq has it: a name, or the folder of a Unix socket.
+    :param address: of the host, if it is known.
+    :raises OSError: there is none, or not in time.
+    """
+    if not host.startswith("/"):
+        return socket.create_connection((address or host, port), PING_SECONDS)
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.settimeout(PING_SECONDS)
+        opened.connect(f"{host}/.s.PGSQL.{port}")
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 class PostgresEngine:
@@ -677,16 +701,16 @@ class PostgresEngine:
         """Whether the server that a connection leads to answers, be it to say that it has no time."""
         try:
             info = connection.info
-            where = {"host": info.host, "hostaddr": info.hostaddr, "port": info.port}
-            known = {name: value for name, value in where.items() if value}
-            asked = self._psycopg.conninfo.make_conninfo(
-                self._url, **known, target_session_attrs="any", connect_timeout=PING_SECONDS
-            )
+            host, address, port = info.host, info.hostaddr, info.port
         except self._psycopg.Error:
             # It has been closed meanwhile.
             return True
-        answer = self._psycopg.pq.PGconn.ping(asked.encode())
-        return bool(answer != self._psycopg.pq.Ping.NO_RESPONSE)
+        try:
+            with _opened(host, address, port) as asking:
+                asking.sendall(_IS_THERE_TLS)
+                return bool(asking.recv(1))
+        except OSError:
+            return False
 
     def _cut(self, connection: Any) -> None:
         with (

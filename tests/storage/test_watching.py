@@ -40,7 +40,7 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     monkeypatch.setattr(engines, "LOOK_EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(engines, "PING_SECONDS", 2)  # less is not to be had
+    monkeypatch.setattr(engines, "PING_SECONDS", 1)
     server = PostgreSQL(needed(find_binaries(), "POSTGRES", HOW_TO_INSTALL))
     try:
         with server.database() as url:
