@@ -505,7 +505,8 @@ class PostgresEngine:
 
     def _safe_url(self) -> str:
         parts = urlsplit(self._url)
-        return f"{parts.hostname or 'local socket'}{parts.path}"
+        hosts = parts.netloc.rpartition("@")[2]
+        return f"{hosts if ',' in hosts else parts.hostname or 'local socket'}{parts.path}"
 
     @staticmethod
     @lru_cache(maxsize=1024)

@@ -44,6 +44,14 @@ def test_one_that_can_be_written_to_is_looked_for_and_not_for_long_unless_the_ur
     assert own._usual().keys().isdisjoint({"target_session_attrs", "connect_timeout", "keepalives_idle"})
 
 
+def test_all_are_named_that_the_database_may_be_on(tmp_path: Path) -> None:
+    engine = open_engine("postgresql://someone:geheim@127.0.0.1:1,127.0.0.1:2/nowhere", data_dir=tmp_path)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        Connection(engine)
+    assert "(127.0.0.1:1,127.0.0.1:2/nowhere)" in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
 def test_sql_is_spelt_for_postgresql() -> None:
     engine = PostgresEngine("postgresql:///x")
     assert engine.adapt("SELECT 1 % ? FROM t") == "SELECT 1 %% %s FROM t"
