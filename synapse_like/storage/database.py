@@ -489,6 +489,8 @@ class Database:
             for n, reader in enumerate(self._readers)
         ]
         self._put_off: list[_Job[Any]] = []
+        #: The number of the last commit that is not published here, of a database that is shared.
+        self._from: int | None = None
         self._order: Order | None = None
         self._listener: Listener | None = None
         self._watching = contextlib.ExitStack()
@@ -516,7 +518,9 @@ class Database:
         :raises DatabaseUnavailable: the database was lost meanwhile.
         """
         if self._holder is not None:
-            self._listen(self._holder, self.prepare(lambda writer: writer.transact(newest)))
+            self.prepare(lambda _: None)
+            assert self._from is not None, "it was looked up there"
+            self._listen(self._holder, self._from)
         for thread in self._threads:
             thread.start()
         self.claims.start()
@@ -556,11 +560,17 @@ class Database:
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
         """Use the writing connection, blocking, before the threads are started.
 
+        What other processes commit after the first of it is published here, later: so nothing is missed of what comes
+        after that which the others have read, and what they know already can be told to them once more.
+
         :raises DatabaseUnavailable: it was lost meanwhile.
         """
         lost: tuple[type[Exception], ...] = (*self.engine.connection_errors, CommitFailed)
         try:
-            return function(self._writer)
+            result = function(self._writer)
+            if self._holder is not None and self._from is None:
+                self._from = self._writer.transact(newest)
+            return result
         except lost as error:
             raise DatabaseUnavailable(f"the database cannot be used any more: {str(error).strip()}") from error
 

@@ -36,7 +36,7 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.logs import get_logger
 from synapse_like.storage.continuity import Continuity, DatabaseWentBack
-from synapse_like.storage.engines import CHANNEL, LONGEST_NOTICE, DatabaseUnavailable
+from synapse_like.storage.engines import BUSY_SECONDS, CHANNEL, LONGEST_NOTICE, DatabaseUnavailable
 from synapse_like.storage.news import from_log, to_log
 
 if TYPE_CHECKING:
@@ -252,11 +252,14 @@ class Listener:
         #: What has been said so far by those who are not at the end of it.
         self._parts: dict[str, str] = {}
         self._ending = threading.Event()
+        self._listens = threading.Event()
         self._thread = threading.Thread(target=self._run, name="database-listener", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to listen. Blocks until that is so: what passes before, this process never hears."""
         self._thread.start()
+        # If the database is not there just now, it is listened to later.
+        self._listens.wait(BUSY_SECONDS)
 
     def stop(self, connection: Connection | None = None) -> None:
         """End.
@@ -283,6 +286,7 @@ class Listener:
             try:
                 connection.engine.listen(connection.raw)
                 connection.see_that_all_is_there(self._continuity)
+                self._listens.set()
                 pause = 0.1
                 while not self._ending.is_set():
                     if not self._read(connection):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import threading
@@ -32,8 +31,6 @@ from tests.support.processes import dying_with_us, wait_until
 from tests.support.server import ROOT
 from tests.support.threads import ThreadBridge
 
-#: A word that passes, and says nothing.
-LISTENING = "listening?"
 #: End all connections but one's own.
 END_OTHERS = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -54,7 +51,7 @@ class Said:
 class Process:
     """What would be a process of the server, in this one."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_started: bool = True) -> None:
         self.url = url
         self.bridge, self.bus = ThreadBridge(), Bus()
         self.news: list[object] = []
@@ -62,11 +59,12 @@ class Process:
         self.bus.subscribe(Said, self.news.append)
         self.bus.subscribe(CommitInDoubt, self.news.append)
         self.database = Database(open_engine(url, data_dir=Path()), self.bridge, self.bus, readers=1, shared=True)
-        self.database.start()
+        if is_started:
+            self.database.start()
 
     @property
     def words(self) -> list[str]:
-        return [news.word for news in self.news if isinstance(news, Said) and news.word != LISTENING]
+        return [news.word for news in self.news if isinstance(news, Said)]
 
     def result(self, deferred: Deferred[Any]) -> Any:
         deferred.addBoth(lambda outcome: self.results.__setitem__(deferred, outcome))
@@ -134,7 +132,6 @@ def test_nobody_is_alone_on_a_database_that_others_share(url: str, processes: li
 
 def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(processes: list[Process]) -> None:
     one, two = processes
-    wait_until_one_listens(one, two)
     before = one.result(one.database.read("newest", sharing.newest))
     long = "é" * 5000 + "x" * 20_000
     one.database.tell_others(Said(0, "short"), Said(0, long))
@@ -142,19 +139,6 @@ def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(proc
     two.say("last")
     one.hear("last")
     assert one.result(one.database.read("newest", sharing.newest)) == before + 1
-
-
-def wait_until_one_listens(other: Process, one: Process) -> None:
-    """What passes before that, it never hears."""
-
-    def hears() -> bool:
-        other.database.tell_others(Said(0, LISTENING))
-        other.result(other.database.write("nothing", lambda txn: None))
-        with contextlib.suppress(pytest.fail.Exception):
-            one.bridge.pump(lambda: bool(one.news), 0.1)
-        return bool(one.news)
-
-    wait_until("the process to listen", hears)
 
 
 class Holding:
@@ -355,6 +339,19 @@ def test_if_what_was_committed_is_no_more_nothing_is_given_out_again_and_nothing
     assert anew.say("new") > said[-1]
     anew.hear("new")
     anew.database.stop()
+
+
+def test_nothing_is_missed_of_what_others_say_while_a_process_begins(url: str, processes: list[Process]) -> None:
+    """What it has read in the tables before it heard anything was never made up for."""
+    other = processes[0]
+    beginning = Process(url, is_started=False)
+    beginning.database.prepare(lambda _: None)
+    read = beginning.database.prepare(lambda writer: writer.transact(positions.current, "events"))
+    assert other.say("meanwhile") == read + 1
+    beginning.database.start()
+    assert other.say("later") == read + 2
+    beginning.hear("meanwhile", "later")
+    beginning.database.stop()
 
 
 @pytest.mark.parametrize("moment", ["before", "at the commit"])
