@@ -161,6 +161,9 @@ class World:
 
     def _all_have_heard(self, said: set[str]) -> bool:
         time.sleep(0.2)  # looking costs, too
+        for listener in self.listeners:
+            if listener.failure is not None:
+                raise listener.failure
         return all(said.issubset(listener.heard) for listener in self.listeners)
 
     def _unheard(self, said: set[str]) -> str:
