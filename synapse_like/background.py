@@ -7,10 +7,10 @@ A failure in the background has no caller to reach. It is logged with the name o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -52,6 +52,20 @@ def run_in_background(
                 _log.exception("the background task failed")
 
     return Deferred.fromCoroutine(logged())
+
+
+async def all_of(deferreds: Iterable[Deferred[Result]]) -> list[Result]:
+    """What all of them come to, in their order.
+
+    :raises Exception: what the first that fails has raised, as it was raised; the others go on. If who waits for them
+        is cancelled, so are all of them.
+    """
+    try:
+        return await gatherResults(deferreds, consumeErrors=True)
+    except FirstError as error:
+        failure = error.subFailure
+    failure.raiseException()
+    raise AssertionError("it has raised")
 
 
 def _always() -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as HandMovedClock
 
 from synapse_like import logs
-from synapse_like.background import Repeating, Shared, every, run_in_background
+from synapse_like.background import Repeating, Shared, all_of, every, run_in_background
 from synapse_like.clock import ReactorClock
+from synapse_like.protocol.errors import Unavailable
 
 Output = pytest.CaptureFixture[str]
 
@@ -210,3 +213,36 @@ def test_all_who_want_it_learn_that_it_failed_and_who_is_cancelled_stops_nothing
     assert not work.called
     work.errback(ValueError("no"))
     assert failures == ["CancelledError", "ValueError", "ValueError"]
+
+
+def test_what_one_of_several_raises_is_raised_and_the_others_go_on() -> None:
+    several: list[Deferred[int]] = [Deferred(), Deferred(), Deferred()]
+    outcome = Deferred.fromCoroutine(all_of(several))
+    several[1].errback(Unavailable("Not now."))
+    failure = failure_of(outcome)
+    assert failure.check(Unavailable)
+    several[0].callback(1)
+    several[2].errback(Unavailable("Not now either."))
+
+
+def test_all_of_several_are_given_in_their_order() -> None:
+    several: list[Deferred[int]] = [Deferred(), Deferred()]
+    outcome = Deferred.fromCoroutine(all_of(several))
+    several[1].callback(2)
+    several[0].callback(1)
+    assert outcome.result == [1, 2]
+
+
+def test_who_waits_for_several_and_is_cancelled_ends_as_one_who_is_cancelled(output: Output) -> None:
+    several: list[Deferred[int]] = [Deferred(), Deferred()]
+    task = run_in_background("wait", all_of, several)
+    task.cancel()
+    assert [failure_of(one) for one in several] == [None, None], "no failure is left for nobody"
+    assert "failed" not in output.readouterr().err
+
+
+def failure_of(deferred: Deferred[Any]) -> Any:
+    """What a Deferred has failed with; None if it has not, or somebody has taken it."""
+    found: list[Any] = []
+    deferred.addBoth(found.append)
+    return found[0]

@@ -8,6 +8,9 @@ cannot start while the server does, nothing starts.
 The parent has no reactor, no thread and no connection: there is nothing in it that a child could take over broken.
 What it has loaded lies in memory once, for all of them.
 
+A child that serves counts up a number in memory that it shares with the parent. One that does so no more hangs, or was
+stopped: connections would still be given to it, and nobody answer them. It is killed.
+
 Children hear of their parent's end by a pipe, which ends with it, however it does; then they stop in good order. The
 parent hears of theirs by SIGCHLD, and what they have to say by a pipe for each, a line of JSON at a time:
 `{"tell": sentence}`, `{"failed": sentence}` and, once it serves, `{"ready": true}`.
@@ -18,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import mmap
 import os
 import selectors
 import shutil
@@ -48,6 +52,11 @@ FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.1, 30.0, 60.0
 #: How long children may take to stop, in seconds; then they are killed.
 STOP_SECONDS = 45.0
 
+#: How often a child that serves shows that it does, and how often the parent looks, in seconds.
+BEAT_SECONDS, LOOK_SECONDS = 2.0, 5.0
+#: One that has shown nothing for so long, in seconds, hangs: it is killed, and started again.
+HANG_SECONDS = 60.0
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 _log = logs.get_logger(__name__)
@@ -73,6 +82,11 @@ class Child:
         self.newer: Config | None = None
         self.hangup_waits = False
         self.sentences: list[str] = []
+        #: For how many seconds it has not shown that it serves.
+        self.silent = 0.0
+        self._beats = mmap.mmap(-1, 8)
+        self._beats_seen = 0
+        self._is_beating = False
         self._pause = 0.0
         self._born = 0.0
         self._report: int | None = None
@@ -89,7 +103,23 @@ class Child:
         self.process_id, self._report, self._heard = process_id, report, b""
         self.is_ready, self.failure, self.due, self.hangup_waits = False, None, None, False
         self.sentences.clear()
+        self.silent, self._beats_seen, self._is_beating = 0.0, self.beats, False
         self._born = time.monotonic()
+
+    @property
+    def beats(self) -> int:
+        """How often it has shown that it serves, in all its lives."""
+        return int.from_bytes(self._beats[:], sys.byteorder)
+
+    def look(self, seconds: float) -> None:
+        """See whether it has shown that it serves.
+
+        :param seconds: since the last look.
+        """
+        if self.beats != self._beats_seen:
+            self.silent, self._beats_seen, self._is_beating = 0.0, self.beats, True
+        elif self._is_beating:
+            self.silent += seconds
 
     @property
     def report(self) -> int | None:
@@ -166,6 +196,10 @@ class Child:
         """Report that it cannot start."""
         self._say(failed=sentence)
 
+    def beat(self) -> None:
+        """Show that it serves."""
+        self._beats[:] = (self.beats + 1).to_bytes(8, sys.byteorder)
+
     def serves(self) -> None:
         """Report that it has started; nothing is reported after that."""
         self._say(ready=True)
@@ -173,7 +207,7 @@ class Child:
 
     def _say(self, **what: object) -> None:
         if self._report is not None:
-            # If there is no parent any more, the other pipe tells so.
+            # Of a parent that is no more one hears by the other pipe.
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._report, json.dumps(what).encode() + b"\n")
 
@@ -199,9 +233,14 @@ class Child:
                 shutil.rmtree(self.siblings.folder, ignore_errors=True)
             stop()
 
+        def beat() -> None:
+            self.beat()
+            loop.callLater(BEAT_SECONDS, beat)
+
         def serve() -> None:
             # Not before the reactor has set its own.
             signal.signal(signal.SIGTERM, lambda *_: loop.callFromThread(stop))
+            beat()
             self.serves()
 
         if self.newer is not None and self.siblings is not None:
@@ -250,6 +289,7 @@ class Parent(Struct):
     _failure: str | None = None
     _kill_at: float | None = None
     _had_to_kill: bool = False
+    _looked_at: float = 0.0
     _life: tuple[int, int] = (-1, -1)
     _wake: tuple[int, int] = (-1, -1)
 
@@ -412,7 +452,16 @@ class Parent(Struct):
         self._go_on(now)
 
     def _go_on(self, now: float) -> None:
-        """Start who is to be started."""
+        """Start who is to be started, and see that those who have been serve."""
+        if now >= self._looked_at + LOOK_SECONDS:
+            # If nobody looked for longer, this process itself stood still, and they perhaps with it.
+            since, self._looked_at = min(now - self._looked_at, 2 * LOOK_SECONDS), now
+            for child in self._children:
+                child.look(since)
+                if child.silent >= HANG_SECONDS and child.process_id is not None:
+                    _log.error("a process hangs and is killed", process=child.number, seconds=round(child.silent))
+                    child.silent = 0.0
+                    child.send(signal.SIGKILL)
         for child in self._children:
             if child.is_ready and child.hangup_waits:
                 child.hangup_waits = False
@@ -433,9 +482,8 @@ class Parent(Struct):
     def _wait(self) -> Iterator[int]:
         """Wait for a signal, a word of a child, or the time to do something; the signals."""
         moments = [child.due for child in self._children if child.due is not None] if not self._is_stopping else []
-        if self._kill_at is not None:
-            moments.append(self._kill_at)
-        timeout = max(0.0, min(moments) - time.monotonic()) if moments else None
+        moments.append(self._kill_at if self._kill_at is not None else self._looked_at + LOOK_SECONDS)
+        timeout = max(0.0, min(moments) - time.monotonic())
         with selectors.DefaultSelector() as selector:
             for file in (self._wake[0], *(child.report for child in self._children)):
                 if file is not None:

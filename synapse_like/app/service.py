@@ -231,4 +231,4 @@ def run_here(
     gc.freeze()
     gc.enable()
     loop.run()
-    return 0
+    return int(any(part.has_failed for part in service if isinstance(part, ServerService)))

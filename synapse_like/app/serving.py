@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ from synapse_like.background import Repeating
 from synapse_like.config.shared import Metrics, url_of
 from synapse_like.http.site import Site
 from synapse_like.storage.database import Database
+from synapse_like.storage.engines import DatabaseUnavailable
 
 #: How long a stopping server waits for requests under way to be answered, in seconds.
 DRAIN_SECONDS = 10.0
@@ -48,6 +50,7 @@ class ServerService(Service, Generic[P]):
     :param tell: is told, in a sentence, where the server listens once it does.
     :cvar kind: what the log calls it.
     :ivar server: its parts, while it runs.
+    :ivar has_failed: whether it has ended since it could not go on; a new process can.
     """
 
     kind = "server"
@@ -61,6 +64,7 @@ class ServerService(Service, Generic[P]):
         self._reactor = reactor
         self._tell = tell
         self.server: P | None = None
+        self.has_failed = False
         self._ports: list[IListeningPort] = []
 
     def startService(self) -> None:  # noqa: N802 - Twisted's name
@@ -68,8 +72,13 @@ class ServerService(Service, Generic[P]):
 
         :raises StartError: something stands in the way.
         """
-        server = self.server = self._build()
-        server.database.start()
+        try:
+            server = self.server = self._build()
+            server.database.when_gone_back = self._begin_anew
+            server.database.start()
+        except DatabaseUnavailable as error:
+            # It was there a moment ago.
+            raise StartError(str(error)) from error
         for pool in server.thread_pools:
             pool.start()
         for task in server.tasks:
@@ -119,6 +128,13 @@ class ServerService(Service, Generic[P]):
             pool.stop()
         server.database.stop()
         _log.info(f"the {self.kind} has stopped")
+
+    def _begin_anew(self) -> None:
+        """What is kept in memory is not what the tables say any more: end, for another process to begin."""
+        _log.error("the database lacks what was committed: another one with fewer commits has taken its place, ending")
+        self.has_failed = True
+        # As if somebody had asked for it, whatever it is that runs here.
+        signal.raise_signal(signal.SIGTERM)
 
     async def _drain(self, server: P, *sites: Site[Any]) -> None:
         """Have all that was asked answered, Prometheus included, for as long as that may take."""

@@ -235,7 +235,11 @@ class DestinationQueues:
             self._save_timer.cancel()
             self._save_timer = None
         if self._unsaved:
-            await self._save()
+            try:
+                await self._save()
+            except Unavailable as error:
+                # As after a crash: what has been sent since is sent again, and known there.
+                _log.warning("how far the queues are was not written down", reason=error.reason)
 
     async def send_edu(
         self,

@@ -7,9 +7,9 @@ sends what has waited.
 
 from __future__ import annotations
 
-from twisted.internet.defer import DeferredSemaphore, gatherResults
+from twisted.internet.defer import DeferredSemaphore
 
-from synapse_like.background import run_in_background
+from synapse_like.background import all_of, run_in_background
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.transactions import make_transaction_id, transaction_body
@@ -38,9 +38,7 @@ class Greetings:
     async def greet(self) -> None:
         """Tell all servers with which we share a room that we are here."""
         position, servers = await self._database.read("whom-to-greet", _look)
-        await gatherResults(
-            [self._free.run(run_in_background, "greet", self._greet, server, position) for server in servers]
-        )
+        await all_of([self._free.run(run_in_background, "greet", self._greet, server, position) for server in servers])
 
     async def _greet(self, server: str, position: int) -> None:
         transaction_id = make_transaction_id(position)

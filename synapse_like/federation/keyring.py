@@ -21,9 +21,9 @@ from cachetools import LRUCache
 from msgspec import Struct, field
 from signedjson.key import get_verify_key
 from signedjson.types import VerifyKey
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from synapse_like.background import Slices, run_in_background
+from synapse_like.background import Slices, all_of, run_in_background
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import ServerUnreachable
@@ -290,7 +290,7 @@ class Keyring:
                     else ServerUnreachable(signer, error.reason or error.message)
                 )
 
-        await gatherResults([Deferred.fromCoroutine(ask(signer)) for signer in by_signer], consumeErrors=True)
+        await all_of([Deferred.fromCoroutine(ask(signer)) for signer in by_signer])
         relays = list(self._trusted)
         if self._accept_relayed and relayed_by is not None:
             relays.append(relayed_by)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from synapse_like.background import run_in_background
+from synapse_like.background import all_of, run_in_background
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
@@ -115,9 +115,7 @@ class Backfill:
             self._paused_for.clear()
         free = DeferredSemaphore(MOST_ROOMS_AT_ONCE)
         due = [room_id for room_id in lacking if room_id not in self._pauses or self._pauses[room_id][1] <= now]
-        await gatherResults(
-            [free.run(run_in_background, "news-of-room", self._try_news_of, room_id) for room_id in due]
-        )
+        await all_of([free.run(run_in_background, "news-of-room", self._try_news_of, room_id) for room_id in due])
 
     def heard_from(self, server: str) -> None:
         """A server has asked us something, so it may be reached again: ask for the news that it may have, soon."""

@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 from cachetools import LRUCache
 from msgspec import Struct, field
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from synapse_like.background import run_in_background
+from synapse_like.background import all_of, run_in_background
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.errors import ServerUnreachable
@@ -405,7 +405,7 @@ class IncomingTransactions:
             if waiting.received_at < patience_ends:
                 lot.urgent.add(waiting.event_id)
         free = DeferredSemaphore(MOST_RETRIED_AT_ONCE)
-        await gatherResults([free.run(self._work_on, lot) for lot in lots.values()])
+        await all_of([free.run(self._work_on, lot) for lot in lots.values()])
 
     async def forget_old(self) -> None:
         """Forget what nobody will ask for again."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
+from synapse_like.background import all_of
 from synapse_like.config import PolicyHook
 from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.federation.policy_client import PolicyClient, PolicyVerdict
@@ -82,7 +83,7 @@ class Policy:
         asked = list(hooks)
         for start in range(0, len(asked), AT_ONCE):
             part = asked[start : start + AT_ONCE]
-            verdicts = await gatherResults(
+            verdicts = await all_of(
                 [
                     Deferred.fromCoroutine(self._ask(hooks[number], about(hooks[number], found[number])))
                     for number in part
@@ -110,7 +111,7 @@ class Policy:
     async def _ask(self, hook: PolicyHook, question: Mapping[str, Any]) -> PolicyVerdict:
         clients = [client for client in self._clients if hook in client.settings.hooks]
         asking = [Deferred.fromCoroutine(_ask_one(client, {**question, "hook": hook})) for client in clients]
-        verdicts: list[PolicyVerdict] = await gatherResults(asking)
+        verdicts: list[PolicyVerdict] = await all_of(asking)
         return next((verdict for verdict in verdicts if not verdict.is_allowed), PolicyVerdict(True))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec import Struct
 from signedjson.key import get_verify_key
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
+from synapse_like.background import all_of
 from synapse_like.clock import Clock
 from synapse_like.federation.keyring import Keyring
 from synapse_like.federation.own_keys import OwnKeys
@@ -70,7 +71,7 @@ class ServerKeys:
 
         :param wanted: by server, until when the keys should be valid at least, or None.
         """
-        answers = await gatherResults([Deferred.fromCoroutine(self._one(name, wanted[name])) for name in wanted])
+        answers = await all_of([Deferred.fromCoroutine(self._one(name, wanted[name])) for name in wanted])
         return [answer for answer in answers if answer is not None]
 
     async def _one(self, server_name: str, minimum: int | None) -> Mapping[str, Any] | None:

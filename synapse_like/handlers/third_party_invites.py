@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
+from synapse_like.background import all_of
 from synapse_like.clock import Clock
 from synapse_like.federation.client import FederationClient
 from synapse_like.federation.identity_client import IdentityClient, StoredInvite
@@ -188,7 +189,7 @@ class ThirdPartyInvites:
         by_server: dict[str, list[Redemption]] = {}
         for redemption in redemptions:
             by_server.setdefault(domain_of(redemption.sender), []).append(redemption)
-        outcomes = await gatherResults(
+        outcomes = await all_of(
             [Deferred.fromCoroutine(self._hand_over(server, some)) for server, some in by_server.items()]
         )
         if not all(outcomes):

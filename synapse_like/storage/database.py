@@ -36,6 +36,7 @@ from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
 from synapse_like.storage.claims import Claims
+from synapse_like.storage.continuity import Continuity, DatabaseWentBack, leap
 from synapse_like.storage.engines import (
     MOST_VALUES,
     DatabaseInUse,
@@ -333,10 +334,17 @@ class Connection:
         self._outside_changes: int | None = None
         self._holder = holder
         self._shared = shared or holder is not None
+        self._continuity = holder.continuity if holder is not None else Continuity()
+        self._went_back = False
         self.raw: RawConnection = self._connect()
 
     def begin(self, *, writable: bool) -> Transaction:
-        """Start a transaction; it must be ended by `commit` or `roll_back`."""
+        """Start a transaction; it must be ended by `commit` or `roll_back`.
+
+        :raises DatabaseWentBack: what was committed is not there any more.
+        """
+        if self._went_back:
+            raise DatabaseWentBack
         turn = Turn(self._holder) if writable and self._holder is not None else None
         txn = Transaction(self.raw, self.engine, self.caches, writable=writable, turn=turn)
         self.raw.execute(self.engine.begin_write if writable else self.engine.begin_read)
@@ -376,6 +384,7 @@ class Connection:
         self.statistics.statements += txn.statements
         if txn.writes:
             self.statistics.commits += 1
+            self._note(txn)
         for change in txn._on_commit:
             try:
                 change()
@@ -410,12 +419,48 @@ class Connection:
         """Open the connection anew after it was lost.
 
         :raises DatabaseUnavailable: that did not work either.
+        :raises DatabaseWentBack: what was committed is not there any more; for one that is exclusive.
         """
         with contextlib.suppress(*self.engine.database_errors):
             self.raw.close()
         if self._exclusive:
             self.caches.clear()
         self.raw = self._connect()
+        if self._exclusive:
+            try:
+                self.see_that_all_is_there(self._continuity)
+            except BaseException:
+                # Nothing is to be written before that was seen.
+                self.raw.close()
+                raise
+
+    def see_that_all_is_there(self, continuity: Continuity) -> None:
+        """Have all positions leap, and write nothing more, if what was committed is not there any more.
+
+        :raises DatabaseWentBack: so it is.
+        """
+        txn = self.begin(writable=False)
+        try:
+            is_broken = continuity.is_broken(txn)
+        finally:
+            self.roll_back(txn)
+        if is_broken:
+            self.raw.execute(self.engine.begin_write)
+            leap(txn)
+            self.raw.execute("COMMIT")
+            self.write_no_more()
+            raise DatabaseWentBack
+
+    def write_no_more(self) -> None:
+        """Refuse to begin any transaction from now on: the database is not the one that was written to."""
+        self._went_back = True
+
+    def _note(self, txn: Transaction) -> None:
+        """Know what was committed, should the connection be lost."""
+        if self._holder is None:
+            self._continuity.knows(txn.positions)
+        elif txn.turn is not None and txn.turn.number is not None:
+            self._continuity.knows_of(txn.turn.number, self._holder.name)
 
     def _connect(self) -> RawConnection:
         return self.engine.connect(exclusive=self._exclusive, shared=self._shared)
@@ -473,12 +518,16 @@ class Database:
             for n, reader in enumerate(self._readers)
         ]
         self._put_off: list[_Job[Any]] = []
-        #: The last commit of before this process looked at anything, where others commit, too.
-        self._last: int | None = None
+        #: The number of the last commit that is not published here, of a database that is shared.
+        self._from: int | None = None
         self._order: Order | None = None
         self._listener: Listener | None = None
+        self._watching = contextlib.ExitStack()
         self._stopped = False
         self._has_deleted = False
+        self._has_gone_back = False
+        #: Is called, once, when what was committed is not there any more: nothing can be written then.
+        self.when_gone_back: Callable[[], object] = lambda: None
 
     @property
     def statistics(self) -> Statistics:
@@ -493,17 +542,22 @@ class Database:
         return total
 
     def start(self) -> None:
-        """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`)."""
+        """Start the threads; the tables must be there (`migrations.py`, by way of `prepare`).
+
+        :raises DatabaseUnavailable: the database was lost meanwhile.
+        """
         if self._holder is not None:
-            last = self._last if self._last is not None else self._writer.transact(newest)
-            self._listen(self._holder.name, last)
+            self.prepare(lambda _: None)
+            assert self._from is not None, "it was looked up there"
+            self._listen(self._holder, self._from)
         for thread in self._threads:
             thread.start()
         self.claims.start()
+        self._watching.enter_context(self.engine.watch())
 
-    def _listen(self, name: str, last: int) -> None:
+    def _listen(self, holder: Holder, last: int) -> None:
         """Publish from now on what other processes commit, too."""
-        order = self._order = Order(name, last, self._deliver_here)
+        order = self._order = Order(holder.name, last, self._deliver_here)
 
         def connect() -> Connection:
             return Connection(self.engine, self.caches)
@@ -518,19 +572,36 @@ class Database:
         def tell_passing(news: list[object]) -> None:
             self._reactor.callFromThread(self._deliver_here, news, ())
 
-        self._listener = Listener(connect, name, last, tell, missed, tell_passing)
+        self._listener = Listener(connect, holder, last, tell, missed, tell_passing, self._go_back)
         self._listener.start()
+
+    def _go_back(self) -> None:
+        """What was committed is not there any more: have nothing written, and tell. On any thread."""
+        self._writer.write_no_more()
+
+        def tell() -> None:
+            if not self._has_gone_back:
+                self._has_gone_back = True
+                self.when_gone_back()
+
+        self._reactor.callFromThread(tell)
 
     def prepare(self, function: Callable[[Connection], Result]) -> Result:
         """Use the writing connection, blocking, before the threads are started.
 
-        What others commit after the first use, which sees that there are tables, is told once the threads run; a later
-        use may have read it already.
+        What other processes commit after the first of it is published here, later: so nothing is missed of what comes
+        after that which the others have read, and what they know already can be told to them once more.
+
+        :raises DatabaseUnavailable: it was lost meanwhile.
         """
-        result = function(self._writer)
-        if self._holder is not None and self._last is None:
-            self._last = self._writer.transact(newest)
-        return result
+        lost: tuple[type[Exception], ...] = (*self.engine.connection_errors, CommitFailed)
+        try:
+            result = function(self._writer)
+            if self._holder is not None and self._from is None:
+                self._from = self._writer.transact(newest)
+            return result
+        except lost as error:
+            raise DatabaseUnavailable(f"the database cannot be used any more: {str(error).strip()}") from error
 
     def stop(self) -> None:
         """Finish what is waiting, then end the threads and close the connections. Blocks."""
@@ -546,6 +617,7 @@ class Database:
         self.claims.stop()
         if self._listener is not None:
             self._listener.stop(self._writer)
+        self._watching.close()
         for connection in [*self._readers, self._writer]:
             connection.close()
 
@@ -681,6 +753,8 @@ class Database:
         except not_there as error:
             # Each of them would wait as long as all of them have.
             _log.error("the database cannot be written", jobs=len(jobs), reason=str(error).strip())
+            if isinstance(error, DatabaseWentBack):
+                self._go_back()
             failure = _unavailable(error)
             self._deliver([], [(job, False, failure) for job in jobs])
             return

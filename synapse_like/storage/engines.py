@@ -21,13 +21,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
+
+from synapse_like.storage.watching import Watch
 
 Row = tuple[Any, ...]
 Item = TypeVar("Item")
@@ -40,9 +44,17 @@ CLAIM_SECONDS = 2
 MOST_STATEMENTS = 256
 #: What `PRAGMA auto_vacuum` says of a database that is INCREMENTAL.
 _INCREMENTAL = 2
-#: After how many seconds the other end of a connection between processes that share a database is given up that does
-#: not answer any more; what it held is free then.
+#: How long to wait for the connection to each of several servers that the database may be on.
+ONE_OF_SEVERAL_SECONDS = 4
+#: After how many seconds the other end of a connection is given up that does not answer any more; what it held is free
+#: then.
 GIVEN_UP_SECONDS = 12
+#: How long a process that shares a database may do nothing in the middle of a transaction, in seconds, before that is
+#: ended. A process that was stopped, or hangs, would keep all others from writing.
+LONGEST_THOUGHT = 30
+#: How often is looked whether those who wait for an answer wait in vain, in seconds; after how many looks the
+#: database's server is asked whether it is there, and how long it may take to say so.
+LOOK_EVERY_SECONDS, PATIENT_LOOKS, PING_SECONDS = 3.0, 3, 5
 
 
 class DatabaseInUse(Exception):
@@ -175,6 +187,10 @@ class Engine(Protocol):
 
         For one that asks something every few seconds, unless its process hangs. Older databases cannot do it.
         """
+        ...
+
+    def watch(self) -> AbstractContextManager[object]:
+        """Have those who wait for an answer of a server that does not answer wait no longer, within a `with` block."""
         ...
 
     def release(self) -> None:
@@ -316,6 +332,9 @@ class SqliteEngine:
     def end_if_silent(self, connection: RawConnection, seconds: float) -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
+    def watch(self) -> AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
     def release(self) -> None:
         if self._lock_file is not None:
             os.close(self._lock_file)
@@ -326,7 +345,8 @@ class SqliteEngine:
 #: every server uses the same one.
 SERVERS = 0x53594E4C
 
-#: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known.
+#: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known. What
+#: a process holds must not be held for ever by a connection whose other end is gone, and nobody wait for one.
 _KEPT_ALIVE = {
     "keepalives": 1,
     "keepalives_idle": GIVEN_UP_SECONDS // 2,
@@ -340,6 +360,29 @@ _KEPT_ALIVE_THERE = {
     "tcp_keepalives_count": GIVEN_UP_SECONDS // 4,
     "tcp_user_timeout": GIVEN_UP_SECONDS * 1000,
 }
+
+
+#: What a client says that wants to know whether there is TLS: its length and a number. A letter is answered.
+_IS_THERE_TLS = struct.pack("!II", 8, 80877103)
+
+
+def _opened(host: str, address: str, port: int) -> socket.socket:
+    """A new connection to a PostgreSQL, to which nothing has been said.
+
+    :param host: as libpq has it: a name, or the folder of a Unix socket.
+    :param address: of the host, if it is known.
+    :raises OSError: there is none, or not in time.
+    """
+    if not host.startswith("/"):
+        return socket.create_connection((address or host, port), PING_SECONDS)
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.settimeout(PING_SECONDS)
+        opened.connect(f"{host}/.s.PGSQL.{port}")
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 class PostgresEngine:
@@ -367,6 +410,9 @@ class PostgresEngine:
             ) from error
         self._psycopg = psycopg
         self._url = url
+        self._watch = Watch(
+            self._waits_for_answer, self._is_there, self._cut, every=LOOK_EVERY_SECONDS, patience=PATIENT_LOOKS
+        )
         self.connection_errors: tuple[type[Exception], ...] = (
             psycopg.OperationalError,
             psycopg.InterfaceError,
@@ -376,26 +422,39 @@ class PostgresEngine:
             psycopg.errors.DeadlockDetected,
             psycopg.errors.SerializationFailure,
             psycopg.errors.UniqueViolation,
+            # This process stood still for long, and others went on.
+            psycopg.errors.IdleInTransactionSessionTimeout,
         )
 
     def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
-        # What this process holds must not be held for ever by a connection whose other end is gone, at either end.
-        seen_to: dict[str, Any] = _KEPT_ALIVE if shared else {}
+        there = dict(_KEPT_ALIVE_THERE)
+        if shared:
+            there["idle_in_transaction_session_timeout"] = LONGEST_THOUGHT * 1000
         try:
-            connection = self._psycopg.connect(
-                self._url, autocommit=True, prepare_threshold=2, connect_timeout=BUSY_SECONDS, **seen_to
-            )
-            if shared:
-                for name, value in _KEPT_ALIVE_THERE.items():
-                    connection.execute(f"SET {name} = {value}")
+            connection = self._psycopg.connect(self._url, autocommit=True, prepare_threshold=2, **self._usual())
+            sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in there.items())
+            connection.execute(f"SELECT {sets}")
         except self._psycopg.Error as error:
             raise DatabaseUnavailable(
                 f"cannot connect to PostgreSQL ({self._safe_url()}): {str(error).strip()}"
             ) from error
         connection.prepared_max = MOST_STATEMENTS
+        self._watch.add(connection)
         if exclusive:
             self._claim(connection, shared=shared)
         return connection
+
+    def _usual(self) -> dict[str, Any]:
+        """What is wanted of a connection if the URL does not say otherwise."""
+        given = self._psycopg.conninfo.conninfo_to_dict(self._url)
+        hosts = str(given.get("hostaddr") or given.get("host") or "")
+        usual: dict[str, Any] = {
+            **_KEPT_ALIVE,
+            "connect_timeout": ONE_OF_SEVERAL_SECONDS if "," in hosts else BUSY_SECONDS,
+            # A replica would answer, but take nothing.
+            "target_session_attrs": "read-write",
+        }
+        return {name: value for name, value in usual.items() if name not in given}
 
     def _claim(self, connection: RawConnection, *, shared: bool) -> None:
         """Be the only server on the database, or one of those that share it.
@@ -460,7 +519,8 @@ class PostgresEngine:
 
     def _safe_url(self) -> str:
         parts = urlsplit(self._url)
-        return f"{parts.hostname or 'local socket'}{parts.path}"
+        hosts = parts.netloc.rpartition("@")[2]
+        return f"{hosts if ',' in hosts else parts.hostname or 'local socket'}{parts.path}"
 
     @staticmethod
     @lru_cache(maxsize=1024)
@@ -599,7 +659,12 @@ class PostgresEngine:
         connection.execute("BEGIN")
         try:
             schema = None
-            with contextlib.suppress(errors.InsufficientPrivilege, errors.FeatureNotSupported, errors.UndefinedFile):
+            with contextlib.suppress(
+                errors.InsufficientPrivilege,
+                errors.FeatureNotSupported,
+                errors.UndefinedFile,
+                errors.ReadOnlySqlTransaction,
+            ):
                 connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
                 [(name,)] = connection.execute(f"{query} WHERE e.extname = 'amcheck'").fetchall()
                 [(may,)] = connection.execute(
@@ -646,6 +711,41 @@ class PostgresEngine:
         [(version,)] = connection.execute("SHOW server_version_num").fetchall()
         if int(version) >= 140000:
             connection.execute(f"SET idle_session_timeout = {round(seconds * 1000)}")
+
+    # For the watch: on its thread, while another one waits.
+
+    def _waits_for_answer(self, connection: Any) -> bool:
+        return bool(connection.pgconn.transaction_status == self._psycopg.pq.TransactionStatus.ACTIVE)
+
+    def _is_there(self, connection: Any) -> bool:
+        """Whether the server that a connection leads to answers, be it to say that it has no time."""
+        try:
+            info = connection.info
+            host, address, port = info.host, info.hostaddr, info.port
+        except self._psycopg.Error:
+            # It has been closed meanwhile.
+            return True
+        try:
+            with _opened(host, address, port) as asking:
+                asking.sendall(_IS_THERE_TLS)
+                return bool(asking.recv(1))
+        except OSError:
+            return False
+
+    def _cut(self, connection: Any) -> None:
+        with (
+            contextlib.suppress(OSError, self._psycopg.Error),
+            socket.fromfd(connection.pgconn.socket, socket.AF_UNIX, socket.SOCK_STREAM) as same,
+        ):
+            same.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        self._watch.start()
+        try:
+            yield
+        finally:
+            self._watch.stop()
 
     def release(self) -> None:
         """The claim ends with the connection."""

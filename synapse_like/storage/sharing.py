@@ -40,7 +40,8 @@ from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 
 from synapse_like.logs import get_logger
-from synapse_like.storage.engines import CHANNEL, LONGEST_NOTICE, DatabaseUnavailable
+from synapse_like.storage.continuity import Continuity, DatabaseWentBack
+from synapse_like.storage.engines import BUSY_SECONDS, CHANNEL, LONGEST_NOTICE, DatabaseUnavailable
 from synapse_like.storage.news import from_log, to_log
 
 if TYPE_CHECKING:
@@ -197,11 +198,13 @@ class Holder:
 
     :param urgent: what others must know at once; None if there are none on this machine.
     :ivar name: by which its commits are known.
+    :ivar continuity: the last commit that it knows, its own or another's.
     """
 
     def __init__(self, urgent: Urgent | None = None) -> None:
         self.name = secrets.token_hex(8)
         self.urgent = urgent
+        self.continuity = Continuity()
         self._seen: int | None = None
 
     def catch_up(self, txn: Transaction) -> None:
@@ -261,24 +264,28 @@ class Listener:
     """Reads what others have committed, on a thread of its own.
 
     :param connect: makes its connection, and says on which channel PostgreSQL tells it of news.
-    :param name: of this process, whose own news is not read.
+    :param holder: this process, whose own news is not read.
     :param last: the last number that is known.
     :param tell: is given commits as they are read, on the listener's thread.
     :param missed: is given a number when what was before it cannot be read any more.
     :param tell_passing: is given news of others that stands in no log.
+    :param went_back: is called, and nothing more is read, if what was committed is not there any more.
     """
 
     def __init__(
         self,
         connect: Callable[[], Connection],
-        name: str,
+        holder: Holder,
         last: int,
         tell: Callable[[list[Told]], None],
         missed: Callable[[int], None],
         tell_passing: Callable[[list[object]], None],
+        went_back: Callable[[], None],
     ) -> None:
         self._connect = connect
-        self._name = name
+        self._name = holder.name
+        self._continuity = holder.continuity
+        self._went_back = went_back
         self._last = last
         self._tell = tell
         self._missed = missed
@@ -286,11 +293,14 @@ class Listener:
         #: What has been said so far by those who are not at the end of it.
         self._parts: dict[str, str] = {}
         self._ending = threading.Event()
+        self._listens = threading.Event()
         self._thread = threading.Thread(target=self._run, name="database-listener", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to listen. Blocks until that is so: what passes before, this process never hears."""
         self._thread.start()
+        # If the database is not there just now, it is listened to later.
+        self._listens.wait(BUSY_SECONDS)
 
     def stop(self, connection: Connection | None = None) -> None:
         """End.
@@ -316,10 +326,15 @@ class Listener:
                 continue
             try:
                 connection.engine.listen(connection.raw)
+                connection.see_that_all_is_there(self._continuity)
+                self._listens.set()
                 pause = 0.1
                 while not self._ending.is_set():
                     if not self._read(connection):
                         self._hear(connection)
+            except DatabaseWentBack:
+                self._went_back()
+                return
             except connection.engine.database_errors as error:
                 _log.warning("what others said could not be read, connecting again", reason=str(error).strip())
             except Exception:
@@ -371,6 +386,7 @@ class Listener:
             news = from_log(txn, [item for several in written for item in several])
             self._tell([(row[0], row[1], [next(news) for _ in told]) for row, told in zip(rows, written, strict=True)])
             self._last = rows[-1][0]
+            self._continuity.knows_of(self._last, rows[-1][1])
             return len(rows) == MOST_AT_ONCE
         finally:
             connection.roll_back(txn)

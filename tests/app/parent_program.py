@@ -2,7 +2,8 @@
 
     python -m tests.app.parent_program FOLDER PORT DOES COUNT STOP_SECONDS
 
-DOES is JSON: what children do by their numbers, `fail`, `fail later` (but not the first time), `break` or `stay`.
+DOES is JSON: what children do by their numbers, `fail`, `fail later` (but not the first time), `break`, `hang` (but
+only the first time) or `stay`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ class ParentOfNobody(Parent):
         child.tell("it listens")
         tell(f"ready {child.number}")
         child.serves()
+        if does == "hang":
+            mark = self.path.with_name(f"child-{child.number}")
+            child.beat()
+            while mark.exists() and not select.select([stop, self._life[0]], [], [], 0.1)[0]:
+                child.beat()
+            mark.touch()
         ready, _, _ = select.select([stop, self._life[0]], [], [])
         if stop not in ready:
             tell(f"orphan {child.number}")
@@ -69,6 +76,8 @@ def main(folder: str, port: str, does: str, count: str, stop_seconds: str) -> in
         f"client: {{port: {port}}}\nfederation: {{enabled: false}}\n"
     )
     parent.STOP_SECONDS = float(stop_seconds)
+    # Those who never show that they serve are not meant.
+    parent.LOOK_SECONDS, parent.HANG_SECONDS = 0.2, 2.0
     config = load(path, {})
     logs.configure()
     running = ParentOfNobody(config, path, tell)

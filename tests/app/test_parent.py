@@ -14,7 +14,7 @@ import pytest
 
 from synapse_like.app import parent
 from synapse_like.app.parent import FIRST_PAUSE, LONG_LIFE, LONGEST_PAUSE, Child
-from tests.support.processes import dying_with_us, free_port, wait_until
+from tests.support.processes import dying_with_us, free_port, is_alive, wait_until
 from tests.support.server import ROOT
 
 Run = Callable[..., "Running"]
@@ -56,14 +56,6 @@ class Running:
 
     def ends(self) -> int:
         return self.process.wait(timeout=30)
-
-
-def is_alive(process_id: int) -> bool:
-    try:
-        # A zombie is dead, whoever is to bury it.
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture
@@ -193,3 +185,35 @@ def test_pauses_grow_while_none_lives_for_long(monkeypatch: pytest.MonkeyPatch) 
     now += LONG_LIFE + 1
     child.died()
     assert child.wait() == FIRST_PAUSE
+
+
+def test_one_that_hangs_is_killed_and_started_again(run: Run) -> None:
+    """It had shown that it serves, and then no more; the others go on."""
+    running = run({2: "hang"})
+    wait_until("another", lambda: len(running.births(2)) == 2)
+    assert running.text.count("a process hangs and is killed") == 1
+    assert not is_alive(running.births(2)[0])
+    assert [len(running.births(number)) for number in (1, 3)] == [1, 1]
+    running.process.terminate()
+    assert running.ends() == 0
+
+
+def test_only_who_has_shown_that_they_serve_can_be_silent() -> None:
+    child = Child(1, None)
+    silences = []
+    for has_beaten in (False, False, True, False, False, True):
+        if has_beaten:
+            child.beat()
+        child.look(5)
+        silences.append(child.silent)
+    assert silences == [0, 0, 0, 5, 10, 0]
+
+
+def test_a_child_that_comes_to_serve_when_its_parent_is_gone_says_so_to_nobody() -> None:
+    """It hears of that by another way, and stops in good order."""
+    there, here = os.pipe()
+    os.close(there)
+    child = Child(1, None)
+    child.be(here, -1)
+    child.serves()
+    assert child.report is None

@@ -29,12 +29,14 @@ def live_through(
     *,
     on_postgresql: bool,
     breath: float = BREATH,
+    processes: int = 1,
     tell: Callable[[str], None] = lambda _: None,
     keep: Path | None = None,
 ) -> Report:
     """Let there be chaos for some seconds, and see that all is well in the end.
 
     :param breath: seconds between two things that somebody says.
+    :param processes: of how many each server is, on PostgreSQL.
     :param tell: is told now and then how it goes.
     :param keep: where everything of the servers is copied to if all is not well.
     :raises AssertionError: it is not.
@@ -50,7 +52,7 @@ def live_through(
             stack.callback(postgresql.stop)
         elif os.geteuid() == 0:
             disk_bytes = int(DISK_BYTES * (1 + seconds / 60))
-        world = World(stack, folder, postgresql, disk_bytes, breath)
+        world = World(stack, folder, postgresql, disk_bytes, breath, processes)
         world.memory.start()
         stack.callback(world.memory.end)
         try:
@@ -72,14 +74,19 @@ def live_through(
 @click.option("--seed", type=int, default=1, show_default=True, help="What happens when depends on it, and on luck.")
 @click.option("--postgresql", is_flag=True, help="On PostgreSQL instead of SQLite.")
 @click.option("--breath", type=float, default=0.1, show_default=True, help="Seconds between two messages of somebody.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Of how many each server is, on PostgreSQL.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Where to copy all of the servers to if something fails.")
-def main(minutes: float, seed: int, postgresql: bool, breath: float, keep: Path | None) -> None:
+def main(minutes: float, seed: int, postgresql: bool, breath: float, processes: int, keep: Path | None) -> None:
     """Let three servers live through whatever can happen to servers."""
+    if processes > 1 and not postgresql:
+        raise click.UsageError("several processes need --postgresql")
 
     def tell(text: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
-    report = live_through(minutes * 60, seed, on_postgresql=postgresql, breath=breath, tell=tell, keep=keep)
+    report = live_through(
+        minutes * 60, seed, on_postgresql=postgresql, breath=breath, processes=processes, tell=tell, keep=keep
+    )
     click.echo("\n".join(report.lines()))
     if not postgresql and os.geteuid() != 0:
         click.echo("No disk was full, since only root can make small ones.")

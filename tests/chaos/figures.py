@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.support.databases import query, size
-from tests.support.server import HomeServer
+from tests.support.server import HomeServer, resident_bytes
 
 #: How often is looked, in seconds.
 EVERY = 5.0
@@ -48,13 +48,20 @@ def holding(server: HomeServer) -> Holding:
         return int(str(found))
 
     return Holding(
-        server.resident_bytes(),
+        _resident_bytes(server),
         size(server.database, server.data_dir),
         count("events"),
         [len(json.loads(str(row[0]))) for row in find("SELECT extremities FROM room_heads ORDER BY room_nid")],
         count("gaps"),
         count("waiting_pdus"),
     )
+
+
+def _resident_bytes(server: HomeServer) -> int:
+    """Memory that a server holds: of one process, or of all that it has started; what they share is counted once more
+    for each."""
+    _, *children = server.process_ids or [0]
+    return sum(map(resident_bytes, children)) if children else server.resident_bytes()
 
 
 class Memory(threading.Thread):
@@ -74,7 +81,7 @@ class Memory(threading.Thread):
             for server, seen in zip(self._servers, self.seen, strict=True):
                 # It may have ended.
                 with suppress(OSError, IndexError):
-                    seen.append(server.resident_bytes())
+                    seen.append(_resident_bytes(server))
 
     def end(self) -> None:
         """Look no more."""

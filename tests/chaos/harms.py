@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -51,7 +51,7 @@ def _restarted(world: World, server: HomeServer) -> Iterator[None]:
     """In good order, as by its operator."""
     if server.is_running:
         # It may still be about to start, or about to fail at that.
-        assert server.terminate() in (0, 1, -signal.SIGTERM), "it was not stopped in good order"
+        assert server.terminate(60) in (0, 1, -signal.SIGTERM), "it was not stopped in good order"
     yield
     server.launch()
 
@@ -115,6 +115,54 @@ def _without_database(world: World, server: HomeServer) -> Iterator[None]:
     world.postgresql.start_again()
 
 
+@contextmanager
+def _database_killed(world: World, server: HomeServer) -> Iterator[None]:
+    """All of the database's processes are killed, as if its machine were switched off."""
+    assert world.postgresql is not None
+    world.postgresql.kill9()
+    yield
+    world.postgresql.start_again()
+
+
+@contextmanager
+def _database_stopped(world: World, server: HomeServer) -> Iterator[None]:
+    """The database stands still, with everything open."""
+    assert world.postgresql is not None
+    with world.postgresql.standing_still():
+        yield
+
+
+@contextmanager
+def _one_killed(world: World, server: HomeServer) -> Iterator[None]:
+    """One of its processes, as by `kill -9`; its parent is to see to that."""
+    _signal_one(world, server, signal.SIGKILL)
+    yield
+
+
+@contextmanager
+def _one_stopped(world: World, server: HomeServer) -> Iterator[None]:
+    """One of its processes stands still, with everything open, perhaps in the middle of a transaction."""
+    still = _signal_one(world, server, signal.SIGSTOP)
+    yield
+    # It may have been killed, with its server, by nobody but itself.
+    with suppress(ProcessLookupError):
+        if still is not None:
+            os.kill(still, signal.SIGCONT)
+
+
+def _signal_one(world: World, server: HomeServer, number: signal.Signals) -> int | None:
+    """Send one of a server's processes, but not the parent, a signal; to which, if there was one."""
+    children = server.process_ids[1:]
+    if not children:
+        return None
+    chosen = world.dice.choice(children)
+    try:
+        os.kill(chosen, number)
+    except ProcessLookupError:
+        return None
+    return chosen
+
+
 def harms_of(world: World) -> Mapping[str, Harm]:
     """What can happen there, by its name."""
     harms = {
@@ -129,6 +177,11 @@ def harms_of(world: World) -> Mapping[str, Harm]:
         harms["full disk"] = Harm(_full, 2, 4.0)
     if world.postgresql is not None:
         harms["database crash"] = Harm(_without_database, 1, 3.0, is_everywhere=True)
+        harms["database kill -9"] = Harm(_database_killed, 1, 3.0, is_everywhere=True)
+        harms["database SIGSTOP"] = Harm(_database_stopped, 1, 3.0, is_everywhere=True)
+    if world.processes > 1:
+        harms["kill -9 of one process"] = Harm(_one_killed, 6, 1.0)
+        harms["SIGSTOP of one process"] = Harm(_one_stopped, 4, 8.0)
     return harms
 
 
@@ -155,6 +208,7 @@ def let_loose(
     :returns: what has happened, and how often.
     """
     harms = harms_of(world)
+    world.dice = dice
     happened: Counter[str] = Counter()
     lasting: list[_Lasting] = []
     deck: list[str] = []
@@ -193,7 +247,7 @@ def let_loose(
     for server in world.servers:
         if not server.is_running:
             server.launch()
-        server.wait_until_healthy()
+        server.wait_until_healthy(90)
     return happened
 
 

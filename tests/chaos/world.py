@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from random import Random
 
 from tests.chaos.figures import MIB, Holding, Memory, holding
 from tests.support.client import Client, Json, ids
@@ -80,6 +81,7 @@ class World:
     :param postgresql: whose databases they use; None for SQLite.
     :param disk_bytes: how large the disk of each is to be; None for the one that is there.
     :param breath: seconds between two things that somebody says.
+    :param processes: of how many each server is.
     """
 
     def __init__(
@@ -89,14 +91,18 @@ class World:
         postgresql: PostgreSQL | None = None,
         disk_bytes: int | None = None,
         breath: float = BREATH,
+        processes: int = 1,
     ) -> None:
         self.postgresql = postgresql
+        self.processes = processes
+        #: By which it is decided what happens to whom.
+        self.dice = Random()
         self.disk_bytes = disk_bytes
         if disk_bytes is not None:
             for number in range(SERVERS):
                 stack.enter_context(small_disk(folder / str(number), disk_bytes))
         urls = ["sqlite" if postgresql is None else stack.enter_context(postgresql.database()) for _ in range(SERVERS)]
-        self.federation = Federation(folder, urls, SETTINGS)
+        self.federation = Federation(folder, urls, {**SETTINGS, "processes": processes})
         stack.callback(self.federation.close)
         self.federation.start()
         self.memory = Memory(self.servers)
@@ -155,6 +161,9 @@ class World:
 
     def _all_have_heard(self, said: set[str]) -> bool:
         time.sleep(0.2)  # looking costs, too
+        for listener in self.listeners:
+            if listener.failure is not None:
+                raise listener.failure
         return all(said.issubset(listener.heard) for listener in self.listeners)
 
     def _unheard(self, said: set[str]) -> str:

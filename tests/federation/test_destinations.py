@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -11,7 +12,7 @@ from synapse_like.backoff import FIRST_RETRY_MS, JITTER, LONGEST_RETRY_MS
 from synapse_like.federation.destinations import MOST_TO_FAILING, PASSING_EDU_MS, STOP_SECONDS, PassingEdusLost
 from synapse_like.federation.outbox import MOST_ANNOUNCED, MOST_PASSING_EDUS
 from synapse_like.federation.transactions import MOST_EDUS, MOST_PDUS, position_of
-from synapse_like.protocol.errors import BadParam
+from synapse_like.protocol.errors import BadParam, Unavailable
 from synapse_like.storage import destinations, events, rooms
 from synapse_like.storage.database import CommitInDoubt, Transaction
 from synapse_like.storage.events import GAP
@@ -434,6 +435,21 @@ def test_a_stopped_server_goes_on_where_it_was(house: House, room: str) -> None:
     assert house.other.under_way == []
     house.say(room, "2")
     assert house.last().said == ["2"]
+
+
+def test_a_server_stops_in_good_order_without_its_database(
+    house: House, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not written down is sent again."""
+    house.say(room, "1")
+    stopped = house.stop()
+    monkeypatch.setattr(house.database, "write", Mock(side_effect=Unavailable("Not now.", reason="it is gone")))
+    house.accept()
+    house.wait_for(stopped)
+    assert house.database.write.called
+    monkeypatch.undo()
+    house.restart(killed=True)
+    assert house.accept_all() == ["1"]
 
 
 def test_what_was_under_way_when_we_stopped_is_sent_again(house: House, room: str) -> None:

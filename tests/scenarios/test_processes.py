@@ -23,7 +23,7 @@ from tests.scenarios.conftest import known, must_not_have_failed
 from tests.scenarios.test_metrics import SEND, Figures, figures
 from tests.support.client import ApiError, Client
 from tests.support.postgres import PostgreSQL
-from tests.support.processes import free_port, wait_until
+from tests.support.processes import free_port, is_alive, wait_until
 from tests.support.server import QUICK, ROOT, HomeServer
 
 COUNT = 3
@@ -74,13 +74,6 @@ def run(server: HomeServer) -> subprocess.CompletedProcess[str]:
     """Run a server that cannot start, in a process of its own: in that of the tests there is a reactor already."""
     words = [sys.executable, "-m", "synapse_like", "run", "--config", str(server.config)]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-
-
-def is_alive(process_id: int) -> bool:
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def all_told(server: HomeServer) -> Figures | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import psycopg
 import pytest
@@ -15,6 +16,12 @@ from synapse_like.storage.engines import open_engine
 from tests.storage.test_sharing import Process, prepare
 from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge
+
+#: End the connections by which processes claim.
+END_CLAIMS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND query LIKE '%pg_try_advisory_lock(number)%' AND pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +74,30 @@ def test_who_loses_the_connection_is_told_and_has_it_again(url: str, processes: 
     wanting = Wanting(one, "c")
     wanting.hear("got")
     with psycopg.connect(url, autocommit=True) as other:
-        ended = other.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND query LIKE '%pg_try_advisory_lock(number)%'"
-            " AND pid <> pg_backend_pid()"
-        ).fetchall()
+        ended = other.execute(END_CLAIMS).fetchall()
         assert ended
     wanting.hear("got", "lost", "got")
     assert wanting.holds
+
+
+def test_who_asks_nothing_any_more_has_lost_what_it_held(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that is stopped: its connection stands, and nothing comes over it."""
+    one, two = processes
+    first = Wanting(one, "d")
+    first.hear("got")
+    monkeypatch.setattr(claims, "GIVEN_UP_SECONDS", 0.5)
+    goes_on = Event()
+    with psycopg.connect(two.url, autocommit=True) as other:
+        other.execute(END_CLAIMS)
+    first.hear("got", "lost", "got")
+    go_on = one.database.claims._try
+    monkeypatch.setattr(one.database.claims, "_try", lambda *what: goes_on.wait(60) and go_on(*what))
+    second = Wanting(two, "d")
+    second.hear("got")
+    goes_on.set()
+    first.hear("got", "lost", "got", "lost")
 
 
 def test_who_is_alone_holds_everything_and_asks_for_nothing(tmp_path: Path) -> None:

@@ -51,6 +51,22 @@ def test_a_password_never_stands_in_an_error(tmp_path: Path) -> None:
     assert "geheim" not in str(caught.value)
 
 
+def test_one_that_can_be_written_to_is_looked_for_and_not_for_long_unless_the_url_says_otherwise() -> None:
+    one, several = PostgresEngine("postgresql:///x?host=/a"), PostgresEngine("postgresql://a:1,b:2/x")
+    assert one._usual()["target_session_attrs"] == several._usual()["target_session_attrs"] == "read-write"
+    assert several._usual()["connect_timeout"] < one._usual()["connect_timeout"]
+    own = PostgresEngine("postgresql://a,b/x?target_session_attrs=any&connect_timeout=7&keepalives_idle=1")
+    assert own._usual().keys().isdisjoint({"target_session_attrs", "connect_timeout", "keepalives_idle"})
+
+
+def test_all_are_named_that_the_database_may_be_on(tmp_path: Path) -> None:
+    engine = open_engine("postgresql://someone:geheim@127.0.0.1:1,127.0.0.1:2/nowhere", data_dir=tmp_path)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        Connection(engine)
+    assert "(127.0.0.1:1,127.0.0.1:2/nowhere)" in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
 def test_sql_is_spelt_for_postgresql() -> None:
     engine = PostgresEngine("postgresql:///x")
     assert engine.adapt("SELECT 1 % ? FROM t") == "SELECT 1 %% %s FROM t"

@@ -7,27 +7,35 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 from twisted.internet.defer import Deferred
 
-from synapse_like.storage import positions, sharing
+from synapse_like.protocol.errors import Unavailable
+from synapse_like.storage import engines, positions, sharing
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import CommitInDoubt, Connection, Database, Transaction
-from synapse_like.storage.engines import DatabaseInUse, open_engine
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
-from synapse_like.storage.sharing import Turn
+from synapse_like.storage.sharing import Holder, Turn
 from tests.storage.sharing_worker import ROOMS
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import dying_with_us, wait_until
 from tests.support.server import ROOT
 from tests.support.threads import ThreadBridge
 
+#: End all connections but one's own.
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 NAMES = CacheKind[str, str]("names", 100)
 
 
@@ -43,14 +51,15 @@ class Said:
 class Process:
     """What would be a process of the server, in this one."""
 
-    def __init__(self, url: str, *, starts: bool = True) -> None:
+    def __init__(self, url: str, *, is_started: bool = True) -> None:
+        self.url = url
         self.bridge, self.bus = ThreadBridge(), Bus()
         self.news: list[object] = []
         self.results: dict[object, Any] = {}
         self.bus.subscribe(Said, self.news.append)
         self.bus.subscribe(CommitInDoubt, self.news.append)
         self.database = Database(open_engine(url, data_dir=Path()), self.bridge, self.bus, readers=1, shared=True)
-        if starts:
+        if is_started:
             self.database.start()
 
     @property
@@ -120,7 +129,7 @@ def test_what_others_say_while_one_begins_is_heard(url: str, processes: list[Pro
     """Where a stream stands is read before the threads run, and others go on meanwhile."""
     one = processes[0]
     said = one.say("before")
-    beginning = Process(url, starts=False)
+    beginning = Process(url, is_started=False)
     beginning.database.prepare(lambda connection: None)
     assert beginning.database.prepare(lambda connection: connection.transact(positions.current, "events")) == said
     one.say("meanwhile")
@@ -249,7 +258,9 @@ def test_who_missed_too_much_looks_at_everything_again(
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
-    listener = sharing.Listener(lambda: Connection(engine), "asleep", 0, heard.extend, gaps.append, heard.extend)
+    listener = sharing.Listener(
+        lambda: Connection(engine), Holder(), 0, heard.extend, gaps.append, heard.extend, Mock()
+    )
     listener.start()
     wait_until("what is left to be heard", lambda: bool(heard))
     listener.stop()
@@ -300,6 +311,106 @@ def test_a_commit_in_doubt_holds_nobody_up(url: str, processes: list[Process], m
     one.say("own")
     for process in processes:
         process.hear("next", "own")
+
+
+def test_who_thinks_too_long_in_a_transaction_holds_nobody_up(
+    processes: list[Process], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that is stopped while it holds a room and the number of its commit."""
+    monkeypatch.setattr(engines, "LONGEST_THOUGHT", 1)
+    one, two = Process(url), processes[0]
+    entered, goes_on = threading.Event(), threading.Event()
+    tries: list[int] = []
+
+    def stop(txn: Transaction) -> int:
+        txn.hold_room(ROOMS[0])
+        position = say(txn, "stopped")
+        tries.append(position)
+        entered.set()
+        assert goes_on.wait(60)
+        return position
+
+    stopped = one.database.write_to_room(ROOMS[0], "stop", stop)
+    assert entered.wait(30)
+    two.say("other")
+    two.result(two.database.write_to_room(ROOMS[0], "enter", Transaction.hold_room, ROOMS[0]))
+    goes_on.set()
+    assert one.result(stopped) == tries[1] == tries[0] + 1, "it was done again, after the other"
+    for process in (one, two):
+        process.hear("other", "stopped")
+    one.database.stop()
+
+
+def take_back(url: str, number: int) -> None:
+    """Have the database be one that lacks the last commits, and all have to connect to it again."""
+    with psycopg.connect(url) as connection:
+        connection.execute("DELETE FROM commits WHERE number > (SELECT MAX(number) FROM commits) - %s", (number,))
+        for stream in ("commits", "events"):
+            connection.execute(
+                "UPDATE stream_positions SET position = position - %s WHERE stream = %s", (number, stream)
+            )
+        connection.commit()
+        connection.execute(END_OTHERS)
+
+
+def test_if_what_was_committed_is_no_more_nothing_is_given_out_again_and_nothing_written(
+    url: str, processes: list[Process]
+) -> None:
+    """One of them has committed the last, and the other has only heard of it."""
+    ended: list[Process] = []
+    for process in processes:
+        process.database.when_gone_back = partial(ended.append, process)
+    said = [processes[0].say("kept"), processes[0].say("lost"), processes[0].say("lost, too")]
+    for process in processes:
+        process.hear("kept", "lost", "lost, too")
+    take_back(url, 2)
+    for process in processes:
+        process.bridge.pump(lambda process=process: process in ended)
+        failure = process.result(process.database.write("say", say, "never"))
+        assert failure.check(Unavailable)
+    assert sorted(map(id, ended)) == sorted(map(id, processes)), "each was told once"
+    anew = Process(url)
+    assert anew.say("new") > said[-1]
+    anew.hear("new")
+    anew.database.stop()
+
+
+@pytest.mark.parametrize("moment", ["before", "at the commit"])
+def test_a_database_that_is_lost_while_a_process_begins_is_named(url: str, moment: str) -> None:
+    database = Database(open_engine(url, data_dir=Path()), ThreadBridge(), Bus(), shared=True)
+
+    def lose(_: Transaction | None = None) -> None:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute(END_OTHERS)
+
+    def begin(connection: Connection) -> None:
+        if moment == "before":
+            lose()
+        connection.transact(lose)
+
+    with pytest.raises(DatabaseUnavailable, match="terminat"):
+        database.prepare(begin)
+    database.stop()
+
+
+def test_who_missed_what_is_kept_no_more_goes_on(
+    url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What everybody has had time to read is forgotten, the last that somebody knows included: that is no loss."""
+    one, two = processes
+    one.say("before")
+    two.hear("before")
+    monkeypatch.setattr(sharing, "KEPT_SECONDS", -10)
+    one.result(one.database.write("forget", say_and_forget, "after"))
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(END_OTHERS)
+    assert isinstance(two.say("more"), int)
+    assert one.say("last") > 0
+
+
+def say_and_forget(txn: Transaction, word: str) -> None:
+    say(txn, word)
+    sharing.forget_old(txn, now_ms=1 << 45)
 
 
 class Worker:

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Found = TypeVar("Found")
@@ -32,6 +33,22 @@ def dying_with_us(last_words: signal.Signals) -> Callable[[], None]:
             _libc.prctl(_PR_SET_PDEATHSIG, int(last_words))
 
     return ask_for_the_signal
+
+
+def with_children(process_id: int) -> list[int]:
+    """A process that runs, and those that it has started: their IDs."""
+    try:
+        return [process_id, *map(int, Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split())]
+    except FileNotFoundError:
+        return [process_id]
+
+
+def is_alive(process_id: int) -> bool:
+    """Whether a process has not ended yet."""
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def free_port() -> int:

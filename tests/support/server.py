@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.support.command_line import do, must_do
-from tests.support.processes import dying_with_us, free_port, wait_until
+from tests.support.processes import dying_with_us, free_port, wait_until, with_children
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,11 +78,7 @@ class HomeServer:
     def process_ids(self) -> list[int]:
         """The IDs of all its processes, while it runs: its own first."""
         parent = self.process_id
-        if parent is None:
-            return []
-        with contextlib.suppress(FileNotFoundError):
-            return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
-        return [parent]
+        return [] if parent is None else with_children(parent)
 
     @property
     def config(self) -> Path:
@@ -112,10 +108,10 @@ class HomeServer:
         self.wait_until_healthy()
         return self
 
-    def wait_until_healthy(self) -> None:
+    def wait_until_healthy(self, seconds: float = 30) -> None:
         """Wait until it serves; it is ended if it never does."""
         try:
-            wait_until("the server's health", self._is_healthy)
+            wait_until("the server's health", self._is_healthy, seconds=seconds)
         except BaseException as error:
             self.close()
             error.add_note(f"Its log:\n{self.recent_log()}")
@@ -164,13 +160,13 @@ class HomeServer:
         """
         return self._its_process().wait(timeout=seconds)
 
-    def terminate(self) -> int:
+    def terminate(self, seconds: float = 30) -> int:
         """Send SIGTERM and wait for its end.
 
         :returns: the exit code.
         """
         self.ask_to_stop()
-        return self.wait_for_exit()
+        return self.wait_for_exit(seconds)
 
     def restart(self) -> None:
         """Stop it in good order and start it again."""
@@ -205,7 +201,8 @@ class HomeServer:
 
     def resident_bytes(self) -> int:
         """Memory that its processes hold, in bytes; what several hold in common is counted for each."""
-        return sum(int(statm.split()[1]) for statm in self._proc("statm")) * os.sysconf("SC_PAGE_SIZE")
+        assert self.is_running, "it does not run"
+        return sum(map(resident_bytes, self.process_ids))
 
     def _proc(self, file: str) -> list[str]:
         """What the kernel says of each of its processes."""
@@ -230,3 +227,8 @@ class HomeServer:
             return False
         finally:
             connection.close()
+
+
+def resident_bytes(process_id: int) -> int:
+    """Memory that a process holds, in bytes."""
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

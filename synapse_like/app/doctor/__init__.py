@@ -42,6 +42,8 @@ def _checks(
     yield "signing key", shared.check_key(config.signing_key_file, "synapse_like init")
     yield "data directory", here.check_folders(config)
     yield "database", shared.check_database(lambda: engine_of(config), HOME_SERVER)
+    if config.database.shared:
+        yield "files", here.check_files(config)
     try:
         key = read_signing_file(config.signing_key_file)[0]
     except KeysUnusable:

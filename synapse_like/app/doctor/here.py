@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from synapse_like.app.doctor.findings import Finding
 from synapse_like.app.doctor.shared import check_folder, is_public
+from synapse_like.app.errors import StartError
+from synapse_like.app.parts import engine_of
 from synapse_like.config import Config
+from synapse_like.storage import content
+from synapse_like.storage.content_files import ContentFolder
+from synapse_like.storage.database import Connection
+from synapse_like.storage.engines import DatabaseUnavailable
 
 
 def strange_settings(config: Config) -> Iterator[tuple[str, str]]:
@@ -36,3 +42,33 @@ def check_folders(config: Config) -> Iterator[Finding]:
         folders.append(("content", config.content_directory))
     for check, folder in folders:
         yield from check_folder(check, folder, "Make room: `synapse_like media purge`, `purge-history`.")
+
+
+def check_files(config: Config) -> Iterator[Finding]:
+    """Whether a machine that shares a database with others shares its files, too; some of them are looked at."""
+    try:
+        connection = Connection(engine_of(config))
+    except (StartError, DatabaseUnavailable):
+        return  # told where the database is looked at
+    folder = ContentFolder(config.content_directory)
+    try:
+        for digit in "0123456789abcdef":
+            named = connection.transact(content.sizes_by_hash, digit)
+            if named:
+                there = {sha256 for letter in "0123456789abcdef" for sha256 in folder.sizes(digit + letter)}
+                break
+        else:
+            yield Finding("files", "ok", "There are none yet. All machines must have the same folder for them.")
+            return
+    except connection.engine.database_errors as error:
+        yield Finding("files", "skipped", f"The database does not tell what there should be: {str(error).strip()}.")
+        return
+    finally:
+        connection.close()
+    missing = len(named.keys() - there)
+    if missing:
+        found = f"Of {len(named)} files that were looked for, {missing} are not in {config.content_directory}."
+        advice = "Let content.directory be one folder for all machines, on a file system that they share."
+        yield Finding("files", "fault", found, advice)
+    else:
+        yield Finding("files", "ok", f"All of the {len(named)} that were looked for are there.")
