@@ -90,10 +90,11 @@ class Contact(Struct, frozen=True):
 
     def same_person(self) -> list[str]:
         """What no other person's contact has."""
-        name = _SPACE.sub(" ", self.name).strip().casefold()
+        # Of contacts that were put together one name has become another's nickname.
+        name, *others = (_SPACE.sub(" ", name).strip().casefold() for name in (self.name, *self.nicknames))
         found = [f"user:{user_id}" for user_id in self.user_ids]
         found += [f"email:{email}" for email in self.emails]
-        found += [f"called:{phone} {name}" for phone in self.phones]
+        found += [f"called:{phone} {called}" for phone in self.phones for called in dict.fromkeys((name, *others))]
         return found or [f"named:{name}"]
 
     def same_words(self) -> str:

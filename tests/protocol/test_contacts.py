@@ -162,6 +162,21 @@ _people = st.builds(
 )
 
 
+def test_who_was_found_to_be_somebody_else_is_known_by_both_names() -> None:
+    """A number that both had was told with the one name only."""
+    phone, user_id = ("+493097",), ("@a:example.org",)
+    people = [
+        Contact("a", phones=phone),
+        Contact("b", phones=phone),
+        Contact("a", phones=phone, user_ids=user_id),
+        Contact("b", phones=phone, user_ids=user_id),
+    ]
+    book: dict[str, Contact] = {}
+    add(book, *people)
+    assert len(book) == 1
+    assert add(book, *people).added == 0
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_people, max_size=8), st.integers(0, 8))
 def test_no_two_contacts_of_a_book_are_of_one_person_and_nothing_is_lost(people: list[Contact], cut: int) -> None:
