@@ -22,12 +22,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import psycopg
 
 from bench.support.counted import Counts
 from bench.support.lines import Line, registration
-from bench.support.usage import Usage, children, cpu_seconds, has_work, resident_bytes, written_bytes
+from bench.support.usage import (
+    Usage,
+    children,
+    cpu_seconds,
+    has_work,
+    proportional_bytes,
+    resident_bytes,
+    written_bytes,
+)
 from tests.support.certificates import Authority
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
 from tests.support.processes import dying_with_us
@@ -197,12 +206,12 @@ class Subject:
 
     def usage(self) -> Usage:
         """What was used so far, and the time."""
-        server, database = self._its_process(), self._database_processes()
+        server, database = self._its_processes(), self._database_processes()
         return Usage(
-            cpu_seconds(server),
+            sum(map(cpu_seconds, server)),
             sum(map(cpu_seconds, database)),
             time.perf_counter(),
-            sum(map(written_bytes, [server, *database])),
+            sum(map(written_bytes, [*server, *database])),
         )
 
     def watch(self) -> StopWatch:
@@ -216,13 +225,35 @@ class Subject:
             time.sleep(0.02)
             now = self.usage().server
             # On a busy machine it may just not have had its turn.
-            if now - before < _NOTHING and not has_work(self._its_process()):
+            if now - before < _NOTHING * len(self._its_processes()) and not any(map(has_work, self._its_processes())):
                 return
             before = now
 
     def resident_bytes(self) -> int:
         """Memory that the home server holds."""
         return resident_bytes(self.process_id)
+
+    def proportional_bytes(self) -> int:
+        """Memory of all its processes, what they have in common counted once."""
+        return sum(map(proportional_bytes, self._its_processes()))
+
+    @contextmanager
+    def transactions(self) -> Iterator[Callable[[], int]]:
+        """Ask how many transactions PostgreSQL has ended so far in its database; what is asked is not counted."""
+        assert self._postmaster is not None, "SQLite does not count them"
+        # By a connection to another database, which is there all the time, so that it does not look like work.
+        with psycopg.connect(self._url, dbname="postgres", autocommit=True) as connection:
+
+            def ended() -> int:
+                row = connection.execute(
+                    "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s",
+                    (urlsplit(self._url).path.removeprefix("/"),),
+                ).fetchone()
+                assert row is not None
+                return int(row[0])
+
+            ended()
+            yield ended
 
     @property
     def process_id(self) -> int:
@@ -232,6 +263,11 @@ class Subject:
     def _its_process(self) -> int:
         assert self._process is not None, "the server does not run"
         return self._process.pid
+
+    def _its_processes(self) -> list[int]:
+        """If it is several processes: all of them, their parent first."""
+        parent = self._its_process()
+        return [parent, *children(parent)]
 
     def _database_processes(self) -> list[int]:
         return [] if self._postmaster is None else [self._postmaster, *children(self._postmaster)]

@@ -13,7 +13,7 @@ from statistics import median
 class Usage:
     """What was used, since some moment or by one operation.
 
-    :ivar server: CPU time of the home server, in seconds.
+    :ivar server: CPU time of the home server with all its processes, in seconds.
     :ivar database: CPU time of PostgreSQL with all its processes, in seconds; SQLite works in the home server.
     :ivar wall: time that went by, in seconds.
     :ivar written: bytes that both handed to the disk, the home server's log included.
@@ -77,6 +77,15 @@ def resident_bytes(process: int) -> int:
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, amount = line.partition(":")
         if name == "VmRSS":
+            return int(amount.split()[0]) * 1024
+    raise RuntimeError(f"the process {process} has ended")
+
+
+def proportional_bytes(process: int) -> int:
+    """Memory that a process holds, in bytes; of what it has in common with others, its share (PSS in proc(5))."""
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        name, _, amount = line.partition(":")
+        if name == "Pss":
             return int(amount.split()[0]) * 1024
     raise RuntimeError(f"the process {process} has ended")
 

@@ -192,8 +192,8 @@ class HomeServerMetrics(Metrics):
         if news.is_heard:
             # It is counted by who stored it.
             return
-        event = news.stored.event
-        kind = KINDS.get(event.type) or ("state" if event.is_state else "other")
+        event = news.about
+        kind = KINDS.get(event.event_type) or ("state" if event.is_state else "other")
         self._events.labels(kind, "ours" if domain_of(event.sender) == self._server_name else "others").inc()
 
     def look_at_streams(self, event_stream: EventStream, notifier: Notifier) -> None:

@@ -321,7 +321,7 @@ class DestinationQueues:
 
     def _event_persisted(self, news: EventPersisted) -> None:
         if news.destinations:
-            item = Announced(news.position, news.stored.event_nid, self._clock.monotonic(), news.pdu)
+            item = Announced(news.position, news.about.event_nid, self._clock.monotonic(), news.pdu)
             for server in news.destinations:
                 if self._is_ours(server):
                     outbox = self._outbox(server)

@@ -119,6 +119,7 @@ class EventPersistence(Struct):
         if new is not None:
             state.fill_snapshot(txn, new, {state.make_slot_id(txn, event.state_slot): stored.event_nid})
         if not is_accepted:
+            txn.changes(room.room_id)
             return stored
         changes = self._move_head(txn, room, stored, replaced, before, after)
         self._apply(txn, room, changes, stored.position, _heard_up_to(txn, room, event))
@@ -130,6 +131,10 @@ class EventPersistence(Struct):
         if event.domain != self.server_name:
             arrived(txn, room, stored)
         memberships = {slot[1]: change.memberships[1] or LEAVE for slot, change in changes.items() if slot[0] == MEMBER}
+        if is_ours and late_place is None and self._only_moves(event, changes):
+            txn.moves(room.room_id, changes)
+        else:
+            txn.changes(room.room_id)
         sent = pdu if destinations else None
         txn.announce(EventPersisted(room.room_id, stored.position, stored, memberships, destinations, sent))
         return stored
@@ -155,6 +160,7 @@ class EventPersistence(Struct):
         self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
         room.entered_depth = event.depth
         rooms.advance(txn, room, (), before)
+        txn.changes(room.room_id)
         return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
 
     def _destinations(self, txn: Transaction, room: RoomHead, event: Event) -> frozenset[str]:
@@ -192,6 +198,16 @@ class EventPersistence(Struct):
         if not left and before == was:
             return {event.state_slot: Change(replaced, stored)} if event.is_state else {}
         return _difference(txn, was, head)
+
+    def _only_moves(self, event: Event, changes: Changes) -> bool:
+        """Whether an event does nothing to what is in memory of a room but move it, and change some of its state."""
+        # One of another server may fill a gap; and which servers are in a room is not only a matter of its state.
+        return (
+            event.domain == self.server_name
+            and event.type != REDACTION
+            and len(changes) <= MOST_REMEMBERED
+            and all(slot[0] != MEMBER or _server_of(slot[1]) == self.server_name for slot in changes)
+        )
 
     def _apply(
         self, txn: Transaction, room: RoomHead, changes: Changes, position: int, heard_up_to: int | None = None

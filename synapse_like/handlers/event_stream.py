@@ -120,7 +120,7 @@ class EventStream:
         :raises BadPagination: the token is not one of ours.
         :raises UnknownToken: the access token was ended while the poll waited.
         """
-        if not timeout_ms:
+        if not timeout_ms and since is not None:
             # Who does not wait is told of what was done before at other processes, too.
             await self._database.come_up_to_date()
             await self._presence.settled()

@@ -90,7 +90,11 @@ class History:
         :raises BadPagination: a token is not one of ours.
         :raises Forbidden: the requester is not in the room.
         """
-        for token in (start, end):
+        tokens: set[str | None] = {token for token in (start, end) if token is not None}
+        if (start if backwards else end) is None:
+            # From the present or up to it.
+            tokens.add(None)
+        for token in tokens:
             await self._notifier.place_of(token)
         newest = self._notifier.position
         first = (

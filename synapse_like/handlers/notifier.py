@@ -22,7 +22,7 @@ from synapse_like.protocol.errors import BadPagination
 from synapse_like.storage import events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import CommitInDoubt, Database, Transaction
-from synapse_like.storage.events import EventPersisted, EventRedacted, StoredEvent
+from synapse_like.storage.events import EventPersisted, EventRedacted, StoredEvent, Unread
 from synapse_like.storage.membership import RoomMembership
 from synapse_like.storage.unwanted import IgnoredChanged
 
@@ -107,10 +107,10 @@ class RecentEvents:
     def add(self, news: EventPersisted) -> None:
         """Append the newest event."""
         self._events.append(news)
-        self._bytes += news.stored.size
+        self._bytes += _size(news)
         while len(self._events) > MOST_RECENT or self._bytes > MOST_RECENT_BYTES:
             oldest = self._events.popleft()
-            self._bytes -= oldest.stored.size
+            self._bytes -= _size(oldest)
             self.since = oldest.position
 
     def forget(self, up_to: int) -> None:
@@ -149,10 +149,14 @@ class Notifier:
         self._loading: dict[str, list[Deferred[None]]] = {}
         self._to_wake: set[Watcher] = set()
         self._behind: list[tuple[int, Deferred[None]]] = []
+        database.read_events_of(self._is_watched)
         bus.subscribe(EventPersisted, self._on_event)
         bus.subscribe(EventRedacted, self._on_redaction)
         bus.subscribe(CommitInDoubt, self._on_doubt)
         bus.subscribe(IgnoredChanged, self._on_ignored)
+
+    def _is_watched(self, room_id: str) -> bool:
+        return room_id in self._by_room
 
     async def catch_up(self, position: int) -> None:
         """Wait until a position that somebody has read in the database has been announced, too.
@@ -349,4 +353,11 @@ def visible_from_memory(watcher: Watcher, after: int, recent: RecentEvents) -> l
     news = recent.after(after)
     if news is None:
         return None
-    return [item.stored for item in news if item.room_id in watcher.rooms]
+    found = [item.stored for item in news if item.room_id in watcher.rooms]
+    # Nobody was in the room, of those who look here, when another process stored it.
+    read = [stored for stored in found if not isinstance(stored, Unread)]
+    return read if len(read) == len(found) else None
+
+
+def _size(news: EventPersisted) -> int:
+    return 0 if isinstance(news.stored, Unread) else news.stored.size

@@ -253,7 +253,7 @@ class Presence:
                 self._learned.pop(news.room_id, None)
         if news.room_id not in self._learned and any(user_id.endswith(self._suffix) for user_id in came(news)):
             run_in_background("presence-in-room", self._learn, [news.room_id])
-        sender = news.stored.event.sender
+        sender = news.about.sender
         if sender.endswith(self._suffix):
             self._sent_something(sender)
 

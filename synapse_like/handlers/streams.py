@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
 from synapse_like.protocol.membership import JOIN
-from synapse_like.storage.events import EventPersisted, StoredEvent
+from synapse_like.storage.events import EventPersisted, StoredEvent, Unread
 from synapse_like.storage.state import MEMBER
 
 Json = dict[str, Any]
@@ -115,5 +115,7 @@ def _is_arrival(stored: StoredEvent) -> bool:
 def came(news: EventPersisted) -> list[str]:
     """Who has come into a room by an event, and was not in it before; not who only has another name there."""
     stored = news.stored
+    if isinstance(stored, Unread):
+        return []
     stayed = stored.event.state_key if stored.event.type == MEMBER and not _is_arrival(stored) else None
     return [user_id for user_id, now in news.memberships.items() if now == JOIN and user_id != stayed]

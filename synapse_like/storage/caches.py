@@ -163,6 +163,13 @@ class Caches:
         """How full each cache is: see `Cache.fill`."""
         return {kind: cache.fill() for kind, cache in list(self._caches.items())}
 
+    def find(self, name: str, key: Any) -> Any:
+        """A copy of the kind of a name, or None."""
+        for kind, cache in list(self._caches.items()):
+            if kind.name == name:
+                return cache.get(key)
+        return None
+
     def drop(self, name: str, keys: Iterable[Any]) -> None:
         """Forget some copies of the kind of a name."""
         for kind, cache in list(self._caches.items()):

@@ -55,6 +55,7 @@ from synapse_like.storage.sharing import (
     LaneTaken,
     Listener,
     Order,
+    Reading,
     Told,
     Turn,
     Urgent,
@@ -119,6 +120,7 @@ class Transaction:
         "_adapt",
         "_before_commit",
         "_connection",
+        "_engine",
         "_news",
         "_on_commit",
         "_on_rollback",
@@ -144,6 +146,7 @@ class Transaction:
         turn: Turn | None = None,
     ) -> None:
         self._connection = connection
+        self._engine = engine
         self._adapt = engine.adapt
         self._before_commit: dict[object, Callable[[], None]] = {}
         self._on_commit: list[Callable[[], None]] = []
@@ -246,6 +249,19 @@ class Transaction:
         """Whether other processes may write at the same time."""
         return self.turn is not None
 
+    def moves(self, room_id: str, slots: Iterable[tuple[str, str]]) -> None:
+        """An event has become the newest one of a room, and nothing else has happened there, as far as this goes.
+
+        :param slots: those of the room's state that have changed by it.
+        """
+        if self.turn is not None:
+            self.turn.moves(room_id, slots)
+
+    def changes(self, room_id: str) -> None:
+        """Something else has happened in a room."""
+        if self.turn is not None:
+            self.turn.changes(room_id)
+
     def take_number(self) -> None:
         """Commit after all who have done this before, and before all who will."""
         if self.turn is not None:
@@ -270,11 +286,19 @@ class Transaction:
         """
         # Nobody writes news where there are no others; so there is none then.
         self.execute(
-            "UPDATE commits SET news = ? WHERE news LIKE ?",
-            (orjson.dumps([to_log(CommitInDoubt())]).decode(), f"%{words}%"),
+            "UPDATE commits SET news = ?, rooms = '[]', kinds = '[\"heads\",\"events\"]'"
+            " WHERE news LIKE ? OR rooms LIKE ?",
+            (orjson.dumps([to_log(CommitInDoubt())]).decode(), f"%{words}%", f"%{words}%"),
         )
 
     # For the database alone.
+
+    def lock_and_read(
+        self, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool = False
+    ) -> tuple[set[int], list[Row]]:
+        """Take locks, and read something when they are held: see `Engine`."""
+        self.statements += 1
+        return self._engine.lock_and_read(self._connection, needed, wanted, read, begins=begins)
 
     def _marks(self) -> tuple[int, int, int]:
         return self.writes, len(self._on_commit), len(self._news)
@@ -292,9 +316,32 @@ class _Job(Struct, Generic[Result]):
     #: What it must have for itself, where the database is shared.
     lanes: frozenset[int] = frozenset([REST])
     tries: int = 0
+    #: Whether it is one statement that reads, which needs no transaction around it.
+    is_single: bool = False
 
 
 _Outcome = tuple[_Job[Any], bool, Any]
+
+
+class _Late:
+    """A connection on which a transaction begins with its first statement.
+
+    :param begin: the statement that begins it.
+    """
+
+    def __init__(self, connection: RawConnection, begin: str) -> None:
+        self._connection = connection
+        self._begin = begin
+        self.has_begun = False
+
+    def execute(self, query: Any, params: Any = (), /) -> RawCursor:
+        if not self.has_begun:
+            self._connection.execute(self._begin)
+            self.has_begun = True
+        return self._connection.execute(query, params)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _unavailable(error: Exception) -> Failure:
@@ -350,10 +397,45 @@ class Connection:
         self.raw.execute(self.engine.begin_write if writable else self.engine.begin_read)
         return txn
 
+    def begin_in_lanes(self, needed: Iterable[int], wanted: Iterable[int]) -> Transaction:
+        """Start a writing transaction in a database that is shared.
+
+        :param needed: the lanes that are waited for.
+        :param wanted: those that are held if they can be had at once.
+        :raises DatabaseWentBack: what was committed is not there any more.
+        """
+        assert self._holder is not None, "else there are no lanes"
+        if self._went_back:
+            raise DatabaseWentBack
+        turn = Turn(self._holder)
+        txn = Transaction(self.raw, self.engine, self.caches, writable=True, turn=turn)
+        try:
+            self.note_outside_changes(turn.begin(txn, needed, wanted))
+        except BaseException:
+            self.roll_back(txn)
+            raise
+        return txn
+
+    def begin_late(self) -> Transaction:
+        """A reading transaction that begins with its first statement, if there ever is one."""
+        return Transaction(_Late(self.raw, self.engine.begin_read), self.engine, self.caches, writable=False)
+
+    def without_begin(self) -> Transaction:
+        """What reads one statement, which is a transaction by itself."""
+        return Transaction(self.raw, self.engine, self.caches, writable=False)
+
+    def look(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Every row of a query that is a transaction by itself."""
+        self.statistics.statements += 1
+        return self.raw.execute(self.engine.adapt(sql), parameters).fetchall()
+
     def check_outside_changes(self, txn: Transaction) -> None:
         """Forget all copies if a command has changed the tables since the last look."""
         row = txn.one("SELECT position FROM stream_positions WHERE stream = ?", (OUTSIDE,))
-        changes = row[0] if row is not None else 0
+        self.note_outside_changes(row[0] if row is not None else 0)
+
+    def note_outside_changes(self, changes: int) -> None:
+        """The same, with how often commands have changed something by now."""
         if changes != self._outside_changes:
             if self._outside_changes is not None:
                 self.caches.clear()
@@ -374,13 +456,14 @@ class Connection:
             write()
         if txn.turn is not None:
             txn.turn.write_down(txn, txn._news)
+        began = time.monotonic()
         try:
             self.raw.execute("COMMIT")
         except self.engine.database_errors as error:
             self.caches.clear()
             raise CommitFailed(f"{type(error).__name__}: {error}") from error
-        if txn.turn is not None and txn.turn.is_urgent and txn.turn.number is not None:
-            txn.turn.tell_at_once(txn.turn.number)
+        if txn.turn is not None:
+            txn.turn.committed(self, began)
         self.statistics.statements += txn.statements
         if txn.writes:
             self.statistics.commits += 1
@@ -395,12 +478,12 @@ class Connection:
 
     def roll_back(self, txn: Transaction) -> None:
         """Undo everything the transaction did."""
+        if isinstance(txn._connection, _Late) and not txn._connection.has_begun:
+            return
         self.statistics.rollbacks += 1
         for undo in txn._on_rollback:
             undo()
-        # A connection that is gone has rolled back by itself.
-        with contextlib.suppress(*self.engine.database_errors):
-            self.raw.execute("ROLLBACK")
+        self.engine.roll_back(self.raw)
 
     def transact(
         self, function: Callable[Concatenate[Transaction, P], Result], *args: P.args, **kwargs: P.kwargs
@@ -520,7 +603,10 @@ class Database:
         self._put_off: list[_Job[Any]] = []
         #: The number of the last commit that is not published here, of a database that is shared.
         self._from: int | None = None
+        self._wants: Callable[[str], bool] = lambda _: True
         self._order: Order | None = None
+        self._is_looking = False
+        self._lookers: list[Deferred[int]] = []
         self._listener: Listener | None = None
         self._watching = contextlib.ExitStack()
         self._stopped = False
@@ -557,7 +643,6 @@ class Database:
 
     def _listen(self, holder: Holder, last: int) -> None:
         """Publish from now on what other processes commit, too."""
-        order = self._order = Order(holder.name, last, self._deliver_here)
 
         def connect() -> Connection:
             return Connection(self.engine, self.caches)
@@ -572,8 +657,20 @@ class Database:
         def tell_passing(news: list[object]) -> None:
             self._reactor.callFromThread(self._deliver_here, news, ())
 
-        self._listener = Listener(connect, holder, last, tell, missed, tell_passing, self._go_back)
-        self._listener.start()
+        reading = holder.reading = Reading(holder.name, last, tell, self._is_wanted, holder.continuity)
+        listener = self._listener = Listener(connect, reading, missed, tell_passing, self._go_back)
+        order = self._order = Order(holder.name, last, self._deliver_here, listener.hurry)
+        listener.start()
+
+    def read_events_of(self, is_wanted: Callable[[str], bool]) -> None:
+        """Have events that other processes have stored be read when they are in certain rooms, and no others.
+
+        :param is_wanted: is asked on any thread whether somebody waits for what happens in a room.
+        """
+        self._wants = is_wanted
+
+    def _is_wanted(self, room_id: str) -> bool:
+        return self._wants(room_id)
 
     def _go_back(self) -> None:
         """What was committed is not there any more: have nothing written, and tell. On any thread."""
@@ -656,8 +753,35 @@ class Database:
 
     async def come_up_to_date(self) -> None:
         """Wait until everything is known here that other processes have committed by now; at once if there are none."""
-        if self._order is not None:
-            await self._order.reach(await self.read("newest-commit", newest))
+        if self._order is None:
+            return
+        mine: Deferred[int] = Deferred()
+        self._lookers.append(mine)
+        if not self._is_looking:
+            self._look()
+        await self._order.reach(await mine)
+
+    def _look(self) -> None:
+        """Ask for the newest commit, once for all who want that by now; who comes meanwhile waits for the next time."""
+        lookers, self._lookers = self._lookers, []
+        self._is_looking = bool(lookers)
+        if not lookers:
+            return
+
+        def answer(outcome: int | Failure) -> None:
+            for looker in lookers:
+                if looker.called:
+                    continue
+                if isinstance(outcome, Failure):
+                    looker.errback(outcome)
+                else:
+                    looker.callback(outcome)
+            self._look()
+
+        try:
+            self._submit(self._reads, _Job("newest-commit", newest, is_single=True)).addBoth(answer)
+        except DatabaseUnavailable:
+            answer(_caught())
 
     def missing(self) -> Deferred[None] | None:
         """What must be waited for before anybody is answered: news of other processes on this machine."""
@@ -789,6 +913,8 @@ class Database:
                 marks = txn._marks()
                 try:
                     outcomes.append((job, True, job.function(txn)))
+                    if txn.turn is not None:
+                        txn.turn.end_job(has_written=txn.writes != marks[0])
                 except writer.engine.database_errors:
                     raise
                 except Exception as error:
@@ -797,6 +923,8 @@ class Database:
                     if txn.writes != marks[0]:
                         raise
                     txn._forget_since(marks)
+                    if txn.turn is not None:
+                        txn.turn.end_job(has_written=False)
                     if isinstance(error, LaneTaken):
                         put_off.append(job)
                     else:
@@ -819,9 +947,9 @@ class Database:
             return self._begin_once(jobs)
 
     def _begin_once(self, jobs: list[_Job[Any]]) -> Transaction:
+        if self._holder is not None:
+            return self._writer.begin_in_lanes(jobs[0].lanes, [lane for job in jobs for lane in job.lanes])
         txn = self._writer.begin(writable=True)
-        if txn.turn is not None:
-            txn.turn.begin(txn, jobs[0].lanes, [lane for job in jobs for lane in job.lanes])
         self._writer.check_outside_changes(txn)
         return txn
 
@@ -851,6 +979,8 @@ class Database:
             self._deliver([], [outcome])
 
     def _read_once(self, connection: Connection, job: _Job[Any]) -> Any:
+        if job.is_single:
+            return self._read_single(connection, job)
         try:
             txn = connection.begin(writable=False)
         except self.engine.connection_errors:
@@ -862,8 +992,19 @@ class Database:
             connection.statistics.statements += txn.statements
             return result
         finally:
-            with contextlib.suppress(*self.engine.database_errors):
-                connection.raw.execute("ROLLBACK")
+            self.engine.roll_back(connection.raw)
+
+    def _read_single(self, connection: Connection, job: _Job[Any]) -> Any:
+        txn = connection.without_begin()
+        try:
+            result = job.function(txn)
+        except self.engine.connection_errors:
+            connection.reconnect()
+            txn = connection.without_begin()
+            result = job.function(txn)
+        connection.statistics.reads += 1
+        connection.statistics.statements += txn.statements
+        return result
 
     # Back on the reactor's thread.
 

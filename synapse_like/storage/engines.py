@@ -30,6 +30,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from synapse_like.storage.watching import Watch
 
@@ -161,6 +162,23 @@ class Engine(Protocol):
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
         """Give locks back that were got by `try_locks`."""
+        ...
+
+    def lock_and_read(
+        self, connection: RawConnection, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool
+    ) -> tuple[set[int], list[Row]]:
+        """Have a writing transaction hold locks until its end, and read something: all in one message.
+
+        :param needed: locks that are waited for, one after the other.
+        :param wanted: locks that are taken if they can be had at once.
+        :param read: what is read when they are held; a query without parameters.
+        :param begins: whether the transaction begins with that.
+        :returns: the locks that are held of those wanted, and what was read.
+        """
+        ...
+
+    def roll_back(self, connection: RawConnection) -> None:
+        """End a transaction as if it had not been; a connection that is gone has done so by itself."""
         ...
 
     def make_indexes_anew(self, connection: RawConnection) -> None:
@@ -335,6 +353,15 @@ class SqliteEngine:
     def watch(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext()
 
+    def lock_and_read(
+        self, connection: RawConnection, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool
+    ) -> tuple[set[int], list[Row]]:
+        raise NotImplementedError("nobody else writes to SQLite")
+
+    def roll_back(self, connection: RawConnection) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
     def release(self) -> None:
         if self._lock_file is not None:
             os.close(self._lock_file)
@@ -413,6 +440,7 @@ class PostgresEngine:
         self._watch = Watch(
             self._waits_for_answer, self._is_there, self._cut, every=LOOK_EVERY_SECONDS, patience=PATIENT_LOOKS
         )
+        self._names: WeakKeyDictionary[RawConnection, dict[str, str]] = WeakKeyDictionary()
         self.connection_errors: tuple[type[Exception], ...] = (
             psycopg.OperationalError,
             psycopg.InterfaceError,
@@ -746,6 +774,42 @@ class PostgresEngine:
             yield
         finally:
             self._watch.stop()
+
+    def lock_and_read(
+        self, connection: RawConnection, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool
+    ) -> tuple[set[int], list[Row]]:
+        raw: Any = connection
+        lock, try_lock = "SELECT pg_advisory_xact_lock($1)", "SELECT $1, pg_try_advisory_xact_lock($1)"
+        # Each statement of the message sees what was committed when its turn comes: the last, after all locks are held.
+        parts = ["BEGIN"] if begins else []
+        parts += [f"EXECUTE {self._ready(raw, lock)} ({number:d})" for number in needed]
+        parts += [f"EXECUTE {self._ready(raw, try_lock)} ({number:d})" for number in wanted]
+        parts.append(f"EXECUTE {self._ready(raw, read)}")
+        cursor = raw.execute("; ".join(parts), prepare=False)
+        for _ in range(begins + len(needed)):
+            cursor.nextset()
+        held: set[int] = set()
+        for _ in wanted:
+            [(number, is_held)] = cursor.fetchall()
+            held.update([number] if is_held else ())
+            cursor.nextset()
+        return held, cursor.fetchall()
+
+    def _ready(self, raw: Any, statement: str) -> str:
+        """The name by which a statement is ready on a connection: one message of several has no other way to use it."""
+        known = self._names.setdefault(raw, {})
+        name = known.get(statement)
+        if name is None:
+            name = known[statement] = f"synapse_like_{len(known)}"
+            kinds = "(BIGINT)" if "$1" in statement else ""
+            raw.execute(f"PREPARE {name} {kinds} AS {statement}", prepare=False)
+        return name
+
+    def roll_back(self, connection: RawConnection) -> None:
+        # Past the driver, which would forget all statements that it has ready, for fear of tables that are gone by it.
+        raw: Any = connection
+        with contextlib.suppress(self._psycopg.Error):
+            raw.pgconn.exec_(b"ROLLBACK")
 
     def release(self) -> None:
         """The claim ends with the connection."""

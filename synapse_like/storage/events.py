@@ -9,7 +9,7 @@ history. The timeline shows neither outliers nor what was rejected or soft-faile
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, cast
 
@@ -85,9 +85,19 @@ class StoredEvent(Struct, eq=False):
         return self.place // GAP
 
 
+class Unread(Struct, frozen=True):
+    """An event that another process has stored, and that nobody waits for here: what is known without reading it."""
+
+    event_nid: int
+    event_type: str
+    sender: str
+    is_state: bool
+
+
 class EventPersisted(Struct, frozen=True):
     """News: an event stands in its room and in the stream of events.
 
+    :ivar stored: the event; or as much of it as is known here, if it changes nobody's membership.
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
     :ivar pdu: its wire form, if it has to be sent.
@@ -96,11 +106,19 @@ class EventPersisted(Struct, frozen=True):
 
     room_id: str
     position: int
-    stored: StoredEvent
+    stored: StoredEvent | Unread
     memberships: Mapping[str, str]
     destinations: frozenset[str] = frozenset()
     pdu: bytes | None = None
     is_heard: bool = False
+
+    @property
+    def about(self) -> Unread:
+        """What is known of the event in any case."""
+        if isinstance(self.stored, Unread):
+            return self.stored
+        event = self.stored.event
+        return Unread(self.stored.event_nid, event.type, event.sender, event.is_state)
 
 
 @for_others
@@ -119,19 +137,39 @@ EVENTS = CacheKind[int, StoredEvent](
 
 
 def _written(news: EventPersisted) -> list[Any]:
-    """What other processes need to know to read an event themselves."""
-    event_nid, destinations = news.stored.event_nid, sorted(news.destinations)
-    return [news.room_id, news.position, event_nid, dict(news.memberships), destinations]
-
-
-def _read(txn: Transaction, written: Sequence[Any]) -> list[EventPersisted | CommitInDoubt]:
-    found = {stored.event_nid: stored for stored in load(txn, [event_nid for _, _, event_nid, _, _ in written])}
+    """What other processes need to know to read an event themselves, or not to."""
+    about = news.about
     return [
-        # One that is gone already was purged: everybody looks again.
-        EventPersisted(room_id, position, found[nid], memberships, frozenset(destinations), is_heard=True)
-        if nid in found
+        news.room_id,
+        news.position,
+        dict(news.memberships),
+        sorted(news.destinations),
+        about.event_nid,
+        about.event_type,
+        about.sender,
+        about.is_state,
+    ]
+
+
+def _read(
+    txn: Transaction, written: Sequence[Any], wants: Callable[[str], bool]
+) -> list[EventPersisted | CommitInDoubt]:
+    to_read = [event_nid for room_id, _, memberships, _, event_nid, *_ in written if memberships or wants(room_id)]
+    found = {stored.event_nid: stored for stored in load(txn, to_read)} if to_read else {}
+    # One that is gone already was purged: everybody looks again.
+    gone = set(to_read) - found.keys()
+    return [
+        EventPersisted(
+            room_id,
+            position,
+            found.get(about[0]) or Unread(*about),
+            memberships,
+            frozenset(destinations),
+            is_heard=True,
+        )
+        if about[0] not in gone
         else CommitInDoubt()
-        for room_id, position, nid, memberships, destinations in written
+        for room_id, position, memberships, destinations, *about in written
     ]
 
 

@@ -17,26 +17,28 @@ if TYPE_CHECKING:
 News = TypeVar("News")
 
 
+#: Reads news of one kind; who reads can tell whether somebody waits for what happens in a room.
+Read = Callable[["Transaction", Sequence[Any], Callable[[str], bool]], Sequence[object]]
+
+
 class _Kind(Struct, frozen=True):
     """How news of one kind is written (as JSON can say it), and read: several at once, in their order."""
 
     write: Callable[[Any], Any]
-    read: Callable[[Transaction, Sequence[Any]], Sequence[object]]
+    read: Read
 
 
 _kinds: dict[str, _Kind] = {}
 
 
-def register(
-    kind: type[News], write: Callable[[News], Any], read: Callable[[Transaction, Sequence[Any]], Sequence[object]]
-) -> None:
+def register(kind: type[News], write: Callable[[News], Any], read: Read) -> None:
     """Say how news of a kind is written, and read again from the log."""
     _kinds[kind.__name__] = _Kind(write, read)
 
 
 def for_others(kind: type[News]) -> type[News]:
     """Mark a record of plain fields as news for other processes."""
-    register(kind, to_builtins, lambda _, written: [convert(one, kind) for one in written])
+    register(kind, to_builtins, lambda _, written, __: [convert(one, kind) for one in written])
     return kind
 
 
@@ -49,10 +51,15 @@ def to_log(news: object) -> list[Any]:
     return [name, _kinds[name].write(news)]
 
 
-def from_log(txn: Transaction, written: Sequence[Sequence[Any]]) -> Iterator[object]:
-    """News, as it stood in the log, in the same order."""
+def from_log(
+    txn: Transaction, written: Sequence[Sequence[Any]], wants: Callable[[str], bool] = lambda _: True
+) -> Iterator[object]:
+    """News, as it stood in the log, in the same order.
+
+    :param wants: whether somebody waits for what happens in a room.
+    """
     by_kind: dict[str, list[Any]] = {}
     for name, one in written:
         by_kind.setdefault(name, []).append(one)
-    found = {name: iter(_kinds[name].read(txn, several)) for name, several in by_kind.items()}
+    found = {name: iter(_kinds[name].read(txn, several, wants)) for name, several in by_kind.items()}
     return (next(found[name]) for name, _ in written)

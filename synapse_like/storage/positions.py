@@ -16,16 +16,22 @@ def take(txn: Transaction, stream: str) -> int:
     """The next position of the stream."""
     last = txn.positions.get(stream)
     if last is None:
-        txn.take_number()
-        position: int = txn.insert(
-            "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position",
-            (stream,),
-        )
+        position = _take_first(txn, stream)
     else:
         position = last + 1
         # Only the first position of a transaction is taken in the table; the last one is written at its end.
         txn.before_commit(("position", stream), lambda: _write_last(txn, stream))
     txn.positions[stream] = position
+    return position
+
+
+def _take_first(txn: Transaction, stream: str) -> int:
+    if txn.turn is not None and txn.turn.number is None:
+        return txn.turn.take_number_and_position(txn, stream)
+    position: int = txn.insert(
+        "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position",
+        (stream,),
+    )
     return position
 
 

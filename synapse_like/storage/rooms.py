@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct, field
@@ -70,6 +70,29 @@ class RoomHead(Struct):
     missing: dict[str, bool] | None = None
     is_inhabited: bool | None = None
     merged: dict[tuple[int, ...], Snapshot] = field(default_factory=dict)
+
+    def as_moved(self, slots: Iterable[StateSlot]) -> Any:
+        """Where it stands, for other processes that know where it stood.
+
+        :param slots: those of its state that have changed.
+        """
+        newest = [
+            (one.event_nid, one.event_id, one.depth, one.after.snapshot_id, one.after.height)
+            for one in self.extremities
+        ]
+        return [self.snapshot.snapshot_id, self.snapshot.height, newest, sorted(slots)]
+
+    def move(self, txn: Transaction, place: Any) -> None:
+        """Stand where another process has moved it."""
+        snapshot_id, height, newest, slots = place
+        self.snapshot = Snapshot(snapshot_id, height)
+        self.extremities = tuple(
+            Extremity(event_nid, event_id, depth, Snapshot(*after)) for event_nid, event_id, depth, *after in newest
+        )
+        if slots:
+            self.filled = self.is_inhabited = None
+            for event_type, state_key in slots:
+                txn.cache(CURRENT_STATE).forget((self.era, (event_type, state_key)))
 
 
 class CurrentState(NamedTuple):
@@ -227,6 +250,7 @@ def add_gaps(txn: Transaction, room: RoomHead, event_nid: int, event_ids: Sequen
     """Note what is missing before an event of a room; `is_news` as in `gaps.Gap`."""
     if event_ids:
         room.missing = None
+        txn.changes(room.room_id)
         gaps.add(txn, room.room_nid, event_nid, event_ids, is_news=is_news)
 
 
@@ -243,6 +267,7 @@ def close_gaps(txn: Transaction, room: RoomHead, event_id: str) -> None:
     known = missing(txn, room)
     if event_id in known or len(known) == MOST_MISSING_KEPT:
         room.missing = None
+        txn.changes(room.room_id)
         gaps.close(txn, room.room_nid, event_id)
 
 

@@ -24,7 +24,7 @@ from synapse_like.storage.database import CommitInDoubt, Connection, Database, T
 from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
-from synapse_like.storage.sharing import Holder, Turn
+from synapse_like.storage.sharing import Turn
 from tests.storage.sharing_worker import ROOMS
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import dying_with_us, wait_until
@@ -157,6 +157,38 @@ def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(proc
     assert one.result(one.database.read("newest", sharing.newest)) == before + 1
 
 
+def test_who_says_many_things_wakes_the_others_once_in_a_while_and_they_hear_all(
+    url: str, processes: list[Process]
+) -> None:
+    one, two = processes
+    words = [str(number) for number in range(200)]
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("LISTEN synapse_like")
+        for word in words:
+            one.say(word)
+        two.hear(*words)
+        said = [notice for notice in other.notifies(timeout=0.1) if notice.payload]
+    assert 0 < len(said) < len(words) / 2
+
+
+def test_who_listens_hears_what_took_too_long_to_be_committed_without_a_notice(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as the one who commits knows, the others read on; they do no longer when it is committed."""
+    one, two = processes
+    monkeypatch.setattr(sharing, "LOOK_EVERY_SECONDS", 3600.0)
+    holder = one.database._holder
+    assert holder is not None
+    monkeypatch.setattr(holder, "notice", lambda: "")
+    two.say("first")
+    one.hear("first")
+    # The last look that began before this was changed.
+    monkeypatch.setattr(sharing, "READ_ON_SECONDS", 0.0)
+    for word in "abc":
+        one.say(word)
+        two.hear("first", *"abc"[: "abc".index(word) + 1])
+
+
 class Holding:
     """A job that holds a room in one process until it is let go."""
 
@@ -238,7 +270,7 @@ def test_who_lost_the_connection_hears_what_was_said_meanwhile(url: str, process
         # All but the writers, who end with a commit.
         ended = other.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query = 'ROLLBACK'"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE '%COMMIT'"
         ).fetchall()
         assert len(ended) >= 2
     one.say("after")
@@ -258,9 +290,8 @@ def test_who_missed_too_much_looks_at_everything_again(
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
-    listener = sharing.Listener(
-        lambda: Connection(engine), Holder(), 0, heard.extend, gaps.append, heard.extend, Mock()
-    )
+    reading = sharing.Reading("asleep", 0, heard.extend)
+    listener = sharing.Listener(lambda: Connection(engine), reading, gaps.append, heard.extend, Mock())
     listener.start()
     wait_until("what is left to be heard", lambda: bool(heard))
     listener.stop()
@@ -295,7 +326,7 @@ def test_a_commit_in_doubt_holds_nobody_up(url: str, processes: list[Process], m
         pid = txn.one("SELECT pg_backend_pid()")
         assert pid is not None
 
-        def end(*_: object) -> None:
+        def end(*_: Any) -> None:
             write_down(*_)
             with psycopg.connect(url, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", pid)

@@ -1,0 +1,187 @@
+"""Rooms that two processes of a server write to in turn: what each has in memory of them is right, and not read again.
+
+It is the load of every room whose people are at several processes, so that it must not cost more than with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from signedjson.key import generate_signing_key
+from signedjson.types import SigningKey
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from synapse_like.clock import ReactorClock
+from synapse_like.handlers.event_creation import EventCreation
+from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.notifier import Notifier, visible_from_memory
+from synapse_like.protocol.errors import AuthError
+from synapse_like.protocol.events import EventDraft
+from synapse_like.protocol.room_creation import opening_events
+from synapse_like.protocol.room_versions import V1
+from synapse_like.storage import rooms
+from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.engines import open_engine
+from synapse_like.storage.events import EventPersisted, StoredEvent, Unread
+from synapse_like.storage.migrations import migrate
+from tests.storage.test_sharing import Process
+from tests.support.postgres import PostgreSQL
+
+HERE = "here"
+ALICE, BOB = "@alice:here", "@bob:here"
+TOPIC = ("m.room.topic", "")
+
+
+class Author:
+    """One of the processes, which writes events.
+
+    :ivar told: the events that it was told of, its own and the other's.
+    """
+
+    def __init__(self, url: str, key: SigningKey) -> None:
+        self.process = Process(url)
+        self._clock = ReactorClock(reactor)
+        self._creation = EventCreation(HERE, key, self._clock, EventPersistence(HERE))
+        self.told: list[EventPersisted] = []
+        self.process.bus.subscribe(EventPersisted, self.told.append)
+
+    def found(self) -> str:
+        def found(txn: Transaction) -> str:
+            room = self._creation.found_room(txn, V1, ALICE, is_public=True)
+            for draft in opening_events(V1, room.room_id, ALICE, is_public=True):
+                self._creation.say(txn, room, draft)
+            return room.room_id
+
+        return str(self.process.result(self.process.database.write("found", found)))
+
+    def say(self, room_id: str, *drafts: EventDraft) -> Sequence[StoredEvent]:
+        said: Sequence[StoredEvent] = self._try_to_say(room_id, *drafts)
+        return said
+
+    def is_refused(self, room_id: str, draft: EventDraft) -> bool:
+        return bool(self._try_to_say(room_id, draft).check(AuthError))
+
+    def _try_to_say(self, room_id: str, *drafts: EventDraft) -> Any:
+        def say(txn: Transaction) -> list[StoredEvent]:
+            room = rooms.head(txn, room_id)
+            assert room is not None
+            return [self._creation.say(txn, room, draft) for draft in drafts]
+
+        return self.process.result(self.process.database.write_to_room(room_id, "say", say))
+
+    def statements_of_head(self, room_id: str) -> int:
+        """How many statements it takes to know where a room stands, and who may say something there."""
+
+        def count(txn: Transaction) -> int:
+            txn.hold_room(room_id)
+            before = txn.statements
+            room = rooms.head(txn, room_id)
+            assert room is not None
+            rooms.stored_state_at_head(txn, room, [("m.room.power_levels", ""), ("m.room.member", ALICE)])
+            return txn.statements - before
+
+        return int(self.process.result(self.process.database.write_to_room(room_id, "count", count)))
+
+    def topic(self, room_id: str) -> str | None:
+        def topic(txn: Transaction) -> str | None:
+            room = rooms.head(txn, room_id)
+            assert room is not None
+            held = rooms.state_at_head(txn, room, [TOPIC])
+            return str(held[TOPIC].content["topic"]) if TOPIC in held else None
+
+        found: str | None = self.process.result(self.process.database.write_to_room(room_id, "topic", topic))
+        return found
+
+    def hear(self, position: int) -> None:
+        self.process.bridge.pump(lambda: any(news.position == position for news in self.told))
+
+
+def message(room_id: str, body: str = "hello", sender: str = ALICE) -> EventDraft:
+    return EventDraft(room_id, "m.room.message", sender, {"msgtype": "m.text", "body": body})
+
+
+def topic(room_id: str, words: str) -> EventDraft:
+    return EventDraft(room_id, "m.room.topic", ALICE, {"topic": words}, "")
+
+
+def joining(room_id: str, user_id: str) -> EventDraft:
+    return EventDraft(room_id, "m.room.member", user_id, {"membership": "join"}, user_id)
+
+
+@pytest.fixture
+def authors(postgresql: PostgreSQL) -> Iterator[tuple[Author, Author]]:
+    with postgresql.database() as url:
+        connection = Connection(open_engine(url, data_dir=Path()), exclusive=True)
+        migrate(connection)
+        connection.close()
+        key = generate_signing_key("1")
+        one, two = Author(url, key), Author(url, key)
+        yield one, two
+        for author in (one, two):
+            author.process.database.stop()
+
+
+def test_what_two_say_in_turn_is_one_thread_and_nothing_is_read_again_for_it(authors: tuple[Author, Author]) -> None:
+    one, two = authors
+    room_id = one.found()
+    two.say(room_id, message(room_id))
+    one.say(room_id, message(room_id))
+    for author in (two, one) * 3:
+        assert author.statements_of_head(room_id) == 0
+        author.say(room_id, message(room_id))
+    [newest] = two.say(room_id, message(room_id))
+    one.hear(newest.position)
+    said = [news.stored for news in one.told if isinstance(news.stored, StoredEvent)]
+    for before, after in pairwise(said):
+        assert after.event.prev_events == (before.event.event_id,)
+    assert len(said) == len(one.told)
+
+
+def test_what_another_changes_of_a_room_is_known_and_the_rest_is_not_read_again(
+    authors: tuple[Author, Author],
+) -> None:
+    one, two = authors
+    room_id = one.found()
+    assert two.topic(room_id) is None
+    one.say(room_id, topic(room_id, "first"), message(room_id))
+    assert two.topic(room_id) == "first"
+    two.say(room_id, topic(room_id, "second"))
+    two.say(room_id, joining(room_id, BOB))
+    assert one.topic(room_id) == "second"
+    assert one.statements_of_head(room_id) == 0
+    one.say(room_id, message(room_id, sender=BOB))
+    assert two.topic(room_id) == "second"
+
+
+def test_what_is_refused_changes_nothing_for_others(authors: tuple[Author, Author]) -> None:
+    one, two = authors
+    room_id = one.found()
+    two.say(room_id, message(room_id))
+    assert one.is_refused(room_id, message(room_id, sender=BOB))
+    assert two.statements_of_head(room_id) == 0
+    two.say(room_id, message(room_id))
+
+
+def test_an_event_that_nobody_waits_for_is_not_read_where_another_stored_it(authors: tuple[Author, Author]) -> None:
+    one, two = authors
+    watched, other = one.found(), one.found()
+    notifier = Notifier(two.process.database, two.process.bus, ReactorClock(reactor), position=0)
+    [came] = one.say(watched, joining(watched, BOB))
+    two.hear(came.position)
+    watcher = two.process.result(Deferred.fromCoroutine(notifier.watch(BOB)))
+    position = notifier.position
+    one.say(other, message(other))
+    [newest] = one.say(watched, message(watched))
+    two.hear(newest.position)
+    kinds = {news.room_id: type(news.stored) for news in two.told if news.position > position}
+    assert kinds == {other: Unread, watched: StoredEvent}
+    found = visible_from_memory(watcher, position, notifier.recent)
+    assert [stored.event_nid for stored in found or ()] == [newest.event_nid]
+    # Who comes to be interested in that room has to look in the database.
+    watcher.rooms.add(other)
+    assert visible_from_memory(watcher, position, notifier.recent) is None
