@@ -310,7 +310,9 @@ def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_agai
     one.result(one.database.write("unsay", lambda txn: txn.unsay('"unsaid"')))
     heard: list[sharing.Told] = []
     engine = open_engine(url, data_dir=Path())
-    listener = sharing.Listener(lambda: Connection(engine), "late", before, heard.extend, print, print)
+    listener = sharing.Listener(
+        lambda: Connection(engine), sharing.Reading("late", before, heard.extend), print, print, print
+    )
     listener.start()
     wait_until("all of it", lambda: len(heard) >= 3)
     listener.stop()
