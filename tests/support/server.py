@@ -205,8 +205,12 @@ class HomeServer:
         return sum(map(resident_bytes, self.process_ids))
 
     def _proc(self, file: str) -> list[str]:
-        """What the kernel says of each of its processes."""
-        assert self.is_running, "it does not run"
+        """What the kernel says of each of its processes.
+
+        :raises ProcessLookupError: it does not run.
+        """
+        if not self.is_running:
+            raise ProcessLookupError("it does not run")
         return [Path(f"/proc/{process_id}/{file}").read_text() for process_id in self.process_ids]
 
     def _its_process(self) -> subprocess.Popen[bytes]:

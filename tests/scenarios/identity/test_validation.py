@@ -15,6 +15,7 @@ from tests.scenarios.conftest import Unique
 from tests.scenarios.identity.conftest import IdentityServers
 from tests.support.client import refused
 from tests.support.identity import IdentityServer, link_in
+from tests.support.processes import wait_until
 from tests.support.smtp_server import SmtpServer
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -191,6 +192,9 @@ def test_validation_survives_a_kill_and_expires(identity_servers: IdentityServer
     server.terminate()
     server.set(validation={"lifetime": 1})
     server.start()
+    asked: dict[str, object] = {"sid": sid, "client_secret": secret}
+    path = "/3pid/getValidated3pid"
+    wait_until("its end, a second later", lambda: server.request("GET", path, **asked).status == 400)
     with refused(400, "M_SESSION_EXPIRED"):
         server.call("GET", "/3pid/getValidated3pid", sid=sid, client_secret=secret)
 
