@@ -200,8 +200,12 @@ class HomeServer:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def resident_bytes(self) -> int:
-        """Memory that its processes hold, in bytes; what several hold in common is counted for each."""
-        assert self.is_running, "it does not run"
+        """Memory that its processes hold, in bytes; what several hold in common is counted for each.
+
+        :raises ProcessLookupError: it does not run.
+        """
+        if not self.is_running:
+            raise ProcessLookupError("it does not run")
         return sum(map(resident_bytes, self.process_ids))
 
     def _proc(self, file: str) -> list[str]:
