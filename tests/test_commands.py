@@ -443,8 +443,8 @@ def test_run_without_a_certificate_is_a_sentence(config_file: Path, data_dir: Pa
     assert "Traceback" not in result.stderr
 
 
-def test_twistd_names_the_faults_of_the_settings(config_file: Path) -> None:
-    config_file.write_text("server_name: a b\n")
+def said_by_twistd(config_file: Path) -> str:
+    """What twistd says of settings with which it cannot run."""
     result = subprocess.run(
         [*TWISTD, "synapse_like", "--config", str(config_file)],
         cwd=CHECKOUT,
@@ -454,21 +454,18 @@ def test_twistd_names_the_faults_of_the_settings(config_file: Path) -> None:
         timeout=DEADLINE,
         check=False,
     )
-    assert f"{config_file}: server_name: " in result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def test_twistd_names_the_faults_of_the_settings(config_file: Path) -> None:
+    config_file.write_text("server_name: a b\n")
+    said = said_by_twistd(config_file)
+    assert f"{config_file}: server_name: " in said
+    assert "Traceback" not in said
 
 
 def test_twistd_runs_one_process_and_names_what_runs_several(config_file: Path) -> None:
     config_file.write_text("server_name: example.org\ndatabase: {url: 'postgresql://localhost/none'}\nprocesses: 4\n")
-    result = subprocess.run(
-        [*TWISTD, "synapse_like", "--config", str(config_file)],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    said = result.stdout + result.stderr
+    said = said_by_twistd(config_file)
     assert "processes: twistd runs one. For several use `synapse_like run`" in said
     assert "Traceback" not in said

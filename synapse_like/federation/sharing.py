@@ -46,15 +46,13 @@ class Shared(Generic[Key, Result]):
         if key in self._waiting:
             return await self.get(key)
         self._waiting[key] = []
-        outcome: Any = None
         try:
-            outcome = await self._work(key)
+            result = await self._work(key)
         except BaseException:
-            outcome = Failure()  # type: ignore[no-untyped-call]  # Twisted leaves its constructor untyped
+            self._done(Failure(), key)  # type: ignore[no-untyped-call]  # Twisted leaves its constructor untyped
             raise
-        finally:
-            self._done(outcome, key)
-        return outcome  # type: ignore[no-any-return]
+        self._done(result, key)
+        return result
 
     async def _run(self, key: Key) -> Result:
         return await self._work(key)

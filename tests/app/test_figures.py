@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
@@ -67,5 +68,5 @@ class PageTests(TestCase):
         assert len([line for line in logged if line["log_level"] == "warning"]) == 1
 
 
-async def _stop(port: object) -> None:
-    await port.stopListening()  # type: ignore[attr-defined]
+async def _stop(port: Any) -> None:
+    await port.stopListening()
