@@ -67,7 +67,6 @@ setup(
         "zope.interface>=6.0,<9",
         "msgspec>=0.19,<1",
         "orjson>=3.10,<4",
-        "pydantic>=2.11,<3",
         "PyYAML>=6.0.1,<7",
         "click>=8.2,<9",
         "structlog>=25.1,<27",

@@ -109,8 +109,7 @@ def build(config: IdentityConfig, reactor: Any) -> IdentityServer:
     bus = Bus()
     metrics = _make_metrics(config)
     database = _open_database(config, reactor, bus, metrics)
-    rates = {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
-    limits = Limiter(rates, clock.monotonic, enabled=config.rate_limits.enabled)
+    limits = Limiter(config.rate_limits.classes.by_name(), clock.monotonic, enabled=config.rate_limits.enabled)
     url = config.http.url(config.server_name)
 
     siblings = [Sibling(item.name, item.url.rstrip("/"), item.verify_keys()) for item in config.siblings]

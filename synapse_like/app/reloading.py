@@ -73,7 +73,7 @@ class Reloading(Generic[Kind]):
 
 def _differing(old: Settings, new: Settings, prefix: str = "") -> Iterator[str]:
     """The names of the settings that differ."""
-    for key in type(old).model_fields:
+    for key in old.__struct_fields__:
         before, after = getattr(old, key), getattr(new, key)
         if isinstance(before, Settings) and isinstance(after, Settings):
             yield from _differing(before, after, f"{prefix}{key}.")
@@ -117,7 +117,7 @@ def takes_of_home_server(
 
 def rates_of(config: Config) -> dict[str, tuple[float, int]]:
     """The rate limits of the settings, by class."""
-    return {name: (rate.per_second, rate.burst) for name, rate in config.rate_limits.classes}
+    return config.rate_limits.classes.by_name()
 
 
 def on_hangup(reactor: Any, reload: Callable[[], None], certificate: ServerTls | None) -> None:

@@ -53,7 +53,7 @@ def identity_init(data_dir: Path, server_name: str, port: int, bind: str, databa
         else:
             config = IDENTITY_SERVER.parse(settings, source="init", folder=path.parent, environ={})
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keep_or_write(path, lambda: IDENTITY_SERVER.sample(config))
+        keep_or_write(path, lambda: IDENTITY_SERVER.sample(config, settings))
         keep_or_write(config.signing_key_file, new_signing_key)
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error

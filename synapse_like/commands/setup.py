@@ -81,7 +81,7 @@ def _keep_or_write_config(path: Path, settings: dict[str, Any]) -> Config:
             registration.setdefault("tokens", [secrets.token_urlsafe(12)])
         config = parse(settings, source="init", folder=path.parent, environ={})
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keep_or_write(path, lambda: sample(config))
+    keep_or_write(path, lambda: sample(config, settings))
     return config
 
 
@@ -100,9 +100,9 @@ def _keep_or_make_certificate(config: Config) -> None:
     """Make a self-signed certificate, unless there is one or the settings name one."""
     from synapse_like.federation.tls import make_key, make_self_signed
 
-    named = {"tls_certificate", "tls_private_key"} & config.federation.model_fields_set
+    is_named = config.federation.tls_certificate or config.federation.tls_private_key
     certificate, key = config.tls_certificate, config.tls_private_key
-    if named or certificate.exists():
+    if is_named or certificate.exists():
         return
     keep_or_write(key, make_key)
     try:

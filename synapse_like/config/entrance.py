@@ -8,9 +8,10 @@ from itertools import permutations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from msgspec import Meta
 
-from synapse_like.config.values import FilePath, ListOf, OneOrMore, Section, Settings, url
+from synapse_like.config.values import Amount, Count, FilePath, ListOf, OneOrMore, Section, Settings, url
+from synapse_like.models import Checked, Unfit
 
 PASSWORD_STAGE = "m.login.password"
 TOKEN_STAGE = "m.login.registration_token"
@@ -73,15 +74,15 @@ def _provider_id(text: str) -> str:
     return text
 
 
-Stage = Annotated[str, AfterValidator(_known_stage)]
-Flow = Annotated[ListOf[Stage], AfterValidator(_sensible_flow)]
-RegistrationFlows = Annotated[OneOrMore[Annotated[Flow, AfterValidator(_registers)]], AfterValidator(_all_reachable)]
-LoginFlows = Annotated[OneOrMore[Annotated[Flow, AfterValidator(_logs_in)]], AfterValidator(_all_reachable)]
-ProviderUrl = Annotated[str, AfterValidator(_provider_url)]
-ProviderId = Annotated[str, AfterValidator(_provider_id)]
+Stage = Annotated[str, Checked(_known_stage)]
+Flow = Annotated[ListOf[Stage], Checked(_sensible_flow)]
+RegistrationFlows = Annotated[OneOrMore[Annotated[Flow, Checked(_registers)]], Checked(_all_reachable)]
+LoginFlows = Annotated[OneOrMore[Annotated[Flow, Checked(_logs_in)]], Checked(_all_reachable)]
+ProviderUrl = Annotated[str, Checked(_provider_url)]
+ProviderId = Annotated[str, Checked(_provider_id)]
 
 
-class Registration(Section):
+class Registration(Section, frozen=True):
     """How people get an account."""
 
     mode: Literal["open", "token", "closed"] = "closed"
@@ -92,19 +93,16 @@ class Registration(Section):
     """The ways to register, each a list of stages. With mode `token` each begins with the stage
     m.login.registration_token, whether it is listed here or not."""
 
-    tokens: ListOf[str] = Field((), repr=False)
+    tokens: ListOf[str] = ()
     """Each may be used any number of times. Environment: SYNAPSE_LIKE_REGISTRATION_TOKENS, separated by
     commas."""
 
-    @field_validator("tokens")
-    @classmethod
-    def _enough_tokens(cls, tokens: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        asked_for = info.data.get("mode") == "token" or any(TOKEN_STAGE in flow for flow in info.data.get("flows", ()))
-        if asked_for and not tokens:
-            raise ValueError(f"must have at least one token, since registration asks for {TOKEN_STAGE}")
-        if not all(tokens):
-            raise ValueError("must not have an empty token")
-        return tokens
+    def __post_init__(self) -> None:
+        asks_for_token = self.mode == "token" or any(TOKEN_STAGE in flow for flow in self.flows)
+        if asks_for_token and not self.tokens:
+            raise Unfit("tokens", f"must have at least one token, since registration asks for {TOKEN_STAGE}")
+        if not all(self.tokens):
+            raise Unfit("tokens", "must not have an empty token")
 
     def offered_flows(self) -> tuple[tuple[str, ...], ...]:
         """The flows that are announced to clients: none if closed; in mode `token` the token comes first."""
@@ -115,25 +113,22 @@ class Registration(Section):
         return tuple((TOKEN_STAGE, *(stage for stage in flow if stage != TOKEN_STAGE)) for flow in self.flows)
 
 
-class Login(Section):
+class Login(Section, frozen=True):
     """How people log in."""
 
     flows: LoginFlows = ((PASSWORD_STAGE,),)
     """The ways to log in, each a list of stages: m.login.password, m.login.email.code, m.login.email.url,
     m.login.email.identity, m.login.oauth2."""
 
-    session_lifetime: PositiveInt = 3600
+    session_lifetime: Count = 3600
     """Seconds in which a login or registration of several stages must be finished."""
 
-    @field_validator("flows")
-    @classmethod
-    def _no_registration_stage(cls, flows: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-        if any(TOKEN_STAGE in flow for flow in flows):
-            raise ValueError(f"must not have the stage {TOKEN_STAGE}, which is for registration")
-        return flows
+    def __post_init__(self) -> None:
+        if any(TOKEN_STAGE in flow for flow in self.flows):
+            raise Unfit("flows", f"must not have the stage {TOKEN_STAGE}, which is for registration")
 
 
-class OAuth2Provider(Settings):
+class OAuth2Provider(Settings, frozen=True, kw_only=True):
     """A provider of OAuth 2 or OpenID Connect."""
 
     id: ProviderId
@@ -160,7 +155,7 @@ class OAuth2Provider(Settings):
     client_id: str
     """What this server is called there."""
 
-    client_secret: str = Field(repr=False)
+    client_secret: str
     """The secret that goes with it."""
 
     client_authentication: Literal["basic", "post"] = "basic"
@@ -186,21 +181,19 @@ class OAuth2Provider(Settings):
     """Whether somebody who logs in with it for the first time gets into an account that is there: the one with the
     e-mail address that it has confirmed, or the one of the user name that it gives."""
 
-    @model_validator(mode="after")
-    def _whole(self) -> OAuth2Provider:
+    def __post_init__(self) -> None:
         if self.authorization_endpoint is None:
             if self.issuer is None:
-                raise ValueError("must have an issuer, or an authorization_endpoint and a token_endpoint")
+                raise Unfit("", "must have an issuer, or an authorization_endpoint and a token_endpoint")
             if any((self.token_endpoint, self.userinfo_endpoint, self.jwks_uri)):
-                raise ValueError("must have an authorization_endpoint, since it has other endpoints")
+                raise Unfit("", "must have an authorization_endpoint, since it has other endpoints")
         elif self.token_endpoint is None:
-            raise ValueError("must have a token_endpoint, since it has an authorization_endpoint")
+            raise Unfit("", "must have a token_endpoint, since it has an authorization_endpoint")
         elif self.userinfo_endpoint is None and (self.issuer is None or self.jwks_uri is None):
-            raise ValueError("must have a userinfo_endpoint, or an issuer and a jwks_uri")
-        return self
+            raise Unfit("", "must have a userinfo_endpoint, or an issuer and a jwks_uri")
 
 
-class OAuth2(Section):
+class OAuth2(Section, frozen=True):
     """The providers with which people log in by m.login.oauth2; see docs/operating.md."""
 
     providers: ListOf[OAuth2Provider] = ()
@@ -209,25 +202,22 @@ class OAuth2(Section):
     ca_file: FilePath | None = None
     """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
 
-    timeout: PositiveFloat = 10.0
+    timeout: Amount = 10.0
     """Seconds that one may take to answer."""
 
-    @field_validator("providers")
-    @classmethod
-    def _different(cls, providers: tuple[OAuth2Provider, ...]) -> tuple[OAuth2Provider, ...]:
-        if len({provider.id for provider in providers}) != len(providers):
-            raise ValueError("must not have two with the same id")
-        return providers
+    def __post_init__(self) -> None:
+        if len({provider.id for provider in self.providers}) != len(self.providers):
+            raise Unfit("providers", "must not have two with the same id")
 
 
-class PasswordHashing(Section):
+class PasswordHashing(Section, frozen=True):
     """What one attempt at a password costs (argon2id). Accounts keep working when this is changed."""
 
-    memory_kib: int = Field(19456, ge=64, le=4 * 1024 * 1024)
+    memory_kib: Annotated[int, Meta(ge=64, le=4 * 1024 * 1024)] = 19456
     """Memory, in KiB."""
 
-    iterations: int = Field(2, ge=1, le=100)
+    iterations: Annotated[int, Meta(ge=1, le=100)] = 2
     """Passes over that memory."""
 
-    parallelism: int = Field(1, ge=1, le=8)
+    parallelism: Annotated[int, Meta(ge=1, le=8)] = 1
     """Threads."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, field_validator
+from msgspec import Meta
 
 from synapse_like.config.content import Content
 from synapse_like.config.entrance import (
@@ -24,7 +23,8 @@ from synapse_like.config.policy import Policy
 from synapse_like.config.reading import SettingsFile
 from synapse_like.config.shared import Database as AnyDatabase
 from synapse_like.config.shared import Log, Metrics
-from synapse_like.config.values import FilePath, ListOf, Section, ServerName, Settings
+from synapse_like.config.values import Count, FilePath, ListOf, Section, ServerName, Settings
+from synapse_like.models import Checked, Unfit
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.room_versions import DEFAULT_VERSION, rules_for
 
@@ -42,7 +42,7 @@ def _turn_uri(text: str) -> str:
     return text
 
 
-TurnUri = Annotated[str, AfterValidator(_turn_uri)]
+TurnUri = Annotated[str, Checked(_turn_uri)]
 
 
 #: Why SQLite is for one process.
@@ -52,34 +52,31 @@ _ONE_WRITER = (
 )
 
 
-def _is_sqlite(url: object) -> bool:
-    return isinstance(url, str) and url.startswith("sqlite")
+def _is_sqlite(url: str) -> bool:
+    return url.startswith("sqlite")
 
 
-class Database(AnyDatabase):
+class Database(AnyDatabase, frozen=True):
     """Where everything is kept."""
 
     shared: bool = False
     """Whether servers on other machines use the same database, each with this setting and the same keys. What one
     machine does by itself, with `processes`, needs it not."""
 
-    @field_validator("shared")
-    @classmethod
-    def _shared_by_postgresql(cls, shared: bool, info: ValidationInfo) -> bool:
-        if shared and _is_sqlite(info.data.get("url")):
-            raise ValueError(f"must be false: {_ONE_WRITER}")
-        return shared
+    def __post_init__(self) -> None:
+        if self.shared and _is_sqlite(self.url):
+            raise Unfit("shared", f"must be false: {_ONE_WRITER}")
 
 
-class Rooms(Section):
+class Rooms(Section, frozen=True):
     """What rooms are like."""
 
-    default_version: Annotated[str, AfterValidator(_room_version)] = DEFAULT_VERSION
+    default_version: Annotated[str, Checked(_room_version)] = DEFAULT_VERSION
     """The version of the rules of a new room whose maker asks for none: spec-2014, or 1 to 12 for the versions of
     today's Matrix. A room keeps its version for ever."""
 
 
-class Presence(Section):
+class Presence(Section, frozen=True):
     """Who may see who is online."""
 
     enabled: bool = True
@@ -93,28 +90,25 @@ class Presence(Section):
     server, everyone's."""
 
 
-class Voip(Section):
+class Voip(Section, frozen=True):
     """The TURN server that relays calls between people who cannot reach each other."""
 
     turn_uris: ListOf[TurnUri] = ()
     """Where it is: [turn:turn.example.org?transport=udp]. Left out: clients are told that there is none."""
 
-    shared_secret: str | None = Field(None, repr=False)
+    shared_secret: str | None = None
     """What it shares with this server; coturn's setting is static-auth-secret. Environment:
     SYNAPSE_LIKE_TURN_SECRET."""
 
-    lifetime: PositiveInt = 86400
+    lifetime: Count = 86400
     """Seconds for which the credentials hold that a client is given."""
 
-    @field_validator("shared_secret")
-    @classmethod
-    def _secret_for_turn(cls, secret: str | None, info: ValidationInfo) -> str | None:
-        if not secret and info.data.get("turn_uris"):
-            raise ValueError("must be given, since there are turn_uris")
-        return secret
+    def __post_init__(self) -> None:
+        if self.turn_uris and not self.shared_secret:
+            raise Unfit("shared_secret", "must be given, since there are turn_uris")
 
 
-class Contacts(Section):
+class Contacts(Section, frozen=True):
     """The address books of users."""
 
     look_up: bool = True
@@ -122,7 +116,7 @@ class Contacts(Section):
     their addresses where it can be."""
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """All the settings of a server."""
 
     server_name: ServerName
@@ -135,60 +129,42 @@ class Config(Settings):
     signing_key_file: FilePath = Path("signing.key")
     """The key by which this server signs what it sends. Keep it secret, and keep a copy of it."""
 
-    database: Database = Field(default_factory=Database)
+    database: Database = Database()
 
-    processes: int = Field(1, ge=1, le=64)
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
     """How many processes the server is, with PostgreSQL: about as many as there are processors. Each may answer any
     request."""
 
-    client: Client = Field(default_factory=Client)
-    webclient: Webclient = Field(default_factory=Webclient)
-    federation: Federation = Field(default_factory=Federation)
-    registration: Registration = Field(default_factory=Registration)
-    login: Login = Field(default_factory=Login)
-    mail: Mail = Field(default_factory=Mail)
-    identity_servers: IdentityServers = Field(default_factory=IdentityServers)
-    oauth2: OAuth2 = Field(default_factory=OAuth2)
-    policy: Policy = Field(default_factory=Policy)
-    contacts: Contacts = Field(default_factory=Contacts)
-    rate_limits: RateLimits = Field(default_factory=RateLimits)
-    rooms: Rooms = Field(default_factory=Rooms)
-    presence: Presence = Field(default_factory=Presence)
-    voip: Voip = Field(default_factory=Voip)
-    content: Content = Field(default_factory=Content)
-    limits: Limits = Field(default_factory=Limits)
-    password_hashing: PasswordHashing = Field(default_factory=PasswordHashing)
-    log: Log = Field(default_factory=Log)
-    metrics: Metrics = Field(default_factory=Metrics)
+    client: Client = Client()
+    webclient: Webclient = Webclient()
+    federation: Federation = Federation()
+    registration: Registration = Registration()
+    login: Login = Login()
+    mail: Mail = Mail()
+    identity_servers: IdentityServers = IdentityServers()
+    oauth2: OAuth2 = OAuth2()
+    policy: Policy = Policy()
+    contacts: Contacts = Contacts()
+    rate_limits: RateLimits = RateLimits()
+    rooms: Rooms = Rooms()
+    presence: Presence = Presence()
+    voip: Voip = Voip()
+    content: Content = Content()
+    limits: Limits = Limits()
+    password_hashing: PasswordHashing = PasswordHashing()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
 
-    @field_validator("processes")
-    @classmethod
-    def _processes_on_postgresql(cls, processes: int, info: ValidationInfo) -> int:
-        database = info.data.get("database")
-        if processes > 1 and database is not None and _is_sqlite(database.url):
-            raise ValueError(f"must be 1: {_ONE_WRITER}")
-        return processes
-
-    @field_validator("mail")
-    @classmethod
-    def _mail_for_stages(cls, mail: Mail, info: ValidationInfo) -> Mail:
-        if mail.host is None and _has_stage(info, MAIL_STAGES):
-            raise ValueError("must have a host, since there are flows with mail")
-        return mail
-
-    @field_validator("identity_servers")
-    @classmethod
-    def _servers_for_stages(cls, servers: IdentityServers, info: ValidationInfo) -> IdentityServers:
-        if not servers.trusted and _has_stage(info, (IDENTITY_STAGE,)):
-            raise ValueError(f"must have a trusted one, since there are flows with {IDENTITY_STAGE}")
-        return servers
-
-    @field_validator("oauth2")
-    @classmethod
-    def _providers_for_stages(cls, oauth2: OAuth2, info: ValidationInfo) -> OAuth2:
-        if not oauth2.providers and _has_stage(info, (OAUTH2_STAGE,)):
-            raise ValueError(f"must have a provider, since there are flows with {OAUTH2_STAGE}")
-        return oauth2
+    def __post_init__(self) -> None:
+        if self.processes > 1 and _is_sqlite(self.database.url):
+            raise Unfit("processes", f"must be 1: {_ONE_WRITER}")
+        stages = {stage for flow in (*self.registration.flows, *self.login.flows) for stage in flow}
+        if self.mail.host is None and not stages.isdisjoint(MAIL_STAGES):
+            raise Unfit("mail", "must have a host, since there are flows with mail")
+        if not self.identity_servers.trusted and IDENTITY_STAGE in stages:
+            raise Unfit("identity_servers", f"must have a trusted one, since there are flows with {IDENTITY_STAGE}")
+        if not self.oauth2.providers and OAUTH2_STAGE in stages:
+            raise Unfit("oauth2", f"must have a provider, since there are flows with {OAUTH2_STAGE}")
 
     @property
     def shares_database(self) -> bool:
@@ -214,13 +190,6 @@ class Config(Settings):
     def tls_private_key(self) -> Path:
         """The file of its private key."""
         return self.federation.tls_private_key or self.data_dir / "tls.key"
-
-
-def _has_stage(info: ValidationInfo, stages: Sequence[str]) -> bool:
-    """Whether any flow, as far as the settings are right, has one of some stages."""
-    headings = [info.data.get("registration"), info.data.get("login")]
-    flows = [flow for heading in headings if heading is not None for flow in heading.flows]
-    return any(set(flow) & set(stages) for flow in flows)
 
 
 HOME_SERVER = SettingsFile(

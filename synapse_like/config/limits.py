@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from typing import Annotated
 
-from synapse_like.config.shared import Rate
-from synapse_like.config.values import Section
+from msgspec import Meta
+
+from synapse_like.config.shared import Rate, Rates
+from synapse_like.config.values import Count, Section
 
 
-class RateClasses(Section):
+class RateClasses(Rates, frozen=True):
     """The limits, each `{per_second: in the long run, burst: at once, after a pause}`."""
 
     login: Rate = Rate(per_second=0.2, burst=10)
@@ -66,39 +68,39 @@ class RateClasses(Section):
     """Requests of other servers for which this one may have to ask for the keys of a server, per address."""
 
 
-class RateLimits(Section):
+class RateLimits(Section, frozen=True):
     """How much one user or one address may ask for."""
 
     enabled: bool = True
     """Whether there are limits at all."""
 
-    classes: RateClasses = Field(default_factory=RateClasses)
+    classes: RateClasses = RateClasses()
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """How large a single request may be, and how much there may be at the same time."""
 
-    max_body_bytes: int = Field(1024 * 1024, ge=65536)
+    max_body_bytes: Annotated[int, Meta(ge=65536)] = 1024 * 1024
     """Bytes in the body of a request."""
 
-    max_json_depth: int = Field(100, ge=10, le=500)
+    max_json_depth: Annotated[int, Meta(ge=10, le=500)] = 100
     """Levels of lists and objects in one another."""
 
-    max_pipelined: int = Field(8, ge=1, le=64)
+    max_pipelined: Annotated[int, Meta(ge=1, le=64)] = 8
     """Requests of one connection that are worked on at the same time."""
 
-    max_connections: PositiveInt = 10_000
+    max_connections: Count = 10_000
     """Connections of clients that there may be; of other servers as many again."""
 
-    max_connections_per_address: PositiveInt = 2000
+    max_connections_per_address: Count = 2000
     """The same from one address; trusted proxies may have more."""
 
-    max_held_bytes: int = Field(256 * 1024 * 1024, ge=16 * 1024 * 1024)
+    max_held_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024)] = 256 * 1024 * 1024
     """Bytes of memory for requests that are being received and answers that their clients have not taken yet. One
     address may have a quarter. What is beyond is refused with 503, to be tried again."""
 
-    max_polls_per_user: PositiveInt = 64
+    max_polls_per_user: Count = 64
     """Requests of one user that wait for events at the same time; beyond, the oldest is answered at once."""
 
-    long_poll_max_ms: int = Field(300_000, ge=1000)
+    long_poll_max_ms: Annotated[int, Meta(ge=1000)] = 300_000
     """Milliseconds that a client may wait for events in one request; a longer wait is cut to this."""

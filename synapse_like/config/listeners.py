@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveFloat, PositiveInt
-
 from synapse_like.config.shared import Listener, MailHandOver
-from synapse_like.config.values import Address, FilePath, ListOf, OneOrMore, Port, Section, ServerName, Url
+from synapse_like.config.values import (
+    Address,
+    Amount,
+    Count,
+    FilePath,
+    ListOf,
+    OneOrMore,
+    Port,
+    Section,
+    ServerName,
+    Url,
+)
 
 
-class Client(Listener):
+class Client(Listener, frozen=True):
     """Where clients come in, by HTTP."""
 
     bind: OneOrMore[Address] = ("127.0.0.1",)
@@ -22,14 +31,14 @@ class Client(Listener):
     """How clients reach this server where that is not its address and port: https://matrix.example.org"""
 
 
-class Webclient(Section):
+class Webclient(Section, frozen=True):
     """The chat page that a browser finds at this server's address."""
 
     enabled: bool = True
     """Whether there is one."""
 
 
-class Federation(Section):
+class Federation(Section, frozen=True):
     """How this server speaks with other servers, by HTTPS."""
 
     enabled: bool = True
@@ -74,17 +83,17 @@ class Federation(Section):
     trusted_key_servers: ListOf[ServerName] = ()
     """Servers that are asked for the keys of others that cannot be reached: [matrix.example.org]"""
 
-    connect_timeout: PositiveFloat = 10.0
+    connect_timeout: Amount = 10.0
     """Seconds in which another server must have accepted a connection, TLS included."""
 
-    answer_timeout: PositiveFloat = 60.0
+    answer_timeout: Amount = 60.0
     """Seconds in which it must have begun to answer."""
 
-    body_timeout: PositiveFloat = 120.0
+    body_timeout: Amount = 120.0
     """Seconds in which it must then have finished; five times as long for what concerns a whole room."""
 
 
-class IdentityServers(Section):
+class IdentityServers(Section, frozen=True):
     """The identity servers whose word counts as to whose an e-mail address is."""
 
     trusted: ListOf[Url] = ()
@@ -93,7 +102,7 @@ class IdentityServers(Section):
     ca_file: FilePath | None = None
     """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
 
-    timeout: PositiveFloat = 10.0
+    timeout: Amount = 10.0
     """Seconds that one may take to answer."""
 
     beside: FilePath | None = None
@@ -105,8 +114,8 @@ class IdentityServers(Section):
     are theirs. The server of whoever invited them checks that in any case."""
 
 
-class Mail(MailHandOver):
+class Mail(MailHandOver, frozen=True):
     """The mail server by which people are sent codes and links."""
 
-    link_lifetime: PositiveInt = 3600
+    link_lifetime: Count = 3600
     """Seconds in which a link in a mail must be used that resets a password or adds an address."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveFloat
-
-from synapse_like.config.values import FilePath, ListOf, OneOrMore, Section, Settings, Url
+from synapse_like.config.values import Amount, FilePath, ListOf, OneOrMore, Section, Settings, Url
 
 PolicyHook = Literal["registration", "invites", "room_creation", "local_sends", "remote_sends"]
 
 
-class PolicyServer(Settings):
+class PolicyServer(Settings, frozen=True):
     """A server that is asked whether something may be done."""
 
     url: Url
@@ -20,14 +18,14 @@ class PolicyServer(Settings):
     hooks: OneOrMore[PolicyHook]
     """What it is asked about: registration, invites, room_creation, local_sends, remote_sends."""
 
-    timeout: PositiveFloat = 5.0
+    timeout: Amount = 5.0
     """Seconds that it may take to answer."""
 
     on_failure: Literal["open", "closed"] = "open"
     """What counts if it does not answer in time: `open` allows, `closed` refuses."""
 
 
-class Policy(Section):
+class Policy(Section, frozen=True):
     """The policy servers, which are asked before things happen; docs/operating.md says how they answer."""
 
     servers: ListOf[PolicyServer] = ()

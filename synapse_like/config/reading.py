@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import yaml
 from msgspec import Struct, field
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from synapse_like.config.values import Settings
 from synapse_like.config.writing import section_lines
+from synapse_like.models import Fault, Faulty, Place, Reader, fields_of
 
 Kind = TypeVar("Kind", bound=Settings)
+
+_MAPPING = "a mapping, `key: value`"
 
 
 class ConfigError(Exception):
@@ -78,20 +79,23 @@ class SettingsFile(Struct, Generic[Kind], frozen=True):
         :raises ConfigError: with all the faults that there are.
         """
         if not isinstance(settings, Mapping):
-            raise ConfigError([f"{source}: must be a mapping, `key: value`"])
+            raise ConfigError([f"{source}: must be {_MAPPING}"])
         settings, overridden = self._with_environment(self._with_new_names(settings), environ)
         try:
-            return self.model.model_validate(settings, context={"folder": folder})
-        except ValidationError as error:
-            raise ConfigError([_fault(self.model, detail, source, overridden) for detail in error.errors()]) from error
+            return Reader(folder.absolute(), object_term=_MAPPING).read(self.model, settings)
+        except Faulty as error:
+            raise ConfigError([_line(self.model, fault, source, overridden) for fault in error.faults]) from error
 
-    def sample(self, config: Kind) -> str:
-        """The settings as a YAML file with the help for each; what was not set stands there commented out."""
+    def sample(self, config: Kind, given: Mapping[str, Any]) -> str:
+        """The settings as a YAML file with the help for each; what was not set stands there commented out.
+
+        :param given: what they were made of.
+        """
         lines = [
             f"# {self.title}",
             "# A line that begins with `#key:` shows a default; to change it, take the `#` away.",
             f"# After a change: synapse_like {self.check}, then restart the server.",
-            *section_lines(config, ""),
+            *section_lines(config, given, ""),
         ]
         return "\n".join(lines) + "\n"
 
@@ -153,35 +157,30 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _fault(model: type[Settings], detail: ErrorDetails, source: str, overridden: Mapping[tuple[str, str], str]) -> str:
-    """One fault as a line: `file: key: reason`."""
-    place = detail["loc"]
+def _line(model: type[Settings], fault: Fault, source: str, overridden: Mapping[tuple[str, str], str]) -> str:
+    """A fault as a line: `file: key: reason`."""
+    place = fault.place
+    reason = fault.reason if not fault.is_unknown else _unknown(model, place)
     variable = overridden.get((str(place[0]), str(place[1]))) if len(place) > 1 else None
     if variable is not None:
-        return f"environment: {variable}: {_reason(model, detail)}"
+        return f"environment: {variable}: {reason}"
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    return f"{source}: {key}: {_reason(model, detail)}"
+    return f"{source}: {key}: {reason}"
 
 
-def _reason(model: type[Settings], detail: ErrorDetails) -> str:
-    match detail["type"]:
-        case "missing":
-            return "is required"
-        case "extra_forbidden":
-            *headings, key = detail["loc"]
-            near = get_close_matches(str(key), _keys_under(model, headings), n=1)
-            return f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
-        case "model_type":
-            return "must be a mapping, `key: value`"
-        case "tuple_type":
-            return "must be a list"
-        case "value_error":
-            return str(detail["ctx"]["error"])
-    return detail["msg"].replace("Input should", "must").replace("String should", "must")
+def _unknown(model: type[Settings], place: Place) -> str:
+    """What to say of a key that is no setting."""
+    *headings, key = place
+    near = get_close_matches(str(key), _keys_under(model, headings), n=1)
+    return f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
 
 
 def _keys_under(model: Any, headings: Sequence[int | str]) -> Sequence[str]:
     for heading in headings:
-        # The annotation of a list is that of a tuple of equal things.
-        model = get_args(model)[0] if isinstance(heading, int) else model.model_fields[heading].annotation
-    return list(model.model_fields)
+        # A list is a tuple of equal things, and more is said about it.
+        model = get_args(get_args(model)[0])[0] if isinstance(heading, int) else _kind_of(model, heading)
+    return [field.name for field in fields_of(model)]
+
+
+def _kind_of(model: type[Settings], key: str) -> Any:
+    return next(field.type for field in fields_of(model) if field.name == key)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from email.utils import parseaddr
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from msgspec import Meta
+from msgspec.structs import asdict
 
 from synapse_like.config.values import (
     Address,
+    Amount,
+    Count,
     FilePath,
     ListOf,
     Network,
@@ -18,8 +22,8 @@ from synapse_like.config.values import (
     Section,
     Settings,
     Url,
-    folder_of,
 )
+from synapse_like.models import Checked, InFolder, Unfit
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import MatrixError
 
@@ -33,10 +37,22 @@ def _sender(text: str) -> str:
     return text
 
 
-class Database(Section):
+def _database(url: str, folder: Path) -> str:
+    if url == "sqlite" or url.startswith(("postgresql://", "postgres://")):
+        return url
+    path = url.removeprefix("sqlite:")
+    if path in {"", url}:
+        raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
+    return f"sqlite:{folder / path}"
+
+
+DatabaseUrl = Annotated[str, InFolder(_database)]
+
+
+class Database(Section, frozen=True):
     """Where everything is kept."""
 
-    url: str = Field("sqlite", repr=False)
+    url: DatabaseUrl = "sqlite"
     """`sqlite` (the file homeserver.db in the data directory), `sqlite:PATH`, or for a large server
     `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_DATABASE_URL."""
 
@@ -44,21 +60,11 @@ class Database(Section):
     """SQLite only. `full`: what was acknowledged survives a power cut. `normal`: it survives a killed
     process, a power cut may take the last moments; in exchange sending is faster."""
 
-    readers: int = Field(2, ge=1, le=64)
+    readers: Annotated[int, Meta(ge=1, le=64)] = 2
     """Connections that read at the same time, beside the one that writes."""
 
-    @field_validator("url")
-    @classmethod
-    def _known_database(cls, url: str, info: ValidationInfo) -> str:
-        if url == "sqlite" or url.startswith(("postgresql://", "postgres://")):
-            return url
-        path = url.removeprefix("sqlite:")
-        if path in {"", url}:
-            raise ValueError("must be sqlite, sqlite:PATH or postgresql://user:password@host/database")
-        return f"sqlite:{folder_of(info) / path}"
 
-
-class Listener(Section):
+class Listener(Section, frozen=True, kw_only=True):
     """Where requests come in, by HTTP."""
 
     bind: OneOrMore[Address] = ("127.0.0.1",)
@@ -89,7 +95,7 @@ def url_of(address: str, port: int, scheme: str = "http") -> str:
     return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
 
 
-class MailHandOver(Section):
+class MailHandOver(Section, frozen=True):
     """The mail server by which people are sent codes and links."""
 
     host: str | None = None
@@ -105,10 +111,10 @@ class MailHandOver(Section):
     username: str | None = None
     """By which one logs in there. Left out: one need not."""
 
-    password: str | None = Field(None, repr=False)
+    password: str | None = None
     """The password for it. Environment: SYNAPSE_LIKE_MAIL_PASSWORD."""
 
-    sender: Annotated[str, AfterValidator(_sender)] | None = None
+    sender: Annotated[str, Checked(_sender)] | None = None
     """What stands in From: Example <matrix@example.org>. Left out: no-reply@ and the server's name."""
 
     ca_file: FilePath | None = None
@@ -118,18 +124,15 @@ class MailHandOver(Section):
     verify_certificate: bool = True
     """Whether its certificate is checked."""
 
-    timeout: PositiveFloat = 20.0
+    timeout: Amount = 20.0
     """Seconds that it may take to agree to a mail, and again to take it."""
 
     templates: FilePath | None = None
     """Folder of one's own letters, for those that are not to be the usual ones; see docs/operating.md."""
 
-    @field_validator("password")
-    @classmethod
-    def _password_for_user(cls, password: str | None, info: ValidationInfo) -> str | None:
-        if info.data.get("username") is not None and not password:
-            raise ValueError("must be given, since there is a username")
-        return password
+    def __post_init__(self) -> None:
+        if self.username is not None and not self.password:
+            raise Unfit("password", "must be given, since there is a username")
 
     def sender_of(self, server_name: str) -> str:
         """What stands in From of the mail of a server."""
@@ -142,17 +145,26 @@ class MailHandOver(Section):
         return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
 
 
-class Rate(Settings):
+class Rate(Settings, frozen=True):
     """How much of something is allowed."""
 
-    per_second: PositiveFloat
+    per_second: Amount
     """Requests per second in the long run; a fraction for one in several seconds."""
 
-    burst: PositiveInt
+    burst: Count
     """Requests at once, after a pause."""
 
 
-class Log(Section):
+class Rates(Section, frozen=True):
+    """What is allowed of several things."""
+
+    def by_name(self) -> dict[str, tuple[float, int]]:
+        """How much per second and how much at once, by what it is of."""
+        rates: dict[str, Rate] = asdict(self)
+        return {name: (rate.per_second, rate.burst) for name, rate in rates.items()}
+
+
+class Log(Section, frozen=True):
     """What is written to standard error."""
 
     format: Literal["text", "json"] = "text"
@@ -162,7 +174,7 @@ class Log(Section):
     """The least important level that is written: debug, info, warning or error."""
 
 
-class Metrics(Section):
+class Metrics(Section, frozen=True):
     """Figures about the server for Prometheus, at /metrics of a port of their own, by HTTP."""
 
     port: Port | None = None

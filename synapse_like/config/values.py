@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationInfo,
-    model_validator,
-)
+from msgspec import Meta
 
+from synapse_like.models import Checked, Given, InFolder, Model
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import parse_server_name
 
 
-def folder_of(info: ValidationInfo) -> Path:
-    """The folder of the file that is being read."""
-    folder: Path = (info.context or {}).get("folder", Path())
-    return folder.absolute()
-
-
-def _in_folder(path: Path, info: ValidationInfo) -> Path:
-    return folder_of(info) / path
+def _in_folder(path: Path, folder: Path) -> Path:
+    return folder / path
 
 
 def _server_name(text: str) -> str:
@@ -65,33 +51,30 @@ def _split(value: object) -> object:
 
 
 Item = TypeVar("Item")
-# YAML has no tuples and no paths, so that these two are not strict about what they are made of. A list may be
-# given as text with commas, too: the environment has no lists.
-ListOf = Annotated[tuple[Item, ...], Strict(False), BeforeValidator(_split)]
-OneOrMore = Annotated[ListOf[Item], Field(min_length=1)]
-FilePath = Annotated[Path, Strict(False), AfterValidator(_in_folder)]
-ServerName = Annotated[str, AfterValidator(_server_name)]
-Address = Annotated[str, AfterValidator(_address)]
-Network = Annotated[str, AfterValidator(_network)]
-Url = Annotated[str, AfterValidator(url)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+# A list may be given as text with commas, too: the environment has no lists.
+ListOf = Annotated[tuple[Item, ...], Given(_split)]
+OneOrMore = Annotated[ListOf[Item], Meta(min_length=1)]
+FilePath = Annotated[Path, InFolder(_in_folder)]
+ServerName = Annotated[str, Checked(_server_name)]
+Address = Annotated[str, Checked(_address)]
+Network = Annotated[str, Checked(_network)]
+Url = Annotated[str, Checked(url)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+"""At least one."""
+Amount = Annotated[float, Meta(gt=0)]
+"""More than nothing."""
 
 
-class Settings(BaseModel):
-    """A mapping whose keys are all known. The text under each key is its help.
+class Settings(Model, frozen=True):
+    """A mapping whose keys are all known. The text under each key is its help."""
 
-    What checks settings is built when a file is read, once for the whole of it (`defer_build`). So the default of a
-    heading is a `default_factory`: only for a heading that the file lacks is anything built apart.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, defer_build=True)
+    def __repr__(self) -> str:
+        # Some are secrets.
+        return f"<{type(self).__name__}>"
 
 
-class Section(Settings):
-    """Settings under a heading, each of which may be left out."""
+class Section(Settings, frozen=True):
+    """Settings under a heading, each of which may be left out, and which is null if all are commented out."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, settings: Any) -> Any:
-        # A heading under which everything is commented out has the value null.
-        return {} if settings is None else settings
+    null_is_empty: ClassVar[bool] = True

@@ -7,19 +7,25 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 import yaml
-from pydantic_core import to_jsonable_python
+from msgspec import to_builtins
 
 from synapse_like.config.values import Section, Settings
+from synapse_like.models import default_of, fields_of
 
 _WIDTH = 100
 
 
-def section_lines(section: Settings, indent: str) -> Iterator[str]:
-    """Settings with the help for each; those that were not set stand there commented out, with their defaults."""
+def section_lines(section: Settings, given: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Settings with the help for each; those that were not set stand there commented out, with their defaults.
+
+    :param given: what they were made of.
+    """
     texts = help_of(type(section))
-    for key, field in type(section).model_fields.items():
+    for field in fields_of(type(section)):
+        key = field.name
         value = getattr(section, key)
         is_section = isinstance(value, Section)
         help_text = type(value).__doc__ or "" if is_section else texts[key]
@@ -27,17 +33,15 @@ def section_lines(section: Settings, indent: str) -> Iterator[str]:
         yield from textwrap.wrap(help_text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         if is_section:
             yield f"{indent}{key}:"
-            yield from section_lines(value, f"{indent}  ")
-        elif key in section.model_fields_set:
+            yield from section_lines(value, given.get(key) or {}, f"{indent}  ")
+        elif field.required or key in given:
             yield f"{indent}{key}: {_inline(value)}"
         else:
-            yield f"{indent}#{key}: {_inline(field.default)}"
+            yield f"{indent}#{key}: {_inline(default_of(field))}"
 
 
 def help_of(settings: type[Settings]) -> Mapping[str, str]:
-    """The texts under the keys of some settings, from the source. Pydantic would read them at every start of a server,
-    which takes a tenth of it.
-    """
+    """The texts under the keys of some settings, from the source."""
     texts: dict[str, str] = {}
     for model in reversed(settings.__mro__):
         if not issubclass(model, Settings):
@@ -53,7 +57,5 @@ def help_of(settings: type[Settings]) -> Mapping[str, str]:
 
 def _inline(value: object) -> str:
     """A value as YAML on one line."""
-    text = yaml.safe_dump(
-        to_jsonable_python(value, exclude_none=True), default_flow_style=True, width=10**6, sort_keys=False
-    )
+    text = yaml.safe_dump(to_builtins(value, enc_hook=str), default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -7,14 +7,13 @@ How deeply a body nests is measured on its bytes before it is parsed, because a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import accumulate
 from typing import Any, Generic, TypeVar, overload
 from urllib.parse import unquote_to_bytes
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from synapse_like.models import Fault, Faulty, Model, read_fields
 from synapse_like.protocol import canonical_json
 from synapse_like.protocol.errors import BadJson, BadParam, MatrixError, NotJson
 
@@ -33,7 +32,7 @@ _LONGEST_PLACE = 100
 
 
 class Body(Enum):
-    """What a route wants of a request's body, where it is not the fields of a pydantic model."""
+    """What a route wants of a request's body, where it is not the fields of a model."""
 
     NONE = "none"
     """Nothing: a body is read and thrown away."""
@@ -46,12 +45,6 @@ class Body(Enum):
     STREAM = "stream"
     """Any bytes, as they arrive: a `ByteStream`. The endpoint is called as soon as the headers are there; if it does
     not read to the end, the client is not heard to the end."""
-
-
-class Fields(BaseModel):
-    """What a body may hold, of exactly these types; other keys are ignored. What checks it is made with the first."""
-
-    model_config = ConfigDict(strict=True, defer_build=True)
 
 
 class Query:
@@ -144,7 +137,7 @@ class Call(Generic[R]):
 
     :ivar params: the path's parameters by name, percent-decoded.
     :ivar query: the query parameters.
-    :ivar body: the pydantic model, the dict or the stream that the route asked for; None if it asked for nothing.
+    :ivar body: the model, the dict or the stream that the route asked for; None if it asked for nothing.
     :ivar headers: as they came, the names spelled like Content-Type.
     :ivar client_address: the IP address of the client, seen through trusted proxies, as it is counted: IPv6 by its /64.
     :ivar retransmit_key: for an idempotent route what makes a repetition one: method, path template and parameters
@@ -257,7 +250,7 @@ def decode_form(content: bytes) -> dict[str, str]:
     return dict(reversed(fields))
 
 
-def as_object(value: object, kind: type[BaseModel] | None) -> Any:
+def as_object(value: object, kind: type[Model] | None) -> Any:
     """A body as its route wants it; nothing and `null` count as an empty object (EVS-10).
 
     :param kind: the model its fields have to fit, or None for any object.
@@ -270,9 +263,9 @@ def as_object(value: object, kind: type[BaseModel] | None) -> Any:
     if kind is None:
         return value
     try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        raise BadJson(_sentence(error)) from None
+        return read_fields(value, kind)
+    except Faulty as error:
+        raise BadJson(_sentence(error.faults)) from None
 
 
 def nests_deeper(content: bytes, max_depth: int) -> bool:
@@ -293,17 +286,9 @@ def _without_strings(content: bytes) -> bytes:
     return b"".join(unescaped.split(b'"')[::2])
 
 
-def _sentence(error: ValidationError) -> str:
-    """Name every fault that pydantic found: "user_id: field required; reason: must be a valid string"."""
-    faults = [
-        f"{'.'.join(map(str, fault['loc']))[:_LONGEST_PLACE] or 'body'}: {_plain(fault['msg'])}"
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    if len(faults) > _MOST_FAULTS_NAMED:
-        faults[_MOST_FAULTS_NAMED:] = [f"and {len(faults) - _MOST_FAULTS_NAMED} more"]
-    return "; ".join(faults)
-
-
-def _plain(message: str) -> str:
-    message = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
-    return message[:1].lower() + message[1:]
+def _sentence(faults: Sequence[Fault]) -> str:
+    """Name every fault: "user_id: is required; reason: must be a string"."""
+    named = [f"{'.'.join(map(str, place))[:_LONGEST_PLACE] or 'body'}: {reason}" for place, reason, _ in faults]
+    if len(named) > _MOST_FAULTS_NAMED:
+        named[_MOST_FAULTS_NAMED:] = [f"and {len(named) - _MOST_FAULTS_NAMED} more"]
+    return "; ".join(named)

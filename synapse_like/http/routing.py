@@ -15,9 +15,9 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from msgspec import Struct
-from pydantic import BaseModel
 
 from synapse_like.http.requests import Body, Call
+from synapse_like.models import Model
 from synapse_like.protocol.errors import BadJson
 
 R = TypeVar("R")
@@ -46,7 +46,7 @@ class Route(Struct, Generic[R], frozen=True):
     :ivar endpoint: `async def endpoint(call) -> object`; what it may return is told in `responses`.
     :ivar auth: whether a token is needed.
     :ivar rate: the class of rate limit that counts here, or None for no limit.
-    :ivar body: what is wanted of the body: a pydantic model, or one of `Body`.
+    :ivar body: what is wanted of the body: a model, or one of `Body`.
     :ivar idempotent: whether `call.retransmit_key` is given, by which an answer is kept and given again (API-4).
     :ivar cancellable: whether the endpoint is cancelled when its client goes away. For those that only wait, such
         as long polls; all others run to their end.
@@ -60,7 +60,7 @@ class Route(Struct, Generic[R], frozen=True):
     endpoint: Endpoint[R]
     auth: Auth = Auth.USER
     rate: str | None = None
-    body: Body | type[BaseModel] = Body.NONE
+    body: Body | type[Model] = Body.NONE
     idempotent: bool = False
     cancellable: bool = False
     max_body: int | None = None

@@ -23,7 +23,6 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from msgspec import Struct
-from pydantic import BaseModel
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import ServerFactory
@@ -39,6 +38,7 @@ from synapse_like.http.requests import Body, Call, Query, as_object, decode_form
 from synapse_like.http.responses import NOTHING_MORE, FileBody, Response, refusal, render
 from synapse_like.http.routing import Auth, Match, Mount, Router, split_path
 from synapse_like.logs import bind, get_logger
+from synapse_like.models import Model
 from synapse_like.protocol.errors import LimitExceeded, MatrixError, MethodNotAllowed, Unavailable, Unrecognized
 
 R = TypeVar("R")
@@ -410,7 +410,7 @@ class _Visit(Exchange, Generic[R]):
         proxies = self._site.trusted_proxies
         return counted_as(proxies.client_address(self.channel.peer, forwarded_for.decode("latin-1")))
 
-    def _body(self, kind: Body | type[BaseModel]) -> object:
+    def _body(self, kind: Body | type[Model]) -> object:
         if kind is Body.NONE:
             return None
         if self._stream is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from msgspec import Meta
 
 from synapse_like.http.pages.rendering import page
 from synapse_like.http.requests import Call, is_form
@@ -17,6 +18,7 @@ from synapse_like.identity.replication import PushBody, Replication
 from synapse_like.identity.signer import Signer
 from synapse_like.identity.user_keys import UserKeys
 from synapse_like.identity.validations import Limits, Validations
+from synapse_like.models import Model, Unfit
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import BadJson, BadParam, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.identifiers import canonical_user_id, historical_room_id, parse_room_id
@@ -39,41 +41,43 @@ _HASH = re.compile(r"[0-9A-Za-z_-]{43}")
 _PUBLIC_KEY = re.compile(r"[0-9A-Za-z+/=_-]{1,100}")
 _KEY_ID = re.compile(r"ed25519:[0-9A-Za-z_]{1,64}")
 
-# Clients of the day spell these in one way or the other.
-Secret = Annotated[
-    str, Field(validation_alias=AliasChoices("client_secret", "clientSecret"), pattern=f"^{_SECRET.pattern}$")
-]
-Attempt = Annotated[int, Field(validation_alias=AliasChoices("send_attempt", "sendAttempt"), ge=1, le=2**31)]
-NextLink = Annotated[str | None, Field(validation_alias=AliasChoices("next_link", "nextLink"))]
-Sid = Annotated[str, Field(pattern=f"^{_OWN.pattern}$")]
+Secret = Annotated[str, Meta(pattern=f"^{_SECRET.pattern}$")]
+Attempt = Annotated[int, Meta(ge=1, le=2**31)]
+Sid = Annotated[str, Meta(pattern=f"^{_OWN.pattern}$")]
 
 
-class _Body(BaseModel):
+class _Body(Model, frozen=True):
     """Fields of an object or a form, in which numbers are text, too."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    # Clients of the day spell these in one way or the other.
+    others: ClassVar[Mapping[str, str]] = {
+        "clientSecret": "client_secret",
+        "sendAttempt": "send_attempt",
+        "nextLink": "next_link",
+    }
+    is_strict: ClassVar[bool] = False
 
 
-class RequestEmailBody(_Body):
+class RequestEmailBody(_Body, frozen=True):
     """An e-mail address to be validated."""
 
     email: str
     client_secret: Secret
     send_attempt: Attempt
-    next_link: NextLink = None
+    next_link: str | None = None
 
 
-class RequestPhoneBody(_Body):
+class RequestPhoneBody(_Body, frozen=True, kw_only=True):
     """A phone number to be validated; with a country, as it is dialled there."""
 
     phone_number: str
     country: str | None = None
     client_secret: Secret
     send_attempt: Attempt
-    next_link: NextLink = None
+    next_link: str | None = None
 
 
-class SubmitBody(_Body):
+class SubmitBody(_Body, frozen=True):
     """The token of a message."""
 
     sid: Sid
@@ -81,7 +85,7 @@ class SubmitBody(_Body):
     token: str
 
 
-class BindBody(_Body):
+class BindBody(_Body, frozen=True):
     """An address that was proven, and whose it shall be."""
 
     sid: Sid
@@ -89,14 +93,14 @@ class BindBody(_Body):
     mxid: str
 
 
-class ThreepidBody(BaseModel):
+class ThreepidBody(Model, frozen=True):
     """An address."""
 
     medium: str
     address: str
 
 
-class UnbindBody(_Body):
+class UnbindBody(_Body, frozen=True):
     """An address that shall be nobody's.
 
     :ivar sid, client_secret: of a validation, if it is not the user's home server that asks.
@@ -105,34 +109,28 @@ class UnbindBody(_Body):
     mxid: str
     threepid: ThreepidBody
     sid: Sid | None = None
-    client_secret: Annotated[
-        str | None,
-        Field(validation_alias=AliasChoices("client_secret", "clientSecret"), pattern=f"^{_SECRET.pattern}$"),
-    ] = None
+    client_secret: Secret | None = None
 
 
-class BulkLookupBody(BaseModel):
+class BulkLookupBody(Model, frozen=True):
     """Addresses: pairs of medium and address."""
 
-    threepids: list[tuple[str, str]] = Field(max_length=MOST_LOOKED_UP)
+    threepids: Annotated[list[tuple[str, str]], Meta(max_length=MOST_LOOKED_UP)]
 
 
-class HashedLookupBody(BaseModel):
+class HashedLookupBody(Model, frozen=True):
     """Hashes of addresses."""
 
-    addresses: list[str] = Field(max_length=MOST_LOOKED_UP)
+    addresses: Annotated[list[str], Meta(max_length=MOST_LOOKED_UP)]
     algorithm: str
     pepper: str
 
-    @field_validator("addresses")
-    @classmethod
-    def _hashes(cls, addresses: list[str]) -> list[str]:
-        if not all(_HASH.fullmatch(text) for text in addresses):
-            raise ValueError("must be SHA-256 hashes in URL-safe base64")
-        return addresses
+    def __post_init__(self) -> None:
+        if not all(_HASH.fullmatch(text) for text in self.addresses):
+            raise Unfit("addresses", "must be SHA-256 hashes in URL-safe base64")
 
 
-class StoreInviteBody(_Body):
+class StoreInviteBody(_Body, frozen=True):
     """An invite to a room for an address."""
 
     medium: str
@@ -141,7 +139,7 @@ class StoreInviteBody(_Body):
     sender: str
 
 
-class PublishKeysBody(_Body):
+class PublishKeysBody(_Body, frozen=True):
     """The keys of the user who has an address that was proven."""
 
     sid: Sid

@@ -17,9 +17,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from msgspec import Meta
 
 from synapse_like.clock import Clock
 from synapse_like.identity.asking import AsksByUrl, object_in
@@ -29,6 +29,7 @@ from synapse_like.identity.peers import Sibling
 from synapse_like.identity.signer import Signer
 from synapse_like.identity.user_keys import check_keys
 from synapse_like.logs import get_logger
+from synapse_like.models import Model
 from synapse_like.protocol.canonical_json import LARGEST_INTEGER
 from synapse_like.protocol.errors import BadJson, Forbidden, Unavailable
 from synapse_like.protocol.identifiers import canonical_user_id
@@ -58,26 +59,22 @@ _KEYS_OF = {ASSOCIATION: _IN_COMMON.union(_WHEN), KEYS: _IN_COMMON | {"keys"}}
 _log = get_logger(__name__)
 
 
-class Told(BaseModel):
+class Told(Model, frozen=True):
     """One statement of a push."""
 
-    model_config = ConfigDict(strict=True)
-
-    position: int = Field(ge=1, le=LARGEST_INTEGER)
+    position: Annotated[int, Meta(ge=1, le=LARGEST_INTEGER)]
     kind: str
     statement: dict[str, Any]
 
 
-class Heard(BaseModel):
+class Heard(Model, frozen=True):
     """How much a sibling has heard of our log; `log` is None if nothing of any."""
 
-    model_config = ConfigDict(strict=True)
-
     log: str | None
-    position: int = Field(ge=0, le=LARGEST_INTEGER)
+    position: Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
 
 
-class PushBody(BaseModel):
+class PushBody(Model, frozen=True):
     """What a sibling tells.
 
     :ivar log: which log of it this is of.
@@ -85,11 +82,9 @@ class PushBody(BaseModel):
     :ivar heard: in a greeting.
     """
 
-    model_config = ConfigDict(strict=True)
-
-    log: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    after: int = Field(ge=0, le=LARGEST_INTEGER)
-    statements: list[Told] = Field(max_length=MOST_STATEMENTS)
+    log: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    after: Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+    statements: Annotated[list[Told], Meta(max_length=MOST_STATEMENTS)]
     heard: Heard | None = None
 
 

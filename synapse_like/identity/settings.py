@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from signedjson.types import VerifyKey
 
 from synapse_like.config.reading import SettingsFile
 from synapse_like.config.shared import Database as AnyDatabase
-from synapse_like.config.shared import Listener, Log, MailHandOver, Metrics, Rate
+from synapse_like.config.shared import DatabaseUrl, Listener, Log, MailHandOver, Metrics, Rate, Rates
 from synapse_like.config.values import (
     Address,
+    Amount,
+    Count,
     FilePath,
     ListOf,
     OneOrMore,
@@ -22,6 +23,7 @@ from synapse_like.config.values import (
     Settings,
     Url,
 )
+from synapse_like.models import Checked, Unfit
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.third_party_ids import public_key
 
@@ -39,15 +41,15 @@ def _public_key(text: str) -> str:
     return text
 
 
-class Database(AnyDatabase):
+class Database(AnyDatabase, frozen=True):
     """Where everything is kept; never the database of a home server."""
 
-    url: str = Field("sqlite", repr=False)
+    url: DatabaseUrl = "sqlite"
     """`sqlite` (the file identity.db in the data directory), `sqlite:PATH`, or for a large server
     `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_IDENTITY_DATABASE_URL."""
 
 
-class Listen(Listener):
+class Listen(Listener, frozen=True):
     """Where requests come in, by HTTP."""
 
     bind: OneOrMore[Address] = ("127.0.0.1",)
@@ -61,13 +63,13 @@ class Listen(Listener):
     https://id.example.org"""
 
 
-class TextMessages(Section):
+class TextMessages(Section, frozen=True):
     """The gateway that sends text messages to phones."""
 
     url: Url | None = None
     """Where it takes them, by POST with `to`, `from` and `text`. Left out: phone numbers cannot be validated."""
 
-    token: str | None = Field(None, repr=False)
+    token: str | None = None
     """Sent to it as a bearer token. Environment: SYNAPSE_LIKE_IDENTITY_SMS_TOKEN."""
 
     sender: str | None = None
@@ -77,7 +79,7 @@ class TextMessages(Section):
     """Whether it takes JSON or forms."""
 
 
-class SiblingServer(Settings):
+class SiblingServer(Settings, frozen=True):
     """An identity server with which this one shares all it knows."""
 
     name: ServerName
@@ -86,7 +88,7 @@ class SiblingServer(Settings):
     url: Url
     """Where it is."""
 
-    public_keys: OneOrMore[Annotated[str, AfterValidator(_public_key)]]
+    public_keys: OneOrMore[Annotated[str, Checked(_public_key)]]
     """The keys by which it signs, as `synapse_like identity key` shows them there: ["ed25519:a_1 base64"]"""
 
     def verify_keys(self) -> dict[str, VerifyKey]:
@@ -95,7 +97,7 @@ class SiblingServer(Settings):
         return {key_id: public_key(key_id, encoded.strip()) for key_id, encoded in pairs}
 
 
-class HomeServers(Section):
+class HomeServers(Section, frozen=True):
     """How home servers are reached that must be told of invites, and asked for their keys."""
 
     ca_file: FilePath | None = None
@@ -110,28 +112,28 @@ class HomeServers(Section):
     allow_private_addresses: bool = False
     """Whether they may be reached at addresses that are not on the internet. Strangers choose their names."""
 
-    connect_timeout: PositiveFloat = 10.0
+    connect_timeout: Amount = 10.0
     """Seconds in which one must have accepted a connection, TLS included."""
 
-    answer_timeout: PositiveFloat = 30.0
+    answer_timeout: Amount = 30.0
     """Seconds in which it must then have answered."""
 
 
-class Validation(Section):
+class Validation(Section, frozen=True):
     """How addresses are proven."""
 
-    lifetime: PositiveInt = 86400
+    lifetime: Count = 86400
     """Seconds from asking for a message until what it proves is of no more use."""
 
 
-class Lookup(Section):
+class Lookup(Section, frozen=True):
     """How addresses are looked up."""
 
-    pepper_lifetime: PositiveInt = 7 * 86400
+    pepper_lifetime: Count = 7 * 86400
     """Seconds after which clients must hash addresses anew."""
 
 
-class RateClasses(Section):
+class RateClasses(Rates, frozen=True):
     """The limits, each `{per_second: in the long run, burst: at once, after a pause}`. All people of a home server
     that asks for them share its address."""
 
@@ -160,26 +162,26 @@ class RateClasses(Section):
     """What siblings tell, per sibling."""
 
 
-class RateLimits(Section):
+class RateLimits(Section, frozen=True):
     """How much one address may ask for."""
 
     enabled: bool = True
     """Whether there are limits at all."""
 
-    classes: RateClasses = Field(default_factory=RateClasses)
+    classes: RateClasses = RateClasses()
 
 
-class Outgoing(Section):
+class Outgoing(Section, frozen=True):
     """How siblings and the gateway for text messages are reached."""
 
     ca_file: FilePath | None = None
     """PEM file of the authorities by whose certificates they are believed. Left out: those of the system."""
 
-    timeout: PositiveFloat = 15.0
+    timeout: Amount = 15.0
     """Seconds that one may take to answer."""
 
 
-class IdentityConfig(Settings):
+class IdentityConfig(Settings, frozen=True):
     """All the settings of an identity server."""
 
     server_name: ServerName
@@ -192,30 +194,27 @@ class IdentityConfig(Settings):
     signing_key_file: FilePath = Path("signing.key")
     """The key by which this server signs. Keep it secret, and keep a copy of it."""
 
-    database: Database = Field(default_factory=Database)
-    http: Listen = Field(default_factory=Listen)
-    mail: MailHandOver = Field(default_factory=MailHandOver)
-    sms: TextMessages = Field(default_factory=TextMessages)
+    database: Database = Database()
+    http: Listen = Listen()
+    mail: MailHandOver = MailHandOver()
+    sms: TextMessages = TextMessages()
 
     siblings: ListOf[SiblingServer] = ()
     """The identity servers with which this one shares all it knows: [{name: id.example.net, url:
     https://id.example.net, public_keys: ["ed25519:a_1 base64"]}]. Each must have this one among its own."""
 
-    home_servers: HomeServers = Field(default_factory=HomeServers)
-    outgoing: Outgoing = Field(default_factory=Outgoing)
-    validation: Validation = Field(default_factory=Validation)
-    lookup: Lookup = Field(default_factory=Lookup)
-    rate_limits: RateLimits = Field(default_factory=RateLimits)
-    log: Log = Field(default_factory=Log)
-    metrics: Metrics = Field(default_factory=Metrics)
+    home_servers: HomeServers = HomeServers()
+    outgoing: Outgoing = Outgoing()
+    validation: Validation = Validation()
+    lookup: Lookup = Lookup()
+    rate_limits: RateLimits = RateLimits()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
 
-    @field_validator("siblings")
-    @classmethod
-    def _others(cls, siblings: tuple[SiblingServer, ...], info: ValidationInfo) -> tuple[SiblingServer, ...]:
-        names = [sibling.name for sibling in siblings]
-        if len(set(names)) != len(names) or info.data.get("server_name") in names:
-            raise ValueError("must name each sibling once, and not this server itself")
-        return siblings
+    def __post_init__(self) -> None:
+        names = [sibling.name for sibling in self.siblings]
+        if len(set(names)) != len(names) or self.server_name in names:
+            raise Unfit("siblings", "must name each sibling once, and not this server itself")
 
 
 IDENTITY_SERVER = SettingsFile(

@@ -6,8 +6,6 @@ is there as GET and as POST; only POST, or a GET that wants JSON and nothing els
 
 from __future__ import annotations
 
-from pydantic import BaseModel
-
 from synapse_like.http.routing import Auth, Endpoint, Mount, Route
 from synapse_like.identity import replication
 from synapse_like.identity.endpoints import (
@@ -24,6 +22,7 @@ from synapse_like.identity.endpoints import (
 )
 from synapse_like.identity.peers import Peer
 from synapse_like.identity.replication import PushBody
+from synapse_like.models import Model
 
 PREFIX = "/_matrix/identity/api/v1"
 
@@ -36,7 +35,7 @@ def mount_identity(endpoints: IdentityEndpoints) -> list[Mount[Peer]]:
         return Route("GET", path, endpoint, auth=Auth.NONE, rate=rate)
 
     def post(
-        path: str, endpoint: Endpoint[Peer], body: type[BaseModel], rate: str = "read", auth: Auth = Auth.NONE
+        path: str, endpoint: Endpoint[Peer], body: type[Model], rate: str = "read", auth: Auth = Auth.NONE
     ) -> Route[Peer]:
         return Route("POST", path, endpoint, auth=auth, rate=rate, body=body, forms=True)
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hypothesis import strategies as st
-from pydantic import AliasChoices, BaseModel
 
 from synapse_like.http.requests import Body
 from synapse_like.http.routing import Route, Router
+from synapse_like.models import Model, fields_of
 from tests.fuzz.mutations import mutate
 
 #: Values that go wrong in a reader who is not careful.
@@ -282,18 +282,19 @@ class Maker:
             return self._one_of(([inner], {self._one_of(_BODY_KEYS): inner}))
         return self._one_of(ODD)
 
-    def _of_model(self, model: type[BaseModel]) -> dict[str, Any]:
+    def _of_model(self, model: type[Model]) -> dict[str, Any]:
         """Something that the model takes, as far as types go."""
         made = {}
-        for name, field in model.model_fields.items():
-            if field.is_required() or self._maybe(0.6):
-                alias = field.validation_alias
-                key = str(self._one_of(alias.choices)) if isinstance(alias, AliasChoices) else str(alias or name)
-                made[key] = self._of_type(field.annotation) if self._maybe(0.9) else self._value()
+        for field in fields_of(model):
+            if field.required or self._maybe(0.6):
+                key = self._one_of([field.name, *(other for other, name in model.others.items() if name == field.name)])
+                made[key] = self._of_type(field.type) if self._maybe(0.9) else self._value()
         return made
 
     def _of_type(self, kind: Any) -> Any:
         origin, arguments = get_origin(kind), get_args(kind)
+        if origin is Annotated:
+            return self._of_type(arguments[0])
         if origin in (Union, UnionType):
             return self._of_type(self._one_of(arguments))
         if origin is Literal:
@@ -302,7 +303,7 @@ class Maker:
             return [self._of_type(arguments[0]) for _ in range(self._one_of((0, 1, 2)))]
         if origin is dict:
             return {str(self._of_type(arguments[0])): self._of_type(arguments[1]) for _ in range(2)}
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and issubclass(kind, Model):
             return self._of_model(kind)
         if kind is str:
             return self._one_of(self._known.texts)

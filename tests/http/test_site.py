@@ -9,26 +9,27 @@ import io
 import sys
 from typing import Any
 
-from pydantic import BaseModel
+from msgspec import to_builtins
 from twisted.internet.defer import CancelledError, Deferred
 
 from synapse_like import logs
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.responses import Encoded, Response
 from synapse_like.http.routing import Auth, Mount, Route
+from synapse_like.models import Model
 from synapse_like.protocol.errors import Forbidden
 from tests.http.site_case import PREFIX, SiteCase, Waiting, loop, request
 
 
-class Message(BaseModel):
+class Message(Model, frozen=True):
     text: str
 
 
 async def echo(call: Call[str]) -> object:
     """Answers what it was handed."""
     body = call.body
-    if isinstance(body, BaseModel):
-        body = body.model_dump()
+    if isinstance(body, Model):
+        body = to_builtins(body)
     return {
         "params": dict(call.params),
         "q": call.query.text("q"),
@@ -250,7 +251,7 @@ class BodyTests(SiteCase):
         self.serve(open_route("POST", "/send", body=Message))
         assert (await self.ask("POST", "/send", b'{"text":"hi"}')).json["body"] == {"text": "hi"}
         answer = await self.ask("POST", "/send", b"{}")
-        assert (answer.status, answer.json) == (400, {"errcode": "M_BAD_JSON", "error": "text: field required"})
+        assert (answer.status, answer.json) == (400, {"errcode": "M_BAD_JSON", "error": "text: is required"})
 
     async def test_form_is_taken_where_the_route_says_so(self) -> None:
         self.serve(

@@ -10,42 +10,43 @@ from synapse_like.handlers.authentication import Authentication, Requester
 from synapse_like.handlers.external_identities import ExternalIdentities
 from synapse_like.handlers.login import Begun, Credentials, Linked, Login, Outcome
 from synapse_like.handlers.login_stages import LOGIN, REGISTER
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
+from synapse_like.models import Model
 
 #: The classes of rate limits in which beginnings are counted, and what comes after.
 BEGINNINGS = {LOGIN: "login", REGISTER: "registration"}
 STEPS = "login_steps"
 
 
-class ChangePasswordBody(Fields):
+class ChangePasswordBody(Model, frozen=True):
     """The password that is, and the one that is to be."""
 
     password: str
     new_password: str
 
 
-class ResetBody(Fields):
+class ResetBody(Model, frozen=True):
     """Whose password is forgotten, and an e-mail address of theirs."""
 
     user_id: str
     email: str
 
 
-class AddressBody(Fields):
+class AddressBody(Model, frozen=True):
     """An e-mail address, and the password of the account."""
 
     email: str
     password: str
 
 
-class LinkBody(Fields):
+class LinkBody(Model, frozen=True):
     """The provider with which one wants to log in, if there is more than one, and the password of the account."""
 
     password: str
     provider: str | None = None
 
 
-class UnlinkBody(Fields):
+class UnlinkBody(Model, frozen=True):
     """Whom a provider shall not let into the account any more, and the password of the account."""
 
     password: str

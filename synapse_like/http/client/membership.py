@@ -8,10 +8,11 @@ from typing import Any
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.membership import Membership
 from synapse_like.handlers.retransmissions import Retransmissions
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
+from synapse_like.models import Model
 
 
-class TargetBody(Fields):
+class TargetBody(Model, frozen=True):
     """Whose membership is to change, and why; other keys are ignored."""
 
     user_id: str

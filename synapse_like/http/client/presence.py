@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from msgspec import Meta, field
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_input import PresenceInput
 from synapse_like.handlers.presence_lists import ListChange, PresenceLists
 from synapse_like.handlers.retransmissions import Retransmissions
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
+from synapse_like.models import Model
 from synapse_like.protocol.errors import Forbidden
 
 #: A month, in milliseconds: nobody is idle for longer.
@@ -20,23 +21,23 @@ LONGEST_IDLE = 31 * 24 * 3600 * 1000
 WITHOUT_NUL = r"^[^\x00]*$"
 
 
-class StatusBody(Fields):
+class StatusBody(Model, frozen=True):
     """What a user wants to be seen as; other keys are ignored."""
 
     presence: Literal["online", "unavailable", "offline", "free_for_chat", "hidden"]
-    status_msg: Annotated[str, Field(max_length=1000, pattern=WITHOUT_NUL)] | None = None
-    idle: Annotated[int, Field(ge=0, le=LONGEST_IDLE)] | None = None
-    device_type: Annotated[str, Field(max_length=50)] | None = None
+    status_msg: Annotated[str, Meta(max_length=1000, pattern=WITHOUT_NUL)] | None = None
+    idle: Annotated[int, Meta(ge=0, le=LONGEST_IDLE)] | None = None
+    device_type: Annotated[str, Meta(max_length=50)] | None = None
 
 
-class ListBody(Fields):
+class ListBody(Model, frozen=True):
     """What is to change of a presence list; other keys are ignored."""
 
-    invite: list[str] = Field(default_factory=list)
-    drop: list[str] = Field(default_factory=list)
-    accept: list[str] = Field(default_factory=list)
-    deny: list[str] = Field(default_factory=list)
-    groups: dict[str, list[str]] = Field(default_factory=dict)
+    invite: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)
+    accept: list[str] = field(default_factory=list)
+    deny: list[str] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
 
 
 class PresenceEndpoints:

@@ -11,14 +11,15 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
 from synapse_like.handlers.retransmissions import Retransmissions
 from synapse_like.handlers.rooms import Rooms, RoomWish
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
+from synapse_like.models import Model
 from synapse_like.protocol.errors import BadPagination
 from synapse_like.protocol.identifiers import canonical_alias, parse_room_id
 
 MOST_PUBLIC_ROOMS = 1000
 
 
-class CreateRoomBody(Fields):
+class CreateRoomBody(Model, frozen=True):
     """What a client may wish for a new room; other keys are ignored."""
 
     room_version: str | None = None
@@ -29,7 +30,7 @@ class CreateRoomBody(Fields):
     invite: list[str] | None = None
 
 
-class AliasBody(Fields):
+class AliasBody(Model, frozen=True):
     """Where an alias is to lead."""
 
     room_id: str

@@ -7,9 +7,7 @@ What is said about the addresses of the account itself, by which one logs in, go
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
-
-from pydantic import AliasChoices, Field, model_validator
+from typing import Any, ClassVar
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.retransmissions import Retransmissions
@@ -17,36 +15,39 @@ from synapse_like.handlers.third_party_ids import Proof, ThirdPartyIds
 from synapse_like.handlers.third_party_invites import ThirdPartyInvites
 from synapse_like.http.client.accounts import AccountEndpoints, AddressBody
 from synapse_like.http.client.membership import MembershipEndpoints, TargetBody
-from synapse_like.http.requests import Call, Fields, as_object
+from synapse_like.http.requests import Call, as_object
+from synapse_like.models import Model, Unfit
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.third_party_ids import third_party_id
 
 
-class CredentialsBody(Fields):
+class CredentialsBody(Model, frozen=True):
     """What shows an identity server that an address is one's own; in the spelling of either day."""
 
-    id_server: Annotated[str, Field(validation_alias=AliasChoices("id_server", "idServer"))]
+    others: ClassVar[Mapping[str, str]] = {"idServer": "id_server", "clientSecret": "client_secret"}
+
+    id_server: str
     sid: str
-    client_secret: Annotated[str, Field(validation_alias=AliasChoices("client_secret", "clientSecret"))]
+    client_secret: str
 
 
-class LinkBody(Fields):
+class LinkBody(Model, frozen=True):
     """An address to be linked."""
 
-    credentials: Annotated[
-        CredentialsBody, Field(validation_alias=AliasChoices("three_pid_creds", "threePidCreds", "threepidCreds"))
-    ]
+    others: ClassVar[Mapping[str, str]] = dict.fromkeys(("threePidCreds", "threepidCreds"), "three_pid_creds")
+
+    three_pid_creds: CredentialsBody
     bind: bool = True
 
 
-class UnlinkBody(Fields):
+class UnlinkBody(Model, frozen=True):
     """An address to be unlinked."""
 
     medium: str
     address: str
 
 
-class InviteBody(Fields):
+class InviteBody(Model, frozen=True):
     """Who is to be invited: a user, or whoever has an address."""
 
     user_id: str | None = None
@@ -55,14 +56,12 @@ class InviteBody(Fields):
     medium: str | None = None
     address: str | None = None
 
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
+    def __post_init__(self) -> None:
         by_address = (self.id_server, self.medium, self.address)
         if self.user_id is None and None in by_address:
-            raise ValueError("user_id: field required, or else id_server, medium and address")
+            raise Unfit("user_id", "is required, or else id_server, medium and address")
         if self.user_id is not None and by_address != (None, None, None):
-            raise ValueError("user_id must not stand beside id_server, medium or address")
-        return self
+            raise Unfit("user_id", "must not stand beside id_server, medium or address")
 
 
 class ThirdPartyIdEndpoints:
@@ -100,7 +99,8 @@ class ThirdPartyIdEndpoints:
             raise BadJson(
                 "'bind' must be true: without it, an address is added to the account by 'email' and 'password'."
             )
-        proof = Proof(body.credentials.id_server, body.credentials.sid, body.credentials.client_secret)
+        credentials = body.three_pid_creds
+        proof = Proof(credentials.id_server, credentials.sid, credentials.client_secret)
         await self._ids.link(call.requester, proof)
         return {}
 
@@ -134,6 +134,6 @@ def _is_about_account(body: Mapping[str, Any]) -> bool:
     return "email" in body or "password" in body
 
 
-def _with_body(call: Call[Requester], kind: type[Fields]) -> Call[Requester]:
+def _with_body(call: Call[Requester], kind: type[Model]) -> Call[Requester]:
     call.body = as_object(call.body, kind)
     return call

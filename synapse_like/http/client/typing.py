@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt
+from typing import Annotated
+
+from msgspec import Meta
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.typing import USUAL_MS, Typing
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
+from synapse_like.models import Model
 
 
-class TypingBody(Fields):
+class TypingBody(Model, frozen=True):
     """Whether somebody types, and for how many milliseconds if nothing else is heard; other keys are ignored."""
 
     typing: bool
-    timeout: NonNegativeInt = USUAL_MS
+    timeout: Annotated[int, Meta(ge=0)] = USUAL_MS
 
 
 class TypingEndpoints:

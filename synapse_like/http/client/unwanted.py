@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.unwanted import Policy, Unwanted
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
+from synapse_like.models import Model
 
 
-class IgnoredBody(Fields):
+class IgnoredBody(Model, frozen=True):
     """All whom one ignores."""
 
     ignored_users: list[str]
 
 
-class PolicyBody(Fields):
+class PolicyBody(Model, frozen=True):
     """Whose invites one takes."""
 
     policy: Policy

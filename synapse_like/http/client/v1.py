@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel
-
 from synapse_like.handlers.authentication import Requester
 from synapse_like.http.client.accounts import (
     AccountEndpoints,
@@ -32,6 +30,7 @@ from synapse_like.http.client.unwanted import IgnoredBody, PolicyBody, UnwantedE
 from synapse_like.http.client.voip import VoipEndpoints
 from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
+from synapse_like.models import Model
 
 PREFIX = "/_matrix/client/api/v1"
 
@@ -135,7 +134,7 @@ def mount_v1(
 
 
 def _both(
-    path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT, rate: str = "send", **options: Any
+    path: str, endpoint: Endpoint, body: Body | type[Model] = Body.OBJECT, rate: str = "send", **options: Any
 ) -> tuple[Route[Requester], Route[Requester]]:
     """A POST, and the same as an idempotent PUT with a transaction ID."""
     return (

@@ -4,38 +4,39 @@ FED-4, FED-7, FED-10)."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import Field
+from msgspec import Meta, field
 
 from synapse_like.clock import Clock
 from synapse_like.handlers.disclosure import MOST_EVENTS, Disclosure
 from synapse_like.handlers.incoming_transactions import IncomingTransactions
 from synapse_like.handlers.membership_requests import MembershipRequests, Step
-from synapse_like.http.requests import Call, Fields
+from synapse_like.http.requests import Call
 from synapse_like.http.responses import Encoded
+from synapse_like.models import Model
 from synapse_like.protocol.canonical_json import LARGEST_INTEGER
 from synapse_like.protocol.errors import BadJson, BadParam, NotFound
 
 Endpoint = Callable[[Call[str]], Awaitable[object]]
 
 
-class InviteBody(Fields):
+class InviteBody(Model, frozen=True):
     """An invite, as version 2 of the API has it."""
 
     room_version: str
     event: dict[str, Any]
-    invite_room_state: list[Any] = Field(default_factory=list)
+    invite_room_state: list[Any] = field(default_factory=list)
 
 
-class MissingEventsBody(Fields):
+class MissingEventsBody(Model, frozen=True):
     """Between which events something is missing."""
 
     earliest_events: list[str]
     latest_events: list[str]
-    limit: int = Field(10, ge=1)
-    min_depth: int = Field(0, ge=0)
+    limit: Annotated[int, Meta(ge=1)] = 10
+    min_depth: Annotated[int, Meta(ge=0)] = 0
 
 
 class FederatedRoomEndpoints:

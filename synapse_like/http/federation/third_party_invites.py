@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from synapse_like.handlers.third_party_invites import ThirdPartyInvites, redemption_in
-from synapse_like.http.requests import Body, Call, Fields
+from synapse_like.http.requests import Body, Call
 from synapse_like.http.routing import Auth, Mount, Route
+from synapse_like.models import Model
 from synapse_like.protocol.errors import BadJson
 
 PREFIX = "/_matrix/federation/v1"
 
 
-class ExchangeBody(Fields):
+class ExchangeBody(Model, frozen=True):
     """An m.room.member event, as far as the invited user's server knows it."""
 
     sender: str

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from synapse_like.http.federation.rooms import Endpoint, FederatedRoomEndpoints, InviteBody, MissingEventsBody
 from synapse_like.http.requests import Body
 from synapse_like.http.routing import Mount, Route
+from synapse_like.models import Model
 
 PREFIX = "/_matrix/federation/v1"
 PREFIX_V2 = "/_matrix/federation/v2"
@@ -52,7 +51,7 @@ def mount_federation(rooms: FederatedRoomEndpoints) -> list[Mount[str]]:
     return [Mount(PREFIX, routes), Mount(PREFIX_V2, second)]
 
 
-def _put(path: str, endpoint: Endpoint, body: Body | type[BaseModel] = Body.OBJECT, rate: str = JOINS) -> Route[str]:
+def _put(path: str, endpoint: Endpoint, body: Body | type[Model] = Body.OBJECT, rate: str = JOINS) -> Route[str]:
     return Route("PUT", path, endpoint, rate=rate, body=body)
 
 
