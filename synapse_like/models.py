@@ -173,32 +173,30 @@ class Reader:
         if isinstance(plain, type) and issubclass(plain, Model):
             made: Any = self._model(plain, value, place)
         elif origin in (list, tuple) and isinstance(value, list | tuple):
-            made = self._items(plain, value, place, marks, is_strict=is_strict)
+            made = self._items(kind, value, place, is_strict=is_strict)
         elif plain is Path and isinstance(value, str):
             made = Path(value)
         else:
             made = self._simple(kind, value, place, is_strict=is_strict)
         return self._checked(marks, made, place) if len(self._faults) == before else None
 
-    def _items(
-        self, kind: Any, value: Sequence[object], place: Place, marks: Sequence[object], *, is_strict: bool
-    ) -> Sequence[Any] | None:
-        kinds = get_args(kind)
-        is_any_length = len(kinds) == 1 or kinds[1] is Ellipsis
-        few = max((mark.min_length or 0 for mark in marks if isinstance(mark, Meta)), default=0)
-        many = min((mark.max_length or len(value) for mark in marks if isinstance(mark, Meta)), default=len(value))
-        if not is_any_length:
-            few = many = len(kinds)
-        if not few <= len(value) <= many:
-            bound = f"at least {few}" if len(value) < few else f"at most {many}"
-            self._fault(place, f"must be a list of {bound}")
+    def _items(self, kind: Any, value: Sequence[object], place: Place, *, is_strict: bool) -> Sequence[Any] | None:
+        plain, marks = _parts(kind)
+        kinds = get_args(plain)
+        if len(kinds) == 1 or kinds[1] is Ellipsis:
+            bounds = [mark for mark in marks if isinstance(mark, Meta)]
+            fits = all((bound.min_length or 0) <= len(value) <= (bound.max_length or len(value)) for bound in bounds)
+            kinds = kinds[:1] * len(value)
+        else:
+            fits = len(kinds) == len(value)
+        if not fits:
+            self._fault(place, f"must be {self._wanted(kind)}")
             return None
-        each = kinds[:1] * len(value) if is_any_length else kinds
-        made = (
-            self._value(kind, item, (*place, index), is_strict=is_strict)
-            for index, (kind, item) in enumerate(zip(each, value, strict=True))
-        )
-        return tuple(made) if get_origin(kind) is tuple else list(made)
+        made = [
+            self._value(each, item, (*place, index), is_strict=is_strict)
+            for index, (each, item) in enumerate(zip(kinds, value, strict=True))
+        ]
+        return tuple(made) if get_origin(plain) is tuple else made
 
     def _simple(self, kind: Any, value: object, place: Place, *, is_strict: bool) -> Any:
         try:
@@ -212,8 +210,11 @@ class Reader:
         if get_origin(plain) is Literal:
             *most, last = map(str, get_args(plain))
             return f"{', '.join(most)} or {last}" if most else last
-        bounds = [bound for mark in marks if isinstance(mark, Meta) for bound in _bounds(mark)]
-        return f"{self._terms[get_origin(plain) or plain]} {' and '.join(bounds)}".rstrip()
+        term = self._terms[get_origin(plain) or plain]
+        if get_origin(plain) is tuple and Ellipsis not in get_args(plain):
+            return f"{term} of {len(get_args(plain))}"
+        bounds = [bound for mark in marks if isinstance(mark, Meta) for bound in _bounds(mark, is_text=plain is str)]
+        return f"{term} {' and '.join(bounds)}".rstrip().replace(" and of ", " and ")
 
     def _checked(self, marks: Sequence[object], value: Any, place: Place) -> Any:
         try:
@@ -252,9 +253,9 @@ def default_of(field: FieldInfo) -> Any:
 
 def _renamed(value: Mapping[str, object], kind: type[Model]) -> Mapping[str, object]:
     """An object in which fields that go by another name stand under their own."""
-    for other, name in kind.others.items():
-        if other in value and name not in value:
-            value = {**value, name: value[other]}
+    if any(other in value for other in kind.others):
+        own = {key: item for key, item in value.items() if key not in kind.others}
+        value = {**{name: value[other] for other, name in reversed([*kind.others.items()]) if other in value}, **own}
     return value
 
 
@@ -267,11 +268,17 @@ def _parts(kind: Any) -> tuple[Any, tuple[object, ...]]:
     return kind, ()
 
 
-def _bounds(meta: Meta) -> Iterator[str]:
+def _bounds(meta: Meta, *, is_text: bool) -> Iterator[str]:
     """What bounds a value has, in words."""
-    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below", "pattern": "that matches"}
+    words = {
+        "ge": "of at least",
+        "gt": "above",
+        "min_length": "of at least",
+        "le": "of at most",
+        "lt": "below",
+        "max_length": "of at most",
+        "pattern": "that matches",
+    }
     for name, word in words.items():
         if (bound := getattr(meta, name)) is not None:
-            yield f"{word} {bound}"
-    if meta.max_length is not None:
-        yield f"of at most {meta.max_length} characters"
+            yield f"{word} {bound} characters" if is_text and "length" in name else f"{word} {bound}"
