@@ -33,6 +33,7 @@ from bench.support.usage import (
     children,
     cpu_seconds,
     has_work,
+    listening_sockets,
     proportional_bytes,
     resident_bytes,
     written_bytes,
@@ -104,6 +105,7 @@ class Subject:
         self._process: subprocess.Popen[bytes] | None = None
         self._postmaster: int | None = None
         self._url = "sqlite"
+        self._processes = int(str((settings or {}).get("processes", 1)))
         with ExitStack() as ending:
             folder = Path(ending.enter_context(TemporaryDirectory(prefix="synapse-like-bench-")))
             if database == "postgresql":
@@ -148,9 +150,12 @@ class Subject:
         return self._server
 
     def start(self) -> None:
-        """Start the home server and wait until it says that it is healthy."""
+        """Start the home server and wait until it says that it is healthy, and all its processes listen."""
         self._process = self._server.launch()
         self._wait_for_health()
+        # Before that, all connections would be those of the first.
+        while listening_sockets(self.address[1]) < self._processes:
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """Stop the home server in good order, if it runs."""

@@ -119,3 +119,12 @@ def ended_children_cpu_seconds(process: int) -> float:
 def children(process: int) -> list[int]:
     """The processes that a process has started and that still run."""
     return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def listening_sockets(port: int) -> int:
+    """How many sockets of this machine listen on a TCP port: one of each process that shares it."""
+    return sum(
+        state == "0A" and int(address.rpartition(":")[2], 16) == port
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for _, address, _, state, *_ in (line.split() for line in Path(table).read_text().splitlines()[1:])
+    )

@@ -26,7 +26,7 @@ from synapse_like.storage import events, profiles, rooms
 from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Extremity, RoomHead
-from synapse_like.storage.state import MEMBER, Snapshot
+from synapse_like.storage.state import MEMBER, Snapshot, name_of_slot
 
 #: Bytes of randomness in the local part of an event or room ID.
 ID_BYTES = 12
@@ -102,7 +102,7 @@ class EventCreation(Struct):
         if draft.type == MEMBER and draft.state_key is not None and draft.state_key.endswith(f":{self.server_name}"):
             # PROF-2. What the client says itself counts for more. A profile that changes at this moment is told to the
             # rooms that its user is in: this may be one of them, or has the new one.
-            txn.hold_name(f"profile {draft.state_key}")
+            txn.hold_names(f"profile {draft.state_key}", name_of_slot(draft.state_slot))
             profile = profiles.find(txn, draft.state_key)
             draft = replace(draft, content={**profile.content(), **draft.content})
         check_event_type(draft.type)

@@ -42,6 +42,7 @@ from synapse_like.storage.engines import (
     DatabaseInUse,
     DatabaseUnavailable,
     Engine,
+    Query,
     RawConnection,
     RawCursor,
     Row,
@@ -60,6 +61,7 @@ from synapse_like.storage.sharing import (
     Turn,
     Urgent,
     lane_of,
+    lane_of_name,
     lock_of_claim,
     newest,
     tell_passing,
@@ -236,13 +238,17 @@ class Transaction:
         if self.turn is not None:
             self.turn.hold(self, room_id)
 
-    def hold_name(self, name: str) -> None:
-        """Have to oneself, until the commit, something that is no room's, and that lanes of several rooms may touch.
+    def hold_names(self, *names: str) -> None:
+        """Have to oneself, until the commit, what is no room's, and what lanes of several rooms may touch.
 
         :raises LaneTaken: another process has it; the job is to be done again.
         """
         if self.turn is not None:
-            self.turn.hold_name(self, name)
+            self.turn.hold_names(self, names)
+
+    def holds_name(self, name: str) -> bool:
+        """Whether one has that already, or has everything."""
+        return self.turn is None or lane_of_name(name) in self.turn.lanes
 
     @property
     def is_shared(self) -> bool:
@@ -294,11 +300,11 @@ class Transaction:
     # For the database alone.
 
     def lock_and_read(
-        self, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool = False
-    ) -> tuple[set[int], list[Row]]:
+        self, needed: Sequence[int], wanted: Sequence[int], queries: Sequence[Query], *, begins: bool = False
+    ) -> tuple[set[int], list[list[Row]]]:
         """Take locks, and read something when they are held: see `Engine`."""
         self.statements += 1
-        return self._engine.lock_and_read(self._connection, needed, wanted, read, begins=begins)
+        return self._engine.lock_and_read(self._connection, needed, wanted, queries, begins=begins)
 
     def _marks(self) -> tuple[int, int, int]:
         return self.writes, len(self._on_commit), len(self._news)
@@ -454,11 +460,16 @@ class Connection:
             )
         for write in txn._before_commit.values():
             write()
-        if txn.turn is not None:
-            txn.turn.write_down(txn, txn._news)
+        last = txn.turn.last_words(txn, txn._news) if txn.turn is not None else None
         began = time.monotonic()
         try:
-            self.raw.execute("COMMIT")
+            if last is None:
+                self.raw.execute("COMMIT")
+            else:
+                self.engine.write_and_commit(self.raw, *last)
+        except self.engine.passing_errors:
+            # The database says that nothing of it stands.
+            raise
         except self.engine.database_errors as error:
             self.caches.clear()
             raise CommitFailed(f"{type(error).__name__}: {error}") from error

@@ -66,6 +66,10 @@ class DatabaseUnavailable(Exception):
     """The database cannot be opened; the message says where and why."""
 
 
+#: A query with what stands for its parameters, `$1` and so on.
+Query = tuple[str, Sequence[int | str]]
+
+
 class RawCursor(Protocol):
     """What we use of a DB-API cursor."""
 
@@ -165,15 +169,28 @@ class Engine(Protocol):
         ...
 
     def lock_and_read(
-        self, connection: RawConnection, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool
-    ) -> tuple[set[int], list[Row]]:
+        self,
+        connection: RawConnection,
+        needed: Sequence[int],
+        wanted: Sequence[int],
+        queries: Sequence[Query],
+        *,
+        begins: bool,
+    ) -> tuple[set[int], list[list[Row]]]:
         """Have a writing transaction hold locks until its end, and read something: all in one message.
 
         :param needed: locks that are waited for, one after the other.
         :param wanted: locks that are taken if they can be had at once.
-        :param read: what is read when they are held; a query without parameters.
+        :param queries: what is read when they are held.
         :param begins: whether the transaction begins with that.
-        :returns: the locks that are held of those wanted, and what was read.
+        :returns: the locks that are held of those wanted, and what was read by each query.
+        """
+        ...
+
+    def write_and_commit(self, connection: RawConnection, sql: str, values: Sequence[int | str]) -> None:
+        """Write something more and commit: in one message.
+
+        :param sql: with a parameter for each value: `$1` and so on.
         """
         ...
 
@@ -354,8 +371,17 @@ class SqliteEngine:
         return contextlib.nullcontext()
 
     def lock_and_read(
-        self, connection: RawConnection, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool
-    ) -> tuple[set[int], list[Row]]:
+        self,
+        connection: RawConnection,
+        needed: Sequence[int],
+        wanted: Sequence[int],
+        queries: Sequence[Query],
+        *,
+        begins: bool,
+    ) -> tuple[set[int], list[list[Row]]]:
+        raise NotImplementedError("nobody else writes to SQLite")
+
+    def write_and_commit(self, connection: RawConnection, sql: str, values: Sequence[int | str]) -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
     def roll_back(self, connection: RawConnection) -> None:
@@ -776,15 +802,21 @@ class PostgresEngine:
             self._watch.stop()
 
     def lock_and_read(
-        self, connection: RawConnection, needed: Sequence[int], wanted: Sequence[int], read: str, *, begins: bool
-    ) -> tuple[set[int], list[Row]]:
+        self,
+        connection: RawConnection,
+        needed: Sequence[int],
+        wanted: Sequence[int],
+        queries: Sequence[Query],
+        *,
+        begins: bool,
+    ) -> tuple[set[int], list[list[Row]]]:
         raw: Any = connection
         lock, try_lock = "SELECT pg_advisory_xact_lock($1)", "SELECT $1, pg_try_advisory_xact_lock($1)"
         # Each statement of the message sees what was committed when its turn comes: the last, after all locks are held.
         parts = ["BEGIN"] if begins else []
-        parts += [f"EXECUTE {self._ready(raw, lock)} ({number:d})" for number in needed]
-        parts += [f"EXECUTE {self._ready(raw, try_lock)} ({number:d})" for number in wanted]
-        parts.append(f"EXECUTE {self._ready(raw, read)}")
+        parts += [self._execute(raw, lock, [number], "(BIGINT)") for number in needed]
+        parts += [self._execute(raw, try_lock, [number], "(BIGINT)") for number in wanted]
+        parts += [self._execute(raw, sql, values) for sql, values in queries]
         cursor = raw.execute("; ".join(parts), prepare=False)
         for _ in range(begins + len(needed)):
             cursor.nextset()
@@ -793,17 +825,28 @@ class PostgresEngine:
             [(number, is_held)] = cursor.fetchall()
             held.update([number] if is_held else ())
             cursor.nextset()
-        return held, cursor.fetchall()
+        read: list[list[Row]] = []
+        for _ in queries:
+            read.append(cursor.fetchall())
+            cursor.nextset()
+        return held, read
 
-    def _ready(self, raw: Any, statement: str) -> str:
-        """The name by which a statement is ready on a connection: one message of several has no other way to use it."""
+    def write_and_commit(self, connection: RawConnection, sql: str, values: Sequence[int | str]) -> None:
+        raw: Any = connection
+        raw.execute(f"{self._execute(raw, sql, values)}; COMMIT", prepare=False)
+
+    def _execute(self, raw: Any, statement: str, values: Sequence[int | str], kinds: str = "") -> str:
+        """A statement of a message of several, which is ready on the connection: there is no other way to use it there.
+
+        :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
+        """
         known = self._names.setdefault(raw, {})
         name = known.get(statement)
         if name is None:
             name = known[statement] = f"synapse_like_{len(known)}"
-            kinds = "(BIGINT)" if "$1" in statement else ""
             raw.execute(f"PREPARE {name} {kinds} AS {statement}", prepare=False)
-        return name
+        given = ", ".join([str(value) if isinstance(value, int) else _quoted(value) for value in values])
+        return f"EXECUTE {name} ({given})" if given else f"EXECUTE {name}"
 
     def roll_back(self, connection: RawConnection) -> None:
         # Past the driver, which would forget all statements that it has ready, for fear of tables that are gone by it.
@@ -813,6 +856,11 @@ class PostgresEngine:
 
     def release(self) -> None:
         """The claim ends with the connection."""
+
+
+def _quoted(text: str) -> str:
+    """A text as it stands in SQL, where a backslash means itself (`standard_conforming_strings`)."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def open_engine(url: str, *, data_dir: Path, durability: str = "full", file: str = "homeserver.db") -> Engine:

@@ -44,7 +44,7 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.logs import get_logger
 from synapse_like.storage.continuity import Continuity, DatabaseWentBack
-from synapse_like.storage.engines import BUSY_SECONDS, CHANNEL, LONGEST_NOTICE, DatabaseUnavailable, Row
+from synapse_like.storage.engines import BUSY_SECONDS, CHANNEL, LONGEST_NOTICE, DatabaseUnavailable, Query, Row
 from synapse_like.storage.news import from_log, to_log
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ _log = get_logger(__name__)
 def lane_of(room_id: str) -> int:
     """The lane of a room."""
     return int.from_bytes(blake2b(room_id.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def lane_of_name(name: str) -> int:
+    """The lane of something that is no room."""
+    return lane_of(f"name {name}")
 
 
 def lock_of_claim(name: str) -> int:
@@ -137,25 +142,24 @@ class Turn(Struct):
 
         :raises LaneTaken: it cannot be had at once.
         """
-        self._hold_lane(txn, lane_of(room_id))
+        self._hold_lanes(txn, {lane_of(room_id)})
         self._held_now.add(room_id)
 
-    def hold_name(self, txn: Transaction, name: str) -> None:
-        """Have the lane of something that is no room.
+    def hold_names(self, txn: Transaction, names: Iterable[str]) -> None:
+        """Have the lanes of things that are no rooms.
 
-        :raises LaneTaken: it cannot be had at once.
+        :raises LaneTaken: one cannot be had at once.
         """
-        self._hold_lane(txn, lane_of(f"name {name}"))
+        self._hold_lanes(txn, {lane_of_name(name) for name in names})
 
-    def _hold_lane(self, txn: Transaction, lane: int) -> None:
-        if lane not in self.lanes:
-            held, rows = txn.lock_and_read([], [lane], _POSITIONS)
-            if not held:
+    def _hold_lanes(self, txn: Transaction, lanes: set[int]) -> None:
+        missing = lanes - self.lanes
+        if missing:
+            held, (commits,) = txn.lock_and_read([], sorted(missing), [self.holder.unseen])
+            self.lanes |= held
+            self.holder.catch_up(txn, commits)
+            for lane in missing - held:
                 raise LaneTaken(lane)
-            self.lanes.add(lane)
-            # Our own number, if we have it, is not yet a commit.
-            last: int = dict[str, int](rows)[COMMITS] if self.number is None else self.number - 1
-            self.holder.catch_up(txn, last)
 
     # What a job does to a room that it holds.
 
@@ -191,43 +195,41 @@ class Turn(Struct):
         """
         needed = sorted(needed)
         also = sorted(set(wanted) - set(needed))
-        held, rows = txn.lock_and_read(needed, also, _POSITIONS, begins=True)
+        held, (rows, commits) = txn.lock_and_read(needed, also, [_POSITIONS, self.holder.unseen], begins=True)
         self.lanes.update(needed, held)
         positions: dict[str, int] = dict(rows)
-        self.holder.catch_up(txn, positions[COMMITS])
+        self.holder.begin(positions[COMMITS])
+        self.holder.catch_up(txn, commits)
         return positions.get("outside", 0)
 
     def take_number(self, txn: Transaction) -> None:
         """Have the number of the commit, if it has none yet; one transaction at a time takes positions after that."""
         if self.number is None:
-            self.number = txn.insert(
-                "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position", (COMMITS,)
-            )
+            ((self.number,),) = self._take(txn, _TAKE_NUMBER)
+
+    def take_number_and_position(self, txn: Transaction, stream: str) -> int:
+        """The same, for a transaction that has none yet, and the next position of a stream with it."""
+        position: int
+        ((position, self.number),) = self._take(txn, _TAKE_NUMBER_AND_POSITION, stream)
+        return position
+
+    def _take(self, txn: Transaction, sql: str, *more: str) -> list[Row]:
+        """Take a number, and learn of all commits up to it: then nothing of them has to be waited for any more."""
+        txn.writes += 1
+        _, (taken, commits) = txn.lock_and_read([], [], [(sql, (COMMITS, *more)), self.holder.unseen])
+        self.holder.catch_up(txn, commits)
+        return taken
 
     def tell_at_once(self, number: int) -> None:
         """It is committed, and others on this machine must know."""
         if self.holder.urgent is not None:
             self.holder.urgent.note(number)
 
-    def take_number_and_position(self, txn: Transaction, stream: str) -> int:
-        """The same, for a transaction that has none yet, and the next position of a stream with it."""
-        # The second row is not touched before the first one is had: it is joined to what that gives.
-        row = txn.execute(
-            "WITH number AS (UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position)"
-            " UPDATE stream_positions AS s SET position = s.position + 1 FROM number WHERE s.stream = ?"
-            " RETURNING s.position, number.position",
-            (COMMITS, stream),
-        ).fetchone()
-        assert row is not None, "both rows are there from the beginning"
-        position: int
-        position, self.number = row
-        return position
-
-    def write_down(self, txn: Transaction, news: Sequence[object]) -> None:
-        """Write down what the commit changes, if it concerns others; the last thing before it."""
+    def last_words(self, txn: Transaction, news: Sequence[object]) -> tuple[str, Sequence[int | str]] | None:
+        """What writes down what the commit changes, if that concerns others: SQL and values, for the last statement."""
         self.end_job(has_written=True)
         if not txn.writes or not (news or self.changed or self.moved or self.kinds or self.number is not None):
-            return
+            return None
         self.take_number(txn)
         told = orjson.dumps([to_log(item) for item in news]).decode()
         rooms: list[Any] = sorted(self.changed)
@@ -235,7 +237,8 @@ class Turn(Struct):
             head: Movable | None = txn.caches.find("heads", room_id)
             rooms.append([room_id, head.as_moved(self.moved[room_id])] if head is not None else room_id)
         notice = self._notice = self.holder.notice()
-        values = [
+        assert self.number is not None, "it has just been taken"
+        values: list[int | str] = [
             self.number,
             self.holder.name,
             orjson.dumps(rooms).decode(),
@@ -243,11 +246,10 @@ class Turn(Struct):
             told,
             int(time.time() * 1000),
         ]
-        sql = "INSERT INTO commits (number, maker, rooms, kinds, news, made_at) VALUES (?, ?, ?, ?, ?, ?)"
+        sql = "INSERT INTO commits (number, maker, rooms, kinds, news, made_at) VALUES ($1, $2, $3, $4, $5, $6)"
         if notice:
-            txn.execute(f"{sql} RETURNING pg_notify(?, ?)", [*values, CHANNEL, notice])
-        else:
-            txn.execute(sql, values)
+            return f"{sql} RETURNING pg_notify($7, $8)", [*values, CHANNEL, notice]
+        return sql, values
 
     def committed(self, connection: Connection, began: float) -> None:
         """The commit stands.
@@ -269,7 +271,21 @@ class Turn(Struct):
 MOST_CAUGHT_UP = 500
 
 #: Where the log stands, and how often commands have changed something beside the server.
-_POSITIONS = "SELECT stream, position FROM stream_positions WHERE stream IN ('commits', 'outside')"
+_POSITIONS: Query = ("SELECT stream, position FROM stream_positions WHERE stream IN ('commits', 'outside')", ())
+#: The newest commits first, after a number; news only of those after another one.
+_COMMITS_SINCE = (
+    "SELECT number, maker, rooms, kinds, CASE WHEN number > $2 THEN news END FROM commits"
+    " WHERE number > $1 ORDER BY number DESC LIMIT $3"
+)
+_TAKE_NUMBER = "UPDATE stream_positions SET position = position + 1 WHERE stream = $1 RETURNING position"
+# The second row is not touched before the first one is had: it is joined to what that gives.
+_TAKE_NUMBER_AND_POSITION = (
+    "WITH number AS (UPDATE stream_positions SET position = position + 1 WHERE stream = $1 RETURNING position)"
+    " UPDATE stream_positions AS s SET position = s.position + 1 FROM number WHERE s.stream = $2"
+    " RETURNING s.position, number.position"
+)
+#: A number that no commit has.
+_NEVER = 2**62
 
 #: A commit: its number, who made it, and its news.
 Told = tuple[int, str, list[object]]
@@ -382,30 +398,37 @@ class Holder:
         """Whether others may have stopped reading on."""
         return time.monotonic() - self._said_at > DOUBTFUL_SECONDS
 
-    def catch_up(self, txn: Transaction, last: int) -> None:
-        """Learn what other processes have changed, now that the lanes are held: copies may be wrong by it.
+    @property
+    def unseen(self) -> Query:
+        """What asks for the commits that the copies do not know of, the newest first, with the news not read yet."""
+        seen = self._seen if self._seen is not None else _NEVER
+        return _COMMITS_SINCE, (seen, self.reading.last if self.reading is not None else _NEVER, MOST_CAUGHT_UP)
 
-        :param last: the number of the last commit.
+    def begin(self, newest: int) -> None:
+        """A writing transaction has begun. At the first one there are no copies yet that anything could make wrong.
+
+        :param newest: the number of the newest commit.
         """
         if self._seen is None:
-            self._seen = last
-        if last <= self._seen:
+            self._seen = newest
+
+    def catch_up(self, txn: Transaction, commits: Sequence[Row]) -> None:
+        """Learn what other processes have changed, now that the lanes are held: copies may be wrong by it.
+
+        :param commits: the answer to `unseen`.
+        """
+        if not commits:
             return
-        known = self.reading.last if self.reading is not None else last
-        rows = txn.all(
-            "SELECT number, maker, rooms, kinds, CASE WHEN number > ? THEN news END FROM commits"
-            " WHERE number > ? ORDER BY number",
-            (known, max(self._seen, last - MOST_CAUGHT_UP)),
-        )
-        if not rows or rows[0][0] > self._seen + 1:
+        assert self._seen is not None, "a transaction has begun"
+        rows = commits[::-1]
+        if rows[0][0] > self._seen + 1:
             txn.caches.clear()
         for _, maker, rooms, kinds, _ in rows:
             if maker != self.name:
                 self._forget(txn, orjson.loads(rooms))
                 for kind in orjson.loads(kinds):
                     txn.caches.drop_kind(kind)
-        # Perhaps more than was known to be there: what has been dealt with must not be dealt with again.
-        self._seen = rows[-1][0] if rows else last
+        self._seen = rows[-1][0]
         if self.reading is not None:
             self.reading.read(txn, rows)
 

@@ -43,12 +43,18 @@ def _known_slot_id(txn: Transaction, slot: StateSlot) -> int | None:
     return known if known is not None else txn.cache(SLOTS).get(slot)
 
 
+def name_of_slot(slot: StateSlot) -> str:
+    """By which name it is held who gives a slot its number (`Transaction.hold_names`)."""
+    return f"slot {slot}"
+
+
 def make_slot_id(txn: Transaction, slot: StateSlot) -> int:
     """The number of a (type, state key), given to it now if it has none."""
+    held = txn.holds_name(name_of_slot(slot))
     known = slot_id(txn, slot)
-    if known is None and txn.is_shared:
+    if known is None and not held:
         # Two rooms may come to have it at once, and neither must wait for the other's commit.
-        txn.hold_name(f"slot {slot}")
+        txn.hold_names(name_of_slot(slot))
         known = slot_id(txn, slot)
     if known is None:
         known = txn.insert("INSERT INTO state_slots (type, state_key) VALUES (?, ?) RETURNING slot_id", slot)

@@ -48,7 +48,7 @@ def test_hangup_changes_a_running_server_and_a_faulty_file_does_not(tmp_path: Pa
         assert "did you mean port?" in server.recent_log()
         alice.send(room, "still there")
 
-        sends = "#send: {per_second: 10.0, burst: 50}"
+        sends = "#send: {per_second: 10, burst: 50}"
         assert sends in config, "the test knows how the default is written"
         changed = config.replace(sends, "send: {per_second: 0.001, burst: 1}").replace("#readers: 2", "readers: 3")
         hang_up(server, changed)

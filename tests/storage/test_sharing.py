@@ -328,13 +328,13 @@ def test_a_commit_in_doubt_holds_nobody_up(url: str, processes: list[Process], m
         pid = txn.one("SELECT pg_backend_pid()")
         assert pid is not None
 
-        def end(*_: Any) -> None:
-            write_down(*_)
+        def end(*_: Any) -> Any:
             with psycopg.connect(url, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+            return last_words(*_)
 
-        write_down = Turn.write_down
-        monkeypatch.setattr(Turn, "write_down", end)
+        last_words = Turn.last_words
+        monkeypatch.setattr(Turn, "last_words", end)
         txn.when_rolled_back(monkeypatch.undo)
 
     failure = one.result(one.database.write("lose", lose))

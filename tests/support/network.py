@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 CHUNK_BYTES = 64 * 1024
 #: Pieces that are on their way on a slow line; more have to wait at its beginning.
-MOST_UNDER_WAY = 256
+MOST_UNDER_WAY = 64
 
 Result = TypeVar("Result")
 
