@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
@@ -460,13 +460,13 @@ class Connection:
             )
         for write in txn._before_commit.values():
             write()
-        last = txn.turn.last_words(txn, txn._news) if txn.turn is not None else None
+        last = txn.turn.last_words(txn, txn._news) if txn.turn is not None else []
         began = time.monotonic()
         try:
-            if last is None:
-                self.raw.execute("COMMIT")
+            if last:
+                self.engine.write_and_commit(self.raw, last)
             else:
-                self.engine.write_and_commit(self.raw, *last)
+                self.raw.execute("COMMIT")
         except self.engine.passing_errors:
             # The database says that nothing of it stands.
             raise
@@ -862,22 +862,26 @@ class Database:
     # The writing thread.
 
     def _run_writer(self) -> None:
-        is_ending = False
-        while self._put_off or not is_ending:
+        while True:
             jobs, self._put_off = self._put_off, []
             if not jobs:
                 job = self._writes.get()
                 if job is None:
                     return
                 jobs.append(job)
-            with contextlib.suppress(Empty):
-                while len(jobs) < MOST_JOBS_PER_COMMIT and not is_ending:
-                    job = self._writes.get_nowait()
-                    if job is None:
-                        is_ending = True
-                    else:
-                        jobs.append(job)
+            self._add_who_waits(jobs)
             self._write_together(jobs)
+
+    def _add_who_waits(self, jobs: list[_Job[Any]]) -> None:
+        """Add jobs that wait to those that share a commit."""
+        with contextlib.suppress(Empty):
+            while len(jobs) < MOST_JOBS_PER_COMMIT:
+                job = self._writes.get_nowait()
+                if job is None:
+                    # Nothing comes after it: the end is for the next time.
+                    self._writes.put(None)
+                    return
+                jobs.append(job)
 
     def _write_together(self, jobs: list[_Job[Any]]) -> None:
         """Run the jobs in one transaction; if that fails, each in its own."""
@@ -917,7 +921,7 @@ class Database:
         outcomes: list[_Outcome] = []
         put_off: list[_Job[Any]] = []
         try:
-            for job in jobs:
+            for job in self._in_turn(txn, jobs):
                 if txn.turn is not None and not job.lanes <= txn.turn.lanes:
                     put_off.append(job)
                     continue
@@ -947,6 +951,16 @@ class Database:
         self._put_off += put_off
         writer.statistics.jobs += len(outcomes)
         return news, outcomes
+
+    def _in_turn(self, txn: Transaction, jobs: list[_Job[Any]]) -> Iterator[_Job[Any]]:
+        """The jobs, and those that have come by the time when these are done, which share the commit then."""
+        done = 0
+        while done < len(jobs):
+            yield from jobs[done:]
+            done = len(jobs)
+            self._add_who_waits(jobs)
+            if txn.turn is not None:
+                txn.turn.want(txn, {lane for job in jobs[done:] for lane in job.lanes})
 
     def _begin_writing(self, jobs: list[_Job[Any]]) -> Transaction:
         """Begin; on a lost connection once more with a new one. Nothing was asked of it yet, so that is safe."""

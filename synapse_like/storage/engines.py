@@ -66,7 +66,7 @@ class DatabaseUnavailable(Exception):
     """The database cannot be opened; the message says where and why."""
 
 
-#: A query with what stands for its parameters, `$1` and so on.
+#: A statement with what stands for its parameters, `$1` and so on.
 Query = tuple[str, Sequence[int | str]]
 
 
@@ -187,11 +187,8 @@ class Engine(Protocol):
         """
         ...
 
-    def write_and_commit(self, connection: RawConnection, sql: str, values: Sequence[int | str]) -> None:
-        """Write something more and commit: in one message.
-
-        :param sql: with a parameter for each value: `$1` and so on.
-        """
+    def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
+        """Write something more and commit: in one message."""
         ...
 
     def roll_back(self, connection: RawConnection) -> None:
@@ -381,7 +378,7 @@ class SqliteEngine:
     ) -> tuple[set[int], list[list[Row]]]:
         raise NotImplementedError("nobody else writes to SQLite")
 
-    def write_and_commit(self, connection: RawConnection, sql: str, values: Sequence[int | str]) -> None:
+    def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
         raise NotImplementedError("nobody else writes to SQLite")
 
     def roll_back(self, connection: RawConnection) -> None:
@@ -831,9 +828,10 @@ class PostgresEngine:
             cursor.nextset()
         return held, read
 
-    def write_and_commit(self, connection: RawConnection, sql: str, values: Sequence[int | str]) -> None:
+    def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
         raw: Any = connection
-        raw.execute(f"{self._execute(raw, sql, values)}; COMMIT", prepare=False)
+        parts = [self._execute(raw, sql, values) for sql, values in statements]
+        raw.execute("; ".join([*parts, "COMMIT"]), prepare=False)
 
     def _execute(self, raw: Any, statement: str, values: Sequence[int | str], kinds: str = "") -> str:
         """A statement of a message of several, which is ready on the connection: there is no other way to use it there.

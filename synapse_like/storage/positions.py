@@ -20,7 +20,10 @@ def take(txn: Transaction, stream: str) -> int:
     else:
         position = last + 1
         # Only the first position of a transaction is taken in the table; the last one is written at its end.
-        txn.before_commit(("position", stream), lambda: _write_last(txn, stream))
+        if txn.turn is not None:
+            txn.turn.reaches(stream, position)
+        else:
+            txn.before_commit(("position", stream), lambda: _write_last(txn, stream))
     txn.positions[stream] = position
     return position
 

@@ -136,6 +136,7 @@ class Turn(Struct):
     _moved_now: dict[str, set[StateSlot]] = field(default_factory=dict)
     _changed_now: set[str] = field(default_factory=set)
     _notice: str = ""
+    _reached: dict[str, int] = field(default_factory=dict)
 
     def hold(self, txn: Transaction, room_id: str) -> None:
         """Have the lane of a room.
@@ -152,14 +153,18 @@ class Turn(Struct):
         """
         self._hold_lanes(txn, {lane_of_name(name) for name in names})
 
-    def _hold_lanes(self, txn: Transaction, lanes: set[int]) -> None:
+    def want(self, txn: Transaction, lanes: set[int]) -> None:
+        """Have such lanes as can be had at once."""
         missing = lanes - self.lanes
         if missing:
             held, (commits,) = txn.lock_and_read([], sorted(missing), [self.holder.unseen])
             self.lanes |= held
             self.holder.catch_up(txn, commits)
-            for lane in missing - held:
-                raise LaneTaken(lane)
+
+    def _hold_lanes(self, txn: Transaction, lanes: set[int]) -> None:
+        self.want(txn, lanes)
+        for lane in lanes - self.lanes:
+            raise LaneTaken(lane)
 
     # What a job does to a room that it holds.
 
@@ -213,6 +218,10 @@ class Turn(Struct):
         ((position, self.number),) = self._take(txn, _TAKE_NUMBER_AND_POSITION, stream)
         return position
 
+    def reaches(self, stream: str, position: int) -> None:
+        """The last position of a stream that the transaction has given out, if it is not the first."""
+        self._reached[stream] = position
+
     def _take(self, txn: Transaction, sql: str, *more: str) -> list[Row]:
         """Take a number, and learn of all commits up to it: then nothing of them has to be waited for any more."""
         txn.writes += 1
@@ -225,11 +234,11 @@ class Turn(Struct):
         if self.holder.urgent is not None:
             self.holder.urgent.note(number)
 
-    def last_words(self, txn: Transaction, news: Sequence[object]) -> tuple[str, Sequence[int | str]] | None:
-        """What writes down what the commit changes, if that concerns others: SQL and values, for the last statement."""
+    def last_words(self, txn: Transaction, news: Sequence[object]) -> list[Query]:
+        """What writes down what the commit changes, if that concerns others; for the message that commits."""
         self.end_job(has_written=True)
         if not txn.writes or not (news or self.changed or self.moved or self.kinds or self.number is not None):
-            return None
+            return []
         self.take_number(txn)
         told = orjson.dumps([to_log(item) for item in news]).decode()
         rooms: list[Any] = sorted(self.changed)
@@ -248,8 +257,8 @@ class Turn(Struct):
         ]
         sql = "INSERT INTO commits (number, maker, rooms, kinds, news, made_at) VALUES ($1, $2, $3, $4, $5, $6)"
         if notice:
-            return f"{sql} RETURNING pg_notify($7, $8)", [*values, CHANNEL, notice]
-        return sql, values
+            sql, values = f"{sql} RETURNING pg_notify($7, $8)", [*values, CHANNEL, notice]
+        return [*((_REACH, (position, stream)) for stream, position in self._reached.items()), (sql, values)]
 
     def committed(self, connection: Connection, began: float) -> None:
         """The commit stands.
@@ -277,6 +286,7 @@ _COMMITS_SINCE = (
     "SELECT number, maker, rooms, kinds, CASE WHEN number > $2 THEN news END FROM commits"
     " WHERE number > $1 ORDER BY number DESC LIMIT $3"
 )
+_REACH = "UPDATE stream_positions SET position = $1 WHERE stream = $2"
 _TAKE_NUMBER = "UPDATE stream_positions SET position = position + 1 WHERE stream = $1 RETURNING position"
 # The second row is not touched before the first one is had: it is joined to what that gives.
 _TAKE_NUMBER_AND_POSITION = (
