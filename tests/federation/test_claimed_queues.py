@@ -29,7 +29,7 @@ ELSEWHERE = "elsewhere.example"
 class Sharing(House):
     """A house that shares its database with others."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         bus, bridge = Bus(), ThreadBridge()
         super().__init__(Database(open_engine(url, data_dir=Path()), bridge, bus, shared=True), bus, bridge)
         self._go_on = threading.Event()
@@ -40,7 +40,7 @@ class Sharing(House):
             self._go_on.wait()
             try_(*args)
 
-        self.database.claims._try = try_if_it_goes_on  # type: ignore[method-assign]
+        monkeypatch.setattr(self.database.claims, "_try", try_if_it_goes_on)
         self.database.start()
         self.start()
 
@@ -112,7 +112,7 @@ def url(postgresql: PostgreSQL) -> Iterator[str]:
 def houses(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Sharing, Sharing]]:
     """Two, of which the first sends to `THERE` and `ELSEWHERE`, which are in the room."""
     monkeypatch.setattr(claims, "TRY_EVERY_SECONDS", 0.1)
-    one, two = Sharing(url), Sharing(url)
+    one, two = Sharing(url, monkeypatch), Sharing(url, monkeypatch)
     try:
         one.make_room(ROOM, THERE, ELSEWHERE)
         one.say(ROOM, "first")

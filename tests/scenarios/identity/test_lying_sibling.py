@@ -182,15 +182,16 @@ def test_pushes_must_be_signed_by_a_sibling_for_this_server(server: IdentityServ
     liar = Liar(server)
     content = {"log": "log", "after": 0, "statements": []}
     assert server.request("POST", PUSH, content).status == 401
-    for options in (
+    wrong: list[dict[str, Any]] = [
         {"destination": "another.example"},
         {"key": OTHER_KEY},
         {"key": generate_signing_key("1")},
         {"origin": OTHER},
         {"signed": {**content, "after": 1}},
         {"origin": "stranger.invalid"},
-    ):
-        answer = liar.push(content, **options)  # type: ignore[arg-type]
+    ]
+    for options in wrong:
+        answer = liar.push(content, **options)
         assert answer.status == 401, f"{options}: {answer.body!r}"
     assert liar.push(content).json == {"position": 0}
 
