@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.federation.destinations import DestinationQueues, PassingEdusLost, SenderLost, lot_of
+from synapse_like.federation.destinations import DestinationQueues, PassingEdusLost
+from synapse_like.federation.lots import SenderLost, lot_of
 from synapse_like.handlers.presence import LookersChanged, Presence
 from synapse_like.handlers.presence_states import AVAILABILITY, HIDDEN
 from synapse_like.handlers.streams import came

@@ -83,7 +83,7 @@ def statement(email: str = "alice@example.org", *, by: str = NAME, key: Any = KE
 
 
 @pytest.fixture
-def server(identity_servers: IdentityServers) -> Iterator[IdentityServer]:
+def server(identity_servers: IdentityServers) -> IdentityServer:
     """An identity server with two siblings, whose keys we have both."""
     made = identity_servers()
     siblings = [
