@@ -60,9 +60,10 @@ class Progress:
         if self._timer is None and not self._stopped:
             self._timer = self._clock.call_later(SAVE_SECONDS, self._save_now)
 
-    def tell(self, news: LeftAlone) -> None:
-        """Have other processes know with the next that is written down."""
-        self._untold[news.server] = news
+    def tell_left_alone(self, server: str, until: int | None) -> None:
+        """Have other processes know with the next that is written down: see `LeftAlone`."""
+        if self._database.is_shared:
+            self._untold[server] = LeftAlone(server, until)
 
     def forget(self, server: str) -> None:
         """Write down nothing more of a server."""

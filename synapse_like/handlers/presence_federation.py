@@ -20,8 +20,9 @@ from msgspec import Struct
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.federation.destinations import DestinationQueues, PassingEdusLost
+from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.federation.lots import SenderLost, lot_of
+from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.handlers.presence_keeping import LookersChanged, PresenceKeeper
 from synapse_like.handlers.presence_persons import Persons
 from synapse_like.handlers.presence_states import AVAILABILITY, HIDDEN

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from synapse_like.federation.destinations import PassingEdusLost
 from synapse_like.federation.lots import SenderLost, lot_of
 from synapse_like.federation.progress import SAVE_SECONDS
+from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.storage import claims, destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database

@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import PassingEdusLost
 from synapse_like.federation.lots import SenderLost, lot_of
+from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.handlers import presence_federation
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
