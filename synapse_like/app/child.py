@@ -26,7 +26,7 @@ from synapse_like.app.reloading import Reloading
 from synapse_like.app.siblings import Siblings
 from synapse_like.config import Config
 
-#: How long it is waited before a child that has died is started again; twice as long each time, as long as none lives
+#: How long the parent waits before it starts a child again that has died: twice as long each time, until one has lived
 #: for long; in seconds.
 FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.1, 30.0, 60.0
 #: How often a child that serves shows that it does, in seconds.
@@ -36,7 +36,7 @@ _log = logs.get_logger(__name__)
 
 
 class Child:
-    """A process of the server, as the parent sees it; in the process itself, its parent.
+    """A process of the server: in its parent, what is known of it; in the process itself, what ties it to the parent.
 
     :param number: from 1.
     :param siblings: what it has in common with the others; None for one that is not the home server.

@@ -42,9 +42,9 @@ from synapse_like.storage.sharing import Urgent
 
 #: How long children may take to stop, in seconds; then they are killed.
 STOP_SECONDS = 45.0
-#: How often it is looked whether children still serve, in seconds.
+#: How often the parent looks whether children show that they serve, in seconds.
 LOOK_SECONDS = 5.0
-#: One that has not shown for so long that it does, in seconds, hangs: it is killed, and started again.
+#: One that has shown nothing for so long, in seconds, hangs: it is killed, and started again.
 HANG_SECONDS = 60.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
