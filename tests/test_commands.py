@@ -409,7 +409,8 @@ def test_start_loads_nothing_that_not_every_server_needs(data_dir: Path, tmp_pat
     asks_others = {"twisted.web.client", "twisted.names.client", "twisted.internet.endpoints", "authlib"}
     writes_letters = {"synapse_like.mail", "twisted.mail.smtp", "jinja2"}
     of_some_requests = {"PIL", "phonenumbers", "vobject"}
-    of_other_settings = {"psycopg", "prometheus_client", "synapse_like.identity", "synapse_like.app.parent"}
+    of_several_processes = {"synapse_like.app.parent", "synapse_like.app.child"}
+    of_other_settings = {"psycopg", "prometheus_client", "synapse_like.identity", *of_several_processes}
     assert not loaded & (asks_others | writes_letters | of_some_requests | of_other_settings)
 
 

@@ -8,20 +8,14 @@ cannot start while the server does, nothing starts.
 The parent has no reactor, no thread and no connection: there is nothing in it that a child could take over broken.
 What it has loaded lies in memory once, for all of them.
 
-A child that serves counts up a number in memory that it shares with the parent. One that does so no more hangs, or was
-stopped: connections would still be given to it, and nobody answer them. It is killed.
-
-Children hear of their parent's end by a pipe, which ends with it, however it does; then they stop in good order. The
-parent hears of theirs by SIGCHLD, and what they have to say by a pipe for each, a line of JSON at a time:
-`{"tell": sentence}`, `{"failed": sentence}` and, once it serves, `{"ready": true}`.
+A child that does not show any more that it serves hangs, or was stopped: connections would still be given to it, and
+nobody would answer them. It is killed. How children and their parent hear of each other is told in `child.py`; of a
+child's end, the parent hears by SIGCHLD.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
-import mmap
 import os
 import selectors
 import shutil
@@ -33,241 +27,29 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, field
 
 from synapse_like import logs
+from synapse_like.app.child import Child
 from synapse_like.app.errors import StartError
-from synapse_like.app.reloading import Reloading, reader, take_log
+from synapse_like.app.reloading import reader, take_log
 from synapse_like.app.siblings import Siblings, listening, places
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.http.shared_limits import SharedBuckets
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
 from synapse_like.storage.sharing import Urgent
 
-#: How long it is waited before a child that has died is started again; twice as long each time, as long as none lives
-#: for long; in seconds.
-FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.1, 30.0, 60.0
 #: How long children may take to stop, in seconds; then they are killed.
 STOP_SECONDS = 45.0
-
-#: How often a child that serves shows that it does, and how often the parent looks, in seconds.
-BEAT_SECONDS, LOOK_SECONDS = 2.0, 5.0
+#: How often the parent looks whether children show that they serve, in seconds.
+LOOK_SECONDS = 5.0
 #: One that has shown nothing for so long, in seconds, hangs: it is killed, and started again.
 HANG_SECONDS = 60.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 _log = logs.get_logger(__name__)
-
-
-class Child:
-    """A process of the server, as the parent sees it; in the process itself, its parent.
-
-    :param number: from 1.
-    :param siblings: what it has in common with the others; None for one that is not the home server.
-    """
-
-    def __init__(self, number: int, siblings: Siblings | None) -> None:
-        self.number = number
-        self.siblings = siblings
-        self.process_id: int | None = None
-        self.is_ready = False
-        #: Why it could not start.
-        self.failure: str | None = None
-        #: When it is to be started next.
-        self.due: float | None = None
-        #: The settings that were read at the last SIGHUP, if there was one before it started.
-        self.newer: Config | None = None
-        self.hangup_waits = False
-        self.sentences: list[str] = []
-        #: For how many seconds it has not shown that it serves.
-        self.silent = 0.0
-        self._beats = mmap.mmap(-1, 8)
-        self._beats_seen = 0
-        self._is_beating = False
-        self._pause = 0.0
-        self._born = 0.0
-        self._report: int | None = None
-        self._heard = b""
-
-    # In the parent.
-
-    def born(self, process_id: int, report: int) -> None:
-        """It was started.
-
-        :param report: by which it reports.
-        """
-        os.set_blocking(report, False)
-        self.process_id, self._report, self._heard = process_id, report, b""
-        self.is_ready, self.failure, self.due, self.hangup_waits = False, None, None, False
-        self.sentences.clear()
-        self.silent, self._beats_seen, self._is_beating = 0.0, self.beats, False
-        self._born = time.monotonic()
-
-    @property
-    def beats(self) -> int:
-        """How often it has shown that it serves, in all its lives."""
-        return int.from_bytes(self._beats[:], sys.byteorder)
-
-    def look(self, seconds: float) -> None:
-        """See whether it has shown that it serves.
-
-        :param seconds: since the last look.
-        """
-        if self.beats != self._beats_seen:
-            self.silent, self._beats_seen, self._is_beating = 0.0, self.beats, True
-        elif self._is_beating:
-            self.silent += seconds
-
-    @property
-    def report(self) -> int | None:
-        """By which it reports, as long as it may."""
-        return self._report
-
-    def listen(self) -> None:
-        """Hear what it has to say."""
-        while self._report is not None:
-            try:
-                said = os.read(self._report, 65536)
-            except BlockingIOError:
-                break
-            if not said:
-                self.hang_up()
-            self._heard += said
-        *lines, self._heard = self._heard.split(b"\n")
-        for line in lines:
-            match json.loads(line):
-                case {"tell": str(sentence)}:
-                    self.sentences.append(sentence)
-                case {"failed": str(sentence)}:
-                    self.failure = sentence
-                case {"ready": True}:
-                    self.is_ready = True
-
-    def hang_up(self) -> None:
-        """Hear it no more."""
-        if self._report is not None:
-            os.close(self._report)
-            self._report = None
-
-    def died(self) -> None:
-        """It has ended."""
-        self.listen()
-        self.hang_up()
-        self.process_id = None
-
-    def wait(self) -> float:
-        """Have it started again after a while; after how many seconds."""
-        now = time.monotonic()
-        self._pause = FIRST_PAUSE if now - self._born > LONG_LIFE else min(2 * self._pause, LONGEST_PAUSE)
-        self._pause = max(self._pause, FIRST_PAUSE)
-        self.due = now + self._pause
-        return self._pause
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it lives."""
-        if self.process_id is not None:
-            os.kill(self.process_id, number)
-
-    def hang(self) -> None:
-        """Pass SIGHUP on; to one that starts just now, once it listens."""
-        if self.is_ready:
-            self.send(signal.SIGHUP)
-        else:
-            self.hangup_waits = True
-
-    # In the child.
-
-    def be(self, report: int, life: int) -> None:
-        """Become it: in the new process.
-
-        :param report: by which it reports.
-        :param life: ends with the parent.
-        """
-        self._report, self._life = report, life
-
-    def tell(self, sentence: str) -> None:
-        """Have the parent say something."""
-        self._say(tell=sentence)
-
-    def fail(self, sentence: str) -> None:
-        """Report that it cannot start."""
-        self._say(failed=sentence)
-
-    def beat(self) -> None:
-        """Show that it serves."""
-        self._beats[:] = (self.beats + 1).to_bytes(8, sys.byteorder)
-
-    def serves(self) -> None:
-        """Report that it has started; nothing is reported after that."""
-        self._say(ready=True)
-        self.hang_up()
-
-    def _say(self, **what: object) -> None:
-        if self._report is not None:
-            # Of a parent that is no more one hears by the other pipe.
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._report, json.dumps(what).encode() + b"\n")
-
-    def tie(self, loop: Any, reloading: Reloading[Any]) -> None:
-        """Have the service that has started here end when the parent wants it, or is no more.
-
-        :param loop: Twisted's reactor.
-        """
-        is_ending = False
-
-        def stop() -> None:
-            nonlocal is_ending
-            if not is_ending:
-                is_ending = True
-                loop.stop()
-
-        def orphaned() -> None:
-            loop.removeReader(lifeline)
-            if is_ending:
-                return
-            _log.warning("the parent of this process has ended, and so does it")
-            if self.siblings is not None:
-                shutil.rmtree(self.siblings.folder, ignore_errors=True)
-            stop()
-
-        def beat() -> None:
-            self.beat()
-            loop.callLater(BEAT_SECONDS, beat)
-
-        def serve() -> None:
-            # Not before the reactor has set its own.
-            signal.signal(signal.SIGTERM, lambda *_: loop.callFromThread(stop))
-            beat()
-            self.serves()
-
-        if self.newer is not None and self.siblings is not None:
-            reloading.take(self.newer)
-        lifeline = _Lifeline(self._life, orphaned)
-        loop.addReader(lifeline)
-        loop.callWhenRunning(serve)
-
-
-class _Lifeline(Struct, frozen=True, eq=False):
-    """Something to read, for the reactor: it ends with the parent, and nothing else ever comes."""
-
-    file: int
-    ended: Callable[[], None]
-
-    def fileno(self) -> int:
-        return self.file
-
-    def doRead(self) -> None:  # noqa: N802 - Twisted's name
-        self.ended()
-
-    # By which of the two the reactor tells of the end depends on the system.
-    def connectionLost(self, _: object) -> None:  # noqa: N802 - Twisted's name
-        self.ended()
-
-    def logPrefix(self) -> str:  # noqa: N802 - Twisted's name
-        return "parent"
 
 
 class Parent(Struct):
@@ -555,7 +337,7 @@ class Parent(Struct):
         else:
             take_log(self._newer)
         for child in self._children:
-            child.hang()
+            child.reload()
 
 
 class _Wakened:

@@ -10,12 +10,14 @@ from synapse_like.clock import ReactorClock
 from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.handlers.incoming_transactions import EduHandler
 from synapse_like.handlers.notifier import Notifier
-from synapse_like.handlers.presence import SWEEP_SECONDS, Presence
+from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_federation import EDU_TYPE as PRESENCE
 from synapse_like.handlers.presence_federation import SWEEP_SECONDS as FEDERATION_SECONDS
 from synapse_like.handlers.presence_federation import PresenceFederation
 from synapse_like.handlers.presence_input import PresenceInput
+from synapse_like.handlers.presence_keeping import SWEEP_SECONDS, PresenceKeeper
 from synapse_like.handlers.presence_lists import ACCEPT, DENY, INVITE, PresenceLists
+from synapse_like.handlers.presence_persons import Persons
 from synapse_like.storage.claims import PRESENCE as PRESENCE_CLAIM
 from synapse_like.storage.claims import Claims
 from synapse_like.storage.profiles import ProfileChanged
@@ -27,10 +29,16 @@ LASTING_EDUS = (INVITE, ACCEPT, DENY)
 class People(Struct):
     """What knows who is there.
 
+    :ivar persons: what is known of them.
+    :ivar keeper: writes down what others are told.
+    :ivar presence: what those see who look.
+    :ivar input: takes what devices, users and other servers say.
     :ivar federation: None if other servers are not told.
     :ivar claims: by which one process comes to keep presence.
     """
 
+    persons: Persons
+    keeper: PresenceKeeper
     presence: Presence
     input: PresenceInput
     lists: PresenceLists
@@ -43,23 +51,23 @@ class People(Struct):
         if self.claims.is_alone:
             await self.keep()
             return
-        await self.presence.start()
+        await self.persons.start()
         self.claims.want(PRESENCE_CLAIM, lambda: run_in_background("keep-presence", self.keep), self.let_go)
 
     async def keep(self) -> None:
         """Keep presence, for all processes."""
-        await self.presence.keep()
+        await self.keeper.keep()
         self.input.keep()
         if self.federation is not None:
             await self.federation.start()
 
     def let_go(self) -> None:
         """Another process may keep it."""
-        self.presence.let_go()
+        self.keeper.let_go()
 
     def profile_changed(self, news: ProfileChanged) -> None:
         """A user has another name or picture, and whoever sees them is told (PROF-2)."""
-        self.presence.profile_changed(news.user_id, news.displayname, news.avatar_url)
+        self.keeper.profile_changed(news.user_id, news.displayname, news.avatar_url)
 
     @property
     def edus(self) -> dict[str, EduHandler]:
@@ -78,7 +86,7 @@ class People(Struct):
     def tasks(self) -> list[Repeating]:
         """What is to be done every so often."""
         tasks = [
-            every(self.clock, "presence", SWEEP_SECONDS, self.presence.sweep),
+            every(self.clock, "presence", SWEEP_SECONDS, self.keeper.sweep),
             every(self.clock, "presence-input", SWEEP_SECONDS, self.input.sweep),
         ]
         if self.federation is not None:
@@ -96,10 +104,13 @@ def make_people(on: Foundation, notifier: Notifier, queues: DestinationQueues, p
     if not config.presence.enabled:
         return None
     federates = config.presence.federation and config.federation.enabled
-    presence = Presence(on.database, notifier, on.bus, on.clock, on.name, position)
-    lists = PresenceLists(on.database, presence, on.name, auto_accept=config.presence.auto_accept, federates=federates)
-    federation = PresenceFederation(on.database, presence, queues, on.bus, on.clock, on.name) if federates else None
-    comes_in = PresenceInput(on.database, presence, federation, on.bus, on.clock)
-    people = People(presence, comes_in, lists, federation, on.clock, on.database.claims)
-    on.bus.subscribe(ProfileChanged, people.profile_changed)
+    database, bus, clock, name = on.database, on.bus, on.clock, on.name
+    persons = Persons(database, notifier, bus, clock, name, position)
+    keeper = PresenceKeeper(database, persons, bus, clock, name)
+    presence = Presence(database, persons, notifier, clock)
+    lists = PresenceLists(database, persons, name, auto_accept=config.presence.auto_accept, federates=federates)
+    federation = PresenceFederation(database, persons, keeper, queues, bus, clock, name) if federates else None
+    comes_in = PresenceInput(database, persons, keeper, federation, bus, clock)
+    people = People(persons, keeper, presence, comes_in, lists, federation, clock, database.claims)
+    bus.subscribe(ProfileChanged, people.profile_changed)
     return people

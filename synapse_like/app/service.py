@@ -26,7 +26,7 @@ from synapse_like.config import Config, load
 from synapse_like.storage.claims import CHORES
 
 if TYPE_CHECKING:
-    from synapse_like.app.parent import Child
+    from synapse_like.app.child import Child
     from synapse_like.identity.settings import IdentityConfig
 
 _log = logs.get_logger(__name__)

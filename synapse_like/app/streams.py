@@ -8,7 +8,8 @@ from synapse_like.app.foundation import Foundation
 from synapse_like.app.presence import People, make_people
 from synapse_like.app.speaking import Speaking
 from synapse_like.background import Repeating, every
-from synapse_like.federation.destinations import EVEN_OUT_SECONDS, DestinationQueues
+from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.federation.lots import EVEN_OUT_SECONDS
 from synapse_like.handlers.authentication import Authentication
 from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.notifier import Notifier

@@ -20,8 +20,11 @@ from msgspec import Struct
 
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
-from synapse_like.federation.destinations import DestinationQueues, PassingEdusLost, SenderLost, lot_of
-from synapse_like.handlers.presence import LookersChanged, Presence
+from synapse_like.federation.destinations import DestinationQueues
+from synapse_like.federation.lots import SenderLost, lot_of
+from synapse_like.federation.sending import PassingEdusLost
+from synapse_like.handlers.presence_keeping import LookersChanged, PresenceKeeper
+from synapse_like.handlers.presence_persons import Persons
 from synapse_like.handlers.presence_states import AVAILABILITY, HIDDEN
 from synapse_like.handlers.streams import came
 from synapse_like.protocol.errors import BadJson
@@ -73,14 +76,16 @@ class PresenceFederation:
     def __init__(
         self,
         database: Database,
-        people: Presence,
+        persons: Persons,
+        keeper: PresenceKeeper,
         queues: DestinationQueues,
         bus: Bus,
         clock: Clock,
         server_name: str,
     ) -> None:
         self._database = database
-        self._people = people
+        self._persons = persons
+        self._keeper = keeper
         self._queues = queues
         self._clock = clock
         self._server_name = server_name
@@ -118,14 +123,14 @@ class PresenceFederation:
     # Telling.
 
     def _on_recorded(self, news: PresenceRecorded) -> None:
-        if not self._people.keeps:
+        if not self._persons.keeps:
             return
         ours = [user_id for user_id in news.user_ids if self._is_ours(user_id)]
         if ours:
             run_in_background("push-presence", self._push, ours)
 
     def _is_there(self, user_id: str) -> bool:
-        person = self._people.known(user_id)
+        person = self._persons.known(user_id)
         return person is not None and person.told.state != OFFLINE
 
     async def _push(self, user_ids: Sequence[str]) -> None:
@@ -141,7 +146,7 @@ class PresenceFederation:
             return
         rows = await self._database.read("presence-of-users", presence.of_users, user_ids)
         now_ms = self._clock.now_ms()
-        said = [self._people.told(name, rows.get(name)).event(name, now_ms)["content"] for name in user_ids]
+        said = [self._persons.told(name, rows.get(name)).event(name, now_ms)["content"] for name in user_ids]
         await self._send(server, "push", said)
 
     async def _tell_all(self, servers: Collection[str] | None) -> None:
@@ -158,7 +163,7 @@ class PresenceFederation:
         self._behind.add(news.server)
 
     def _on_sender_lost(self, news: SenderLost) -> None:
-        if self._people.keeps:
+        if self._persons.keeps:
             run_in_background("presence-lost", self._note_lost, frozenset(news.lots))
 
     async def _note_lost(self, lots: Collection[str]) -> None:
@@ -183,7 +188,7 @@ class PresenceFederation:
     # Asking.
 
     def _on_lookers(self, news: LookersChanged) -> None:
-        if not self._people.keeps:
+        if not self._persons.keeps:
             return
         self._curious.difference_update(news.went)
         new = [user_id for user_id in news.came if user_id not in self._curious]
@@ -192,19 +197,19 @@ class PresenceFederation:
             run_in_background("poll-presence", self._ask_for_company, new)
 
     def _on_event(self, news: EventPersisted) -> None:
-        if not self._people.keeps:
+        if not self._persons.keeps:
             return
         newcomers = came(news)
         lookers = [user_id for user_id in newcomers if user_id in self._curious]
-        if lookers and not self._people.has_lookers(news.room_id, but=lookers):
+        if lookers and not self._persons.has_lookers(news.room_id, but=lookers):
             run_in_background("poll-presence", self._ask_in_room, news.room_id)
         others = [user_id for user_id in newcomers if ":" in user_id and not self._is_ours(user_id)]
-        if others and self._people.has_lookers(news.room_id):
+        if others and self._persons.has_lookers(news.room_id):
             # Also those of whom we knew: their server has not told us of them in the meantime.
             run_in_background("poll-presence", self._ask, others, anew=True)
 
     def _on_list(self, news: ListChanged) -> None:
-        if not self._people.keeps:
+        if not self._persons.keeps:
             return
         if news.is_accepted and self._is_ours(news.observer) and not self._is_ours(news.observed):
             # The other server has only now become willing to tell.
@@ -251,7 +256,7 @@ class PresenceFederation:
 
     async def sweep(self) -> None:
         """Catch up with servers that can be reached again, ask again, and believe nobody who has long been silent."""
-        if not self._people.keeps:
+        if not self._persons.keeps:
             return
         await self._catch_up()
         now = self._clock.monotonic()
@@ -268,7 +273,7 @@ class PresenceFederation:
     def _lose(self, user_id: str) -> None:
         """Take a user for offline of whom nothing is heard."""
         if self._is_there(user_id):
-            self._people.heard(user_id, OFFLINE)
+            self._keeper.heard(user_id, OFFLINE)
 
     async def _review(self) -> None:
         """Tell other servers whom we do not want to know of any more, and forget for whom interest has lapsed."""
@@ -327,7 +332,7 @@ class PresenceFederation:
         if state == HIDDEN:
             # What else it says of somebody hidden is not to be seen, either.
             state, item = OFFLINE, {key: item[key] for key in SHOWN if key in item}
-        self._people.heard(user_id, state, item)
+        self._keeper.heard(user_id, state, item)
 
 
 def _list(content: Mapping[str, Any], key: str) -> list[Any]:

@@ -1,8 +1,8 @@
 """What comes to this process that tells who is there, brought to the process that keeps presence.
 
-Of several processes one keeps presence (`presence.py`): it alone makes of all devices what their user is, and writes
-that down. The others tell it which devices follow the event stream with them, what users choose, and what other servers
-say. What it makes of that, all learn by its news.
+Of several processes one keeps presence (`presence_keeping.py`): it alone makes of all devices what their user is, and
+writes that down. The others tell it which devices follow the event stream with them, what users choose, and what other
+servers say. What it makes of that, all learn by its news.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from twisted.internet.defer import Deferred
 from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester
-from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_federation import PresenceFederation
+from synapse_like.handlers.presence_keeping import PresenceKeeper
+from synapse_like.handlers.presence_persons import Persons
 from synapse_like.protocol.errors import Forbidden, Unavailable
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.storage.bus import Bus
@@ -34,7 +35,7 @@ TRIES, TRY_SECONDS = 4, 3.0
 
 
 class Choice(Struct, frozen=True):
-    """What a user wants to be seen as: see `Presence.choose`."""
+    """What a user wants to be seen as: see `PresenceKeeper.choose`."""
 
     user_id: str
     token_id: int
@@ -81,10 +82,17 @@ class PresenceInput:
     """
 
     def __init__(
-        self, database: Database, presence: Presence, federation: PresenceFederation | None, bus: Bus, clock: Clock
+        self,
+        database: Database,
+        persons: Persons,
+        keeper: PresenceKeeper,
+        federation: PresenceFederation | None,
+        bus: Bus,
+        clock: Clock,
     ) -> None:
         self._database = database
-        self._presence = presence
+        self._persons = persons
+        self._keeper = keeper
         self._federation = federation
         self._clock = clock
         #: How many event streams the devices have open here, and when the keeper was told of them.
@@ -102,8 +110,8 @@ class PresenceInput:
     def opened(self, requester: Requester) -> None:
         """A device of a user follows the event stream."""
         self._streams[requester] = self._streams.get(requester, 0) + 1
-        if self._presence.keeps:
-            self._presence.opened(requester)
+        if self._persons.keeps:
+            self._keeper.opened(requester)
         else:
             self._tell(requester)
 
@@ -114,8 +122,8 @@ class PresenceInput:
             self._streams[requester] = left
         else:
             self._streams.pop(requester, None)
-        if self._presence.keeps:
-            self._presence.closed(requester)
+        if self._persons.keeps:
+            self._keeper.closed(requester)
 
     async def choose(
         self,
@@ -127,7 +135,7 @@ class PresenceInput:
         idle_ms: int | None,
         device_type: str | None,
     ) -> None:
-        """A user says what they want to be seen as: see `Presence.choose`. Returns when that is written down.
+        """A user says what they want to be seen as: see `PresenceKeeper.choose`. Returns when that is written down.
 
         :raises Forbidden: it is somebody else's presence.
         :raises Unavailable: nobody keeps presence at the moment.
@@ -136,7 +144,7 @@ class PresenceInput:
             raise Forbidden("You can only set your own presence.")
         choice = Choice(requester.user_id, requester.token_id, state, status_msg, idle_ms, device_type)
         for _ in range(TRIES):
-            if self._presence.keeps:
+            if self._persons.keeps:
                 await self._keep(choice)
                 return
             if await self._is_kept_elsewhere(choice):
@@ -158,11 +166,11 @@ class PresenceInput:
         if is_kept:
             # Who goes on here sees it.
             await self._database.come_up_to_date()
-            await self._presence.settled()
+            await self._persons.settled()
         return is_kept
 
     async def _keep(self, choice: Choice) -> None:
-        await self._presence.choose(
+        await self._keeper.choose(
             choice.user_id,
             choice.token_id,
             choice.state,
@@ -173,7 +181,7 @@ class PresenceInput:
 
     async def receive(self, origin: str, content: Mapping[str, Any]) -> None:
         """Another server tells of its users, and asks for ours."""
-        if self._presence.keeps:
+        if self._persons.keeps:
             await self._hear(origin, content)
         else:
             self._database.tell_others(PresenceHeard(origin, content))
@@ -191,14 +199,14 @@ class PresenceInput:
         devices, self._to_tell = self._to_tell, set()
         now = self._clock.monotonic()
         self._told.update(dict.fromkeys(devices, now))
-        if self._presence.keeps:
+        if self._persons.keeps:
             self._on_devices(DevicesSeen([(device.user_id, device.token_id) for device in devices]))
         else:
             self._database.tell_others(DevicesSeen([(device.user_id, device.token_id) for device in devices]))
 
     async def sweep(self) -> None:
         """Tell the keeper which devices are still there."""
-        if self._presence.keeps:
+        if self._persons.keeps:
             return
         for requester in self._streams:
             self._tell(requester)
@@ -209,17 +217,17 @@ class PresenceInput:
         """From now on this process keeps presence: what is here counts."""
         for requester, count in self._streams.items():
             for _ in range(count):
-                self._presence.opened(requester)
+                self._keeper.opened(requester)
 
     # What the keeper hears.
 
     def _on_devices(self, news: DevicesSeen) -> None:
-        if self._presence.keeps:
+        if self._persons.keeps:
             for user_id, token_id in news.devices:
-                self._presence.seen(user_id, token_id)
+                self._keeper.seen(user_id, token_id)
 
     def _on_choice(self, news: PresenceChosen) -> None:
-        if self._presence.keeps:
+        if self._persons.keeps:
             run_in_background("keep-choice", self._keep_choice, news)
 
     async def _keep_choice(self, news: PresenceChosen) -> None:
@@ -232,7 +240,7 @@ class PresenceInput:
             waiting.callback(True)
 
     def _on_heard(self, news: PresenceHeard) -> None:
-        if self._presence.keeps:
+        if self._persons.keeps:
             run_in_background("presence-heard", self._hear, news.origin, news.content)
 
     async def _hear(self, origin: str, content: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from synapse_like.federation.transactions import encode_edu
 from synapse_like.handlers.authentication import Requester
-from synapse_like.handlers.presence import Presence
+from synapse_like.handlers.presence_persons import Persons
 from synapse_like.handlers.streams import Json
 from synapse_like.protocol.errors import BadJson, Forbidden, NotFound
 from synapse_like.protocol.identifiers import canonical_user_id, domain_of
@@ -67,10 +67,10 @@ class PresenceLists:
     """
 
     def __init__(
-        self, database: Database, people: Presence, server_name: str, *, auto_accept: AutoAccept, federates: bool
+        self, database: Database, persons: Persons, server_name: str, *, auto_accept: AutoAccept, federates: bool
     ) -> None:
         self._database = database
-        self._people = people
+        self._persons = persons
         self._server_name = server_name
         self._auto_accept = auto_accept
         self._federates = federates
@@ -84,12 +84,12 @@ class PresenceLists:
         """
         self._check_own(requester, user_id)
         entries, rows, groups = await self._database.read("presence-list", _read, requester.user_id)
-        now_ms = self._people.now_ms()
+        now_ms = self._persons.now_ms()
         shown = []
         for entry in entries:
             item: Json = {"user_id": entry.observed, "accepted": entry.is_accepted}
             if entry.is_accepted:
-                item |= self._people.told(entry.observed, rows.get(entry.observed)).status(now_ms)
+                item |= self._persons.told(entry.observed, rows.get(entry.observed)).status(now_ms)
             in_groups = [name for name, members in groups.items() if entry.observed in members]
             shown.append(item | ({"groups": in_groups} if in_groups else {}))
         return shown

@@ -19,8 +19,9 @@ from msgspec import field
 
 from synapse_like import logs
 from synapse_like.app import parent
+from synapse_like.app.child import Child
 from synapse_like.app.errors import StartError
-from synapse_like.app.parent import Child, Parent
+from synapse_like.app.parent import Parent
 from synapse_like.config import load
 
 

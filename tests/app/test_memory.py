@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from synapse_like.federation import agent, client, destinations, keyring, resolver
-from synapse_like.handlers import authentication, content, incoming_transactions, notifier, presence, typing
+from synapse_like.handlers import authentication, content, incoming_transactions, notifier, presence_persons, typing
 from synapse_like.http.channel import Headers
 from synapse_like.http.requests import Call, Query
 from synapse_like.storage import events, rooms, state
@@ -34,9 +34,9 @@ SMALL = {
     (incoming_transactions, "MOST_ROOMS"): 4,
     (incoming_transactions, "MOST_ORIGINS"): 4,
     (notifier, "MOST_RECENT"): 20,
-    (presence, "MOST_REMEMBERED"): 4,
-    (presence, "MOST_LEARNED"): 4,
-    (presence, "MOST_LIST_NEWS"): 4,
+    (presence_persons, "MOST_REMEMBERED"): 4,
+    (presence_persons, "MOST_LEARNED"): 4,
+    (presence_persons, "MOST_LIST_NEWS"): 4,
     (typing, "MOST_ROOMS"): 4,
     (rooms.HEADS, "most"): 4,
     (rooms.CURRENT_STATE, "most"): 60_000,

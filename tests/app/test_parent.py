@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from synapse_like.app import parent
-from synapse_like.app.parent import FIRST_PAUSE, LONG_LIFE, LONGEST_PAUSE, Child
+from synapse_like.app.child import FIRST_PAUSE, LONG_LIFE, LONGEST_PAUSE, Child
 from tests.support.processes import dying_with_us, free_port, is_alive, wait_until
 from tests.support.server import ROOT
 
@@ -167,7 +167,7 @@ def test_a_port_that_is_taken_is_named(run: Run, tmp_path: Path) -> None:
 
 def test_pauses_grow_while_none_lives_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(parent.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     child = Child(1, None)
     pauses = []
     for _ in range(12):

@@ -12,16 +12,10 @@ from twisted.internet.task import Clock as HandMovedTime
 from twisted.python.failure import Failure
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import (
-    STOP_SECONDS,
-    DestinationQueues,
-    HeardFrom,
-    LotsLeft,
-    PassingEdu,
-    PassingEdusLost,
-    SenderLost,
-)
+from synapse_like.federation.destinations import DestinationQueues
 from synapse_like.federation.errors import RemoteRefusal, ServerUnreachable
+from synapse_like.federation.lots import HeardFrom, LotsLeft, PassingEdu, SenderLost
+from synapse_like.federation.sending import STOP_SECONDS, PassingEdusLost
 from synapse_like.protocol.events import Event
 from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import V1

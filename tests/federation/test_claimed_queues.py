@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from synapse_like.federation import destinations as queues
-from synapse_like.federation.destinations import PassingEdusLost, SenderLost
+from synapse_like.federation.lots import SenderLost, lot_of
+from synapse_like.federation.progress import SAVE_SECONDS
+from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.storage import claims, destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Connection, Database
@@ -29,7 +30,7 @@ ELSEWHERE = "elsewhere.example"
 class Sharing(House):
     """A house that shares its database with others."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         bus, bridge = Bus(), ThreadBridge()
         super().__init__(Database(open_engine(url, data_dir=Path()), bridge, bus, shared=True), bus, bridge)
         self._go_on = threading.Event()
@@ -40,7 +41,7 @@ class Sharing(House):
             self._go_on.wait()
             try_(*args)
 
-        self.database.claims._try = try_if_it_goes_on  # type: ignore[method-assign]
+        monkeypatch.setattr(self.database.claims, "_try", try_if_it_goes_on)
         self.database.start()
         self.start()
 
@@ -55,7 +56,7 @@ class Sharing(House):
 
         def has_it() -> bool:
             self.time.advance(0)
-            return self.database.claims.holds(queues.lot_of(server))
+            return self.database.claims.holds(lot_of(server))
 
         self.bridge.pump(has_it, 30)
         self.time.advance(0)
@@ -81,7 +82,7 @@ class Sharing(House):
     @property
     def servers(self) -> set[str]:
         """The ones that it sends to."""
-        return {server for server in (THERE, ELSEWHERE) if self.database.claims.holds(queues.lot_of(server))}
+        return {server for server in (THERE, ELSEWHERE) if self.database.claims.holds(lot_of(server))}
 
     def end(self) -> None:
         self._go_on.set()
@@ -112,7 +113,7 @@ def url(postgresql: PostgreSQL) -> Iterator[str]:
 def houses(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Sharing, Sharing]]:
     """Two, of which the first sends to `THERE` and `ELSEWHERE`, which are in the room."""
     monkeypatch.setattr(claims, "TRY_EVERY_SECONDS", 0.1)
-    one, two = Sharing(url), Sharing(url)
+    one, two = Sharing(url, monkeypatch), Sharing(url, monkeypatch)
     try:
         one.make_room(ROOM, THERE, ELSEWHERE)
         one.say(ROOM, "first")
@@ -155,7 +156,7 @@ def test_when_one_dies_the_other_goes_on_and_skips_nothing(houses: tuple[Sharing
 def test_an_edu_in_memory_is_given_to_who_sends(houses: tuple[Sharing, Sharing]) -> None:
     one, two = houses
     two.hear()
-    two.bridge.pump(lambda: queues.lot_of(THERE) in two.database.claims._tried, 30)
+    two.bridge.pump(lambda: lot_of(THERE) in two.database.claims._tried, 30)
     two.send_edu(THERE, {"typing": "é"}, key="room")
     one.see_sent(3)
     assert one.accept(THERE).edus == [{"typing": "é"}]
@@ -198,7 +199,7 @@ def test_who_loses_what_it_had_forgets_it(houses: tuple[Sharing, Sharing]) -> No
     one.news.subscribe(PassingEdusLost, lost.append)
     one.say(ROOM, "under way")
     one.send_edu(THERE, {"typing": 1})
-    one.database.claims._lost(frozenset([queues.lot_of(THERE)]))
+    one.database.claims._lost(frozenset([lot_of(THERE)]))
     assert set(one.queues.states()) == {ELSEWHERE}
     assert lost == [PassingEdusLost(THERE)]
 
@@ -208,7 +209,7 @@ def test_who_dies_takes_edus_with_it_and_those_who_can_say_it_again_are_told(hou
     one, two = houses
     one.saved()
     two.hear()
-    two.bridge.pump(lambda: queues.lot_of(THERE) in two.database.claims._refused, 30)
+    two.bridge.pump(lambda: lot_of(THERE) in two.database.claims._refused, 30)
     told: list[SenderLost] = []
     two.news.subscribe(SenderLost, told.append)
     one.say(ROOM, "under way")
@@ -216,7 +217,7 @@ def test_who_dies_takes_edus_with_it_and_those_who_can_say_it_again_are_told(hou
     one.die()
     two.have(THERE)
     two.have(ELSEWHERE)
-    assert {lot for news in told for lot in news.lots} == {queues.lot_of(THERE), queues.lot_of(ELSEWHERE)}
+    assert {lot for news in told for lot in news.lots} == {lot_of(THERE), lot_of(ELSEWHERE)}
 
 
 @pytest.fixture
@@ -245,7 +246,7 @@ def test_who_stands_still_is_replaced_and_sends_nothing_when_it_goes_on(houses: 
     one.hear()
     one.accept_all()
     one.say(ROOM, "more")
-    one.advance(queues.SAVE_SECONDS)
+    one.advance(SAVE_SECONDS)
     assert len(one.other.sent) == before
     assert one.write(destinations.find, THERE) == stored
     go_on.set()

@@ -9,8 +9,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.backoff import FIRST_RETRY_MS, JITTER, LONGEST_RETRY_MS
-from synapse_like.federation.destinations import MOST_TO_FAILING, PASSING_EDU_MS, STOP_SECONDS, PassingEdusLost
 from synapse_like.federation.outbox import MOST_ANNOUNCED, MOST_PASSING_EDUS
+from synapse_like.federation.sending import MOST_TO_FAILING, PASSING_EDU_MS, STOP_SECONDS, PassingEdusLost
 from synapse_like.federation.transactions import MOST_EDUS, MOST_PDUS, position_of
 from synapse_like.protocol.errors import BadParam, Unavailable
 from synapse_like.storage import destinations, events, rooms

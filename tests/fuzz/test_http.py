@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -169,11 +170,15 @@ class Scene:
         """See that the server is well, and has kept nothing of it all."""
         self.renew()
         for site in (self.server.client_site, self.server.federation_site):
-            self.server.loop.until(lambda site=site: site.in_flight == 0)  # type: ignore[misc]
+            self.server.loop.until(partial(_is_idle, site))
             assert not site.connections
             assert site.budget.total == 0
             assert not site.budget._by_address
             assert not site._by_address
+
+
+def _is_idle(site: Site[Any]) -> bool:
+    return site.in_flight == 0
 
 
 def _with(text: str, values: Mapping[str, str]) -> str:

@@ -13,11 +13,12 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
-from synapse_like.federation.destinations import PassingEdusLost, SenderLost, lot_of
+from synapse_like.federation.lots import SenderLost, lot_of
+from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.handlers import presence_federation
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
-from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
+from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_federation import (
     ASK_AGAIN_SECONDS,
     INTEREST_SECONDS,
@@ -27,6 +28,8 @@ from synapse_like.handlers.presence_federation import (
     SILENT_SECONDS,
     PresenceFederation,
 )
+from synapse_like.handlers.presence_keeping import CLOSED_SECONDS, PresenceKeeper
+from synapse_like.handlers.presence_persons import Persons
 from synapse_like.handlers.presence_states import LONGEST_TEXT
 from synapse_like.handlers.streams import NO_ARRIVALS
 from synapse_like.storage import accounts, presence, presence_lists, profiles
@@ -88,10 +91,12 @@ class Scene:
         self.database._bus = self.bus
         position = self.read(presence.current_position)
         notifier = Notifier(self.database, self.bus, clock, 10)
-        self.people = Presence(self.database, notifier, self.bus, clock, "here", position)
-        self.people.keeps = True
+        self.persons = Persons(self.database, notifier, self.bus, clock, "here", position)
+        self.persons.keeps = True
+        self.keeper = PresenceKeeper(self.database, self.persons, self.bus, clock, "here")
+        self.presence = Presence(self.database, self.persons, notifier, clock)
         queues: Any = self.queues
-        self.federation = PresenceFederation(self.database, self.people, queues, self.bus, clock, "here")
+        self.federation = PresenceFederation(self.database, self.persons, self.keeper, queues, self.bus, clock, "here")
         self.bus.subscribe(PresenceRecorded, lambda news: self.told.append(sorted(news.user_ids)))
 
     # Doing something, and waiting for what comes of it.
@@ -119,21 +124,21 @@ class Scene:
             meet = [self.database.read("test", lambda txn, barrier=barrier: barrier.wait(10)) for _ in range(2)]
             self.result(DeferredList(meet))
             self.time.advance(0)
-            quiet = 0 if self.people.is_telling else quiet + 1
+            quiet = 0 if self.keeper.is_telling else quiet + 1
 
     def comes(self, user_id: str, token_id: int = 1) -> None:
-        self.people.opened(login(user_id, token_id))
+        self.keeper.opened(login(user_id, token_id))
 
     def goes(self, user_id: str, token_id: int = 1) -> None:
-        self.people.closed(login(user_id, token_id))
+        self.keeper.closed(login(user_id, token_id))
 
     def choose(self, user_id: str, state: str) -> None:
-        chosen = Deferred.fromCoroutine(self.people.choose(user_id, 1, state, None, idle_ms=None, device_type=None))
+        chosen = Deferred.fromCoroutine(self.keeper.choose(user_id, 1, state, None, idle_ms=None, device_type=None))
         self.passes()
         assert chosen.called
 
     def sweeps(self) -> None:
-        self.result(self.people.sweep())
+        self.result(self.keeper.sweep())
 
     def joins(self, user_id: str, room_id: str = ROOM) -> None:
         """Have a person of whom something is known come into the room."""
@@ -159,7 +164,7 @@ class Scene:
 
     def events(self, after: int) -> tuple[int, list[dict[str, Any]]]:
         """The same as a client sees it."""
-        position, events = self.result(self.people.news(self.watcher, after, NO_ARRIVALS))
+        position, events = self.result(self.presence.news(self.watcher, after, NO_ARRIVALS))
         return position, orjson.loads(orjson.dumps(list(events)))
 
 
@@ -187,7 +192,7 @@ def test_closed_stream_means_offline_after_a_while(scene: Scene) -> None:
     scene.sweeps()
     scene.passes()
     assert scene.told == [[ALICE], [ALICE]]
-    assert scene.people.person(ALICE).told.state == "offline"
+    assert scene.persons.person(ALICE).told.state == "offline"
 
 
 def test_who_polls_again_in_time_was_there_all_along(scene: Scene) -> None:
@@ -209,7 +214,7 @@ def test_who_was_there_before_a_restart_has_a_while_to_come_back(scene: Scene) -
     scene.passes()
     scene.told.clear()
     scene.begin()
-    scene.result(scene.people.keep())
+    scene.result(scene.keeper.keep())
     scene.passes(CLOSED_SECONDS - 5)
     scene.comes(BOB)
     scene.sweeps()
@@ -219,7 +224,7 @@ def test_who_was_there_before_a_restart_has_a_while_to_come_back(scene: Scene) -
     scene.sweeps()
     scene.passes()
     assert scene.told == [[ALICE]]
-    assert scene.people.person(BOB).told.state == "online"
+    assert scene.persons.person(BOB).told.state == "online"
     assert [row.user_id for row in scene.read(presence.there)] == [BOB]
 
 
@@ -227,10 +232,10 @@ def test_what_one_says_after_a_restart_counts_at_once(scene: Scene) -> None:
     """It counted only half a minute later if one had been more available before."""
     scene.choose(ALICE, "free_for_chat")
     scene.begin()
-    scene.result(scene.people.keep())
+    scene.result(scene.keeper.keep())
     scene.passes()
     scene.choose(ALICE, "unavailable")
-    assert scene.people.person(ALICE).told.state == "unavailable"
+    assert scene.persons.person(ALICE).told.state == "unavailable"
 
 
 def test_changes_are_told_together_and_at_most_once_a_second(scene: Scene) -> None:
@@ -251,9 +256,9 @@ def test_change_that_is_undone_at_once_is_not_told(scene: Scene) -> None:
     scene.comes(ALICE)
     scene.passes()
     scene.told.clear()
-    person = scene.people.person(ALICE)
+    person = scene.persons.person(ALICE)
     person.choices["1"] = "unavailable"
-    scene.people.changed(person)
+    scene.keeper.changed(person)
     person.choices["1"] = "online"
     scene.passes()
     assert scene.told == []
@@ -375,8 +380,8 @@ def test_unpoll_and_taking_back_end_interest(scene: Scene) -> None:
         scene.queues.take()
         end()
         scene.comes(ALICE, 2)
-        scene.people.person(ALICE).status_msg = f"{end}"
-        scene.people.changed(scene.people.person(ALICE))
+        scene.persons.person(ALICE).status_msg = f"{end}"
+        scene.keeper.changed(scene.persons.person(ALICE))
         scene.passes()
         assert scene.queues.take() == []
 
@@ -401,7 +406,7 @@ def test_we_ask_for_those_whom_our_users_may_see(scene: Scene) -> None:
     with_zoe_seen_by_alice(scene)
     assert scene.queues.take() == [("there", {"poll": [THERE]})]
     push(scene)
-    assert scene.people.person(THERE).told.state == "online"
+    assert scene.persons.person(THERE).told.state == "online"
 
 
 def test_unanswered_poll_is_repeated_less_and_less_often(scene: Scene) -> None:
@@ -421,11 +426,11 @@ def test_users_of_a_silent_server_do_not_stay_online_for_ever(scene: Scene) -> N
     scene.passes(SILENT_SECONDS - 10)
     scene.result(scene.federation.sweep())
     scene.passes()
-    assert scene.people.person(THERE).told.state == "online"
+    assert scene.persons.person(THERE).told.state == "online"
     scene.passes(20)
     scene.result(scene.federation.sweep())
     scene.passes()
-    assert scene.people.person(THERE).told.state == "offline"
+    assert scene.persons.person(THERE).told.state == "offline"
 
 
 def test_we_ask_again_before_our_interest_lapses(scene: Scene) -> None:
@@ -450,21 +455,21 @@ def test_whom_nobody_wants_to_see_is_unpolled(scene: Scene) -> None:
 
 def test_servers_speak_for_their_own_users_and_only_when_asked(scene: Scene) -> None:
     push(scene)
-    assert scene.people.known(THERE) is None, "nobody asked"
+    assert scene.persons.known(THERE) is None, "nobody asked"
     with_zoe_seen_by_alice(scene)
     push(scene, "elsewhere")
     push(scene, user_id=ALICE, presence="offline")
     push(scene, presence="asleep")
     push(scene, presence=5)
     scene.result(scene.federation.receive("there", {"push": [5, None, {}], "poll": 7, "unpoll": {}}))
-    assert scene.people.person(ALICE).told.state == "online"
-    assert scene.people.known(THERE) is None
+    assert scene.persons.person(ALICE).told.state == "online"
+    assert scene.persons.known(THERE) is None
 
 
 def test_hidden_of_another_server_is_offline(scene: Scene) -> None:
     with_zoe_seen_by_alice(scene)
     push(scene, presence="hidden")
-    assert scene.people.known(THERE) is None or scene.people.person(THERE).told.state == "offline"
+    assert scene.persons.known(THERE) is None or scene.persons.person(THERE).told.state == "offline"
 
 
 def test_server_that_could_not_be_reached_is_told_later_how_it_stands(scene: Scene) -> None:
@@ -539,7 +544,7 @@ def test_what_may_not_have_gone_out_before_a_restart_is_said_again(scene: Scene)
     scene.choose(ALICE, "unavailable")
     scene.queues.take()
     scene.begin()
-    scene.result(scene.people.keep())
+    scene.result(scene.keeper.keep())
     scene.result(scene.federation.start())
     [(server, content)] = scene.queues.take()
     assert (server, content["push"][0]["presence"]) == ("there", "unavailable")
@@ -647,12 +652,12 @@ def test_no_server_takes_all_the_places_of_those_asked_for(scene: Scene, monkeyp
 def test_long_and_odd_words_of_another_server_are_cut(scene: Scene) -> None:
     with_zoe_seen_by_alice(scene)
     push(scene, status_msg="a\0b" + "x" * 100_000, displayname="y" * 100_000, last_active_ago=10**30, device_type=["x"])
-    told = scene.people.person(THERE).told
+    told = scene.persons.person(THERE).told
     assert told.status_msg == "ab" + "x" * (LONGEST_TEXT - 2)
     assert told.profile == (("displayname", "y" * LONGEST_TEXT),)
     assert (told.last_active, told.kind) == (0, None)
     push(scene, last_active_ago=-1, status_msg=5, avatar_url={})
-    told = scene.people.person(THERE).told
+    told = scene.persons.person(THERE).told
     assert (told.status_msg, told.profile, told.last_active) == (None, (), 0)
 
 
@@ -660,7 +665,7 @@ def test_what_a_server_says_of_somebody_hidden_is_not_seen(scene: Scene) -> None
     with_zoe_seen_by_alice(scene)
     push(scene, status_msg="here")
     push(scene, presence="hidden", status_msg="secret", device_type="mobile", last_active_ago=0, displayname="Zoe")
-    told = scene.people.person(THERE).told
+    told = scene.persons.person(THERE).told
     assert (told.state, told.kind, told.profile) == ("offline", None, (("displayname", "Zoe"),))
     assert "secret" not in str(told)
 
@@ -677,7 +682,7 @@ def test_name_is_not_told_again_after_a_restart(scene: Scene) -> None:
     push(scene, displayname="Zoe", device_type="mobile")
     scene.told.clear()
     scene.begin()
-    scene.result(scene.people.keep())
+    scene.result(scene.keeper.keep())
     scene.result(scene.federation.start())
     scene.comes(ALICE)
     scene.passes()
@@ -685,13 +690,13 @@ def test_name_is_not_told_again_after_a_restart(scene: Scene) -> None:
     assert scene.told == []
     push(scene, displayname="Zoë", device_type="mobile")
     assert scene.told == [[THERE]]
-    scene.people.profile_changed(ALICE, "Alice L.", None)
+    scene.keeper.profile_changed(ALICE, "Alice L.", None)
     scene.passes()
     assert scene.told == [[THERE], [ALICE]]
 
 
 def test_name_that_is_taken_away_is_told_though_nobody_is_there(scene: Scene) -> None:
-    scene.people.profile_changed(ALICE, None, None)
+    scene.keeper.profile_changed(ALICE, None, None)
     scene.passes()
     assert scene.told == [[ALICE]]
 
@@ -704,7 +709,7 @@ def test_poll_right_after_a_restart_misses_nothing(scene: Scene) -> None:
     position, _ = scene.news(0)
     scene.choose(ALICE, "unavailable")
     scene.begin()
-    scene.result(scene.people.keep())
+    scene.result(scene.keeper.keep())
     end, told = scene.news(position)
     assert told == [(ALICE, "unavailable")]
     scene.passes()
@@ -717,7 +722,7 @@ def test_request_that_is_not_announced_yet_is_told_once(scene: Scene) -> None:
     scene.passes()
     position, _ = scene.news(0)
     scene.silently(presence_lists.put, Entry(ALICE, BOB, is_accepted=False))
-    scene.people._started_at = 10**6
+    scene.persons._lists_since = 10**6
     position, events = scene.events(position)
     assert events == []
     scene.bus.publish(ListChanged(position + 1, ALICE, BOB, False))

@@ -19,8 +19,10 @@ from twisted.internet.task import Clock as HandMovedTime
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers.authentication import PATIENCE, Authentication, Requester
 from synapse_like.handlers.notifier import Notifier, Watcher
-from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
+from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_input import REPEAT_SECONDS, TRIES, TRY_SECONDS, PresenceInput
+from synapse_like.handlers.presence_keeping import CLOSED_SECONDS, PresenceKeeper
+from synapse_like.handlers.presence_persons import Persons
 from synapse_like.handlers.streams import NO_ARRIVALS, Stream
 from synapse_like.handlers.typing import FRESH_MS, Typing, TypingHeard
 from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
@@ -67,14 +69,16 @@ class Process:
             self.database.read("start", lambda txn: (events.current_position(txn), presence.current_position(txn)))
         )
         notifier = Notifier(self.database, bus, clock, event_position)
-        self.presence = Presence(self.database, notifier, bus, clock, "here", position)
-        self.input = PresenceInput(self.database, self.presence, None, bus, clock)
+        self.persons = Persons(self.database, notifier, bus, clock, "here", position)
+        self.keeper = PresenceKeeper(self.database, self.persons, bus, clock, "here")
+        self.presence = Presence(self.database, self.persons, notifier, clock)
+        self.input = PresenceInput(self.database, self.persons, self.keeper, None, bus, clock)
         self.typing = Typing(self.database, notifier, bus, clock, None, "here")
         self.authentication = Authentication(self.database, bus, clock)
-        self.result(self.presence.start())
+        self.result(self.persons.start())
 
     def keep(self) -> None:
-        self.result(self.presence.keep())
+        self.result(self.keeper.keep())
         self.input.keep()
 
     def result(self, awaitable: Any) -> Any:
@@ -87,12 +91,12 @@ class Process:
         """Let time pass, and what is due be done."""
         self.time.advance(seconds)
         self.result(self.input.sweep())
-        self.result(self.presence.sweep())
+        self.result(self.keeper.sweep())
 
     def sees(self, user_id: str) -> str:
         """What this process says that a user is."""
         row = self.result(self.database.read("row", presence.of_users, [user_id])).get(user_id)
-        return self.presence.told(user_id, row).state
+        return self.persons.told(user_id, row).state
 
     def news(self, stream: Stream, after: int, *rooms: str) -> tuple[int, list[Any]]:
         watcher = Watcher(BOB, 0)
@@ -155,7 +159,7 @@ def test_who_is_there_with_one_process_is_there_for_all_and_goes_when_the_stream
     one, two = processes
     two.input.opened(login(ALICE))
     until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "online")
-    assert two.presence.person(ALICE).position == one.presence.person(ALICE).position > 0
+    assert two.persons.person(ALICE).position == one.persons.person(ALICE).position > 0
     for _ in range(10):
         # Longer than a device is there of which nothing is heard.
         turns = iter([False, False, True])
@@ -184,30 +188,30 @@ def test_what_was_chosen_is_seen_as_soon_as_that_is_answered(
     processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, two = processes
-    load, slow = two.presence._load, Deferred[None]()
+    load, slow = two.persons.load, Deferred[None]()
 
     async def load_slowly(persons: Any) -> None:
         await slow
         await load(persons)
 
-    monkeypatch.setattr(two.presence, "_load", load_slowly)
+    monkeypatch.setattr(two.persons, "load", load_slowly)
     chosen = choose(two, ALICE, "unavailable")
-    until(processes, lambda: bool(two.presence._unknown), 0)
+    until(processes, lambda: bool(two.persons._unknown), 0)
     turns = iter([False, False, False, True])
     until(processes, lambda: next(turns), 0)
     assert not chosen.called
     slow.callback(None)
     until(processes, lambda: chosen.called, 0)
-    assert two.presence.person(ALICE).told.state == "unavailable"
+    assert two.persons.person(ALICE).told.state == "unavailable"
 
 
 def test_what_the_tables_say_counts_until_it_is_learned(processes: tuple[Process, Process]) -> None:
     one, two = processes
     chosen = choose(two, ALICE, "unavailable")
     until(processes, lambda: chosen.called)
-    newer = presence.StoredPresence(ALICE, two.presence.person(ALICE).position + 1, "free_for_chat")
-    assert two.presence.told(ALICE, newer).state == "free_for_chat"
-    assert one.presence.told(ALICE, newer).state == "unavailable", "the keeper knows most"
+    newer = presence.StoredPresence(ALICE, two.persons.person(ALICE).position + 1, "free_for_chat")
+    assert two.persons.told(ALICE, newer).state == "free_for_chat"
+    assert one.persons.told(ALICE, newer).state == "unavailable", "the keeper knows most"
 
 
 def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Process, Process]) -> None:
@@ -215,7 +219,7 @@ def test_when_the_keeper_dies_another_goes_on_with_what_was(processes: tuple[Pro
     one.input.opened(login(BOB))
     two.input.opened(login(ALICE))
     until(processes, lambda: two.sees(ALICE) == two.sees(BOB) == "online")
-    one.presence.let_go()
+    one.keeper.let_go()
     chosen = choose(two, ALICE, "unavailable")
     two.keep()
     until((two,), lambda: chosen.called, TRY_SECONDS / 4)
@@ -230,16 +234,16 @@ def test_who_lets_go_before_it_has_begun_to_keep_takes_nobody_up(processes: tupl
     one.input.opened(login(BOB))
     until(processes, lambda: two.sees(BOB) == "online")
     begun: list[Any] = []
-    Deferred.fromCoroutine(two.presence.keep()).addBoth(begun.append)
-    two.presence.let_go()
+    Deferred.fromCoroutine(two.keeper.keep()).addBoth(begun.append)
+    two.keeper.let_go()
     two.bridge.pump(lambda: bool(begun), seconds=PATIENCE_SECONDS)
     assert begun == [None]
-    assert not two.presence.person(BOB).devices
+    assert not two.persons.person(BOB).devices
 
 
 def test_without_a_keeper_one_is_told_to_try_again(processes: tuple[Process, Process]) -> None:
     one, two = processes
-    one.presence.let_go()
+    one.keeper.let_go()
     chosen = choose(two, ALICE, "unavailable")
     failed: list[Any] = []
     chosen.addErrback(failed.append)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import Any
 
 from synapse_like.http.channel import ABORT_SECONDS, IDLE_SECONDS, LINGER_SECONDS, RECEIVE_SECONDS, SWALLOWED
@@ -18,6 +19,10 @@ def wait(path: str = "") -> bytes:
 
 def put(number: int, body: bytes = b"{}") -> bytes:
     return request("PUT", f"{PREFIX}/put/{number}", body)
+
+
+def was_refused(client: Client) -> bool:
+    return client.is_closed or b"400" in client.received
 
 
 class ChannelCase(SiteCase):
@@ -137,7 +142,7 @@ class PipeliningTests(ChannelCase):
                 client.send((first + head)[:at])
                 await self.reactor_turns()
                 client.send((first + head + last)[at:])
-                await self.until(lambda client=client: client.is_closed or b"400" in client.received)  # type: ignore[misc]
+                await self.until(partial(was_refused, client))
                 self.time.advance(LINGER_SECONDS)
                 await client.closed()
                 heard.append(re.sub(rb"Date: .*", b"", client.received))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -83,7 +82,7 @@ def statement(email: str = "alice@example.org", *, by: str = NAME, key: Any = KE
 
 
 @pytest.fixture
-def server(identity_servers: IdentityServers) -> Iterator[IdentityServer]:
+def server(identity_servers: IdentityServers) -> IdentityServer:
     """An identity server with two siblings, whose keys we have both."""
     made = identity_servers()
     siblings = [
@@ -182,15 +181,16 @@ def test_pushes_must_be_signed_by_a_sibling_for_this_server(server: IdentityServ
     liar = Liar(server)
     content = {"log": "log", "after": 0, "statements": []}
     assert server.request("POST", PUSH, content).status == 401
-    for options in (
+    wrong: list[dict[str, Any]] = [
         {"destination": "another.example"},
         {"key": OTHER_KEY},
         {"key": generate_signing_key("1")},
         {"origin": OTHER},
         {"signed": {**content, "after": 1}},
         {"origin": "stranger.invalid"},
-    ):
-        answer = liar.push(content, **options)  # type: ignore[arg-type]
+    ]
+    for options in wrong:
+        answer = liar.push(content, **options)
         assert answer.status == 401, f"{options}: {answer.body!r}"
     assert liar.push(content).json == {"position": 0}
 
