@@ -44,7 +44,7 @@ from synapse_like.app.siblings import Siblings, listening, places
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.http.shared_limits import SharedBuckets
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
-from synapse_like.storage.sharing import Urgent
+from synapse_like.storage.shared.urgent import Urgent
 
 #: How long it is waited before a child that has died is started again; twice as long each time, as long as none lives
 #: for long; in seconds.

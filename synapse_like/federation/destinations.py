@@ -45,10 +45,11 @@ from synapse_like.protocol.errors import MatrixError, Unavailable
 from synapse_like.storage import destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.claims import sharing_out
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound, Waiting
 from synapse_like.storage.events import EventPersisted
-from synapse_like.storage.news import for_others
+from synapse_like.storage.news import CommitInDoubt, for_others
+from synapse_like.storage.transactions import Transaction
 
 #: Transactions under way at the same time: to servers that are well, and to others, which may keep us waiting.
 MOST_AT_ONCE = 200

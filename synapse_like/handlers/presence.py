@@ -34,11 +34,13 @@ from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.membership import JOIN
 from synapse_like.storage import presence, presence_lists, profiles
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.presence import PresenceRecorded, StoredPresence
 from synapse_like.storage.presence_lists import ListChanged
 from synapse_like.storage.profiles import Profile
+from synapse_like.storage.transactions import Transaction
 
 #: How long a device is there without an event stream, in seconds.
 CLOSED_SECONDS = 30.0
