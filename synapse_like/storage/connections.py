@@ -65,8 +65,10 @@ class _Late:
 class Connection:
     """One connection, used by one thread at a time; the blocking face for commands, migrations and tests.
 
-    :param outside: this connection belongs to a command that runs beside the server: every transaction of it tells the
-        server that its copies may be wrong.
+    :param exclusive: it claims the database, and is the one that writes.
+    :param outside: it belongs to a command that runs beside the server: every transaction of it tells the server that
+        its copies may be wrong.
+    :param holder: the process that it writes for, among those that share the database.
     :param shared: what it holds is waited for by other processes.
     """
 

@@ -5,7 +5,7 @@ reads what it goes by, and until its commit. So for each room, and for the rest,
 is in a process that is alone.
 
 A transaction waits for a lane only while it holds nothing; one that it needs later it gets at once or not at all, and
-then its job is done again in a transaction that begins with it. So no two wait for each other.
+then its job is done again in a transaction that begins with it. So nobody waits in a circle.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ PACE_SECONDS = 0.03
 MOST_AT_ONCE = 500
 #: The longest pause between attempts to reach the database again, in seconds.
 LONGEST_PAUSE = 5.0
+
 _log = get_logger(__name__)
 
 
 class Listener:
     """Reads what others have committed, on a thread of its own.
 
-    :param connect: makes its connection, and says on which channel PostgreSQL tells it of news.
+    :param connect: makes its connection.
     :param reading: how far this process has read.
     :param missed: is given a number when what was before it cannot be read any more.
     :param tell_passing: is given news of others that stands in no log.

@@ -26,10 +26,14 @@ _POSITIONS = "SELECT stream, position FROM stream_positions WHERE stream IN ('co
 class Turn(Struct):
     """What one writing transaction holds, and changes for others.
 
+    :ivar holder: the process whose transaction it is.
+    :ivar lanes: those that it holds.
+    :ivar changed: rooms of which others have to read everything anew.
+    :ivar moved: rooms of which others need to know where they stand, and nothing else; with what has changed of their
+        state.
+    :ivar kinds: of copies that are wrong now.
     :ivar number: of its commit, once it has one.
     :ivar is_urgent: whether others must know of it before they answer anybody.
-    :ivar changed: rooms of which others have to read everything anew.
-    :ivar moved: rooms of which others need to know where they stand, and nothing else.
     """
 
     holder: Holder
