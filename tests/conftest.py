@@ -18,8 +18,10 @@ from xdist.scheduler import LoadFileScheduling
 
 from synapse_like import logs
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database
-from synapse_like.storage.engines import Engine, open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines.engine import Engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from tests.support.needed import needed
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries

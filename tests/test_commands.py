@@ -25,7 +25,7 @@ from synapse_like.config import Config, load
 from synapse_like.federation.own_keys import read_signing_file
 from synapse_like.federation.tls import ServerTls
 from synapse_like.storage import destinations
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.destinations import Destination
 from tests.support.processes import dying_with_us, free_port, wait_until
 

@@ -20,13 +20,14 @@ from synapse_like.protocol.errors import NotFound, UserInUse
 from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.storage import accounts, destinations, mail_links
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
 from synapse_like.storage.identity import destinations as identity_destinations
 from synapse_like.storage.identity import invites, statements
 from synapse_like.storage.identity.destinations import HOME, SIBLING
 from synapse_like.storage.migrations import HOME_SERVER, IDENTITY_SERVER
 from synapse_like.storage.migrations import migrate as migrate_tables
+from synapse_like.storage.transactions import Transaction
 
 
 def migrate(config: Config) -> str:

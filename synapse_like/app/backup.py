@@ -38,10 +38,11 @@ from synapse_like.config import Config, ConfigError, load
 from synapse_like.federation.own_keys import old_file
 from synapse_like.identity.settings import CONFIG_FILE, IDENTITY_SERVER, IdentityConfig
 from synapse_like.storage import content, copying, migrations
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content_files import ContentFolder, Staged
 from synapse_like.storage.copying import CopyFailed
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, SqliteEngine
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.sqlite import SqliteEngine
 
 MANIFEST, DATABASE = "manifest.json", "database.sqlite"
 #: The settings files of the two kinds of servers, by which one tells whose backup it is, and their tables.

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from synapse_like.background import Repeating, every
 from synapse_like.clock import Clock
-from synapse_like.storage import sharing
 from synapse_like.storage.claims import CHORES
 from synapse_like.storage.database import Database
+from synapse_like.storage.shared import commit_log
 
 #: What stands in the tables is looked through by the process that holds the claim `CHORES`.
 BY_ONE = frozenset(
@@ -58,7 +58,7 @@ def share_out(tasks: Iterable[Repeating], database: Database, clock: Clock) -> l
     if database.is_shared:
 
         async def forget_commits() -> None:
-            await database.write("forget-commits", sharing.forget_old, now_ms=clock.now_ms())
+            await database.write("forget-commits", commit_log.forget_old, now_ms=clock.now_ms())
 
         shared.append(every(clock, "forget-commits", FORGET_SECONDS, forget_commits))
     for task in shared:

@@ -24,9 +24,11 @@ from synapse_like.handlers.thumbnails import Thumbnails
 from synapse_like.protocol.errors import BadParam, NotFound
 from synapse_like.protocol.identifiers import local_part_for_registration, parse_server_name
 from synapse_like.storage import content as rows
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content import Selection
 from synapse_like.storage.content_files import ContentFolder
-from synapse_like.storage.database import Connection, Database, Transaction
+from synapse_like.storage.database import Database
+from synapse_like.storage.transactions import Transaction
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

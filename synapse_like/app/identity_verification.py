@@ -7,11 +7,12 @@ from synapse_like.app.verifying import Result, Run, Tell, opened
 from synapse_like.identity import verification
 from synapse_like.identity.settings import IdentityConfig
 from synapse_like.identity.verification import StatementVerification
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.faults import Fault
 from synapse_like.storage.identity import verification as stored
 from synapse_like.storage.identity.verification import StatementKey
 from synapse_like.storage.migrations import IDENTITY_SERVER
+from synapse_like.storage.transactions import Transaction
 
 #: Statements and invites that are looked at in one transaction.
 BATCH = 500

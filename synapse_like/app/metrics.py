@@ -33,8 +33,9 @@ from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.transactions import Transaction
 
 if TYPE_CHECKING:
     from synapse_like.federation.destinations import QueueState

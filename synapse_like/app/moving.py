@@ -11,9 +11,10 @@ from synapse_like.app.parts import engine_of
 from synapse_like.config import Config
 from synapse_like.identity.settings import IdentityConfig
 from synapse_like.storage import copying
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.copying import CopyFailed
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import HOME_SERVER, IDENTITY_SERVER, migrate
 
 Tell = Callable[[str], object]

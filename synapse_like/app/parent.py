@@ -38,7 +38,7 @@ from synapse_like.app.siblings import Siblings, listening, places
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.http.shared_limits import SharedBuckets
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
-from synapse_like.storage.sharing import Urgent
+from synapse_like.storage.shared.urgent import Urgent
 
 #: How long children may take to stop, in seconds; then they are killed.
 STOP_SECONDS = 45.0

@@ -24,11 +24,13 @@ from synapse_like.http.routing import Mount
 from synapse_like.http.shared_limits import SharedBuckets, SharedLimiter
 from synapse_like.http.site import Answered, Bounds, Site, make_site
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database, Timings
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database, Timings
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 from synapse_like.storage.migrations import migrate_among_others
-from synapse_like.storage.sharing import Urgent
+from synapse_like.storage.shared.urgent import Urgent
 
 if TYPE_CHECKING:
     from synapse_like.mail import Letters, Mailer

@@ -20,7 +20,7 @@ from synapse_like.background import Repeating
 from synapse_like.config.shared import Metrics, url_of
 from synapse_like.http.site import Site
 from synapse_like.storage.database import Database
-from synapse_like.storage.engines import DatabaseUnavailable
+from synapse_like.storage.engines.engine import DatabaseUnavailable
 
 #: How long a stopping server waits for requests under way to be answered, in seconds.
 DRAIN_SECONDS = 10.0

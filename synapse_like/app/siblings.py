@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from synapse_like.config import Config
 from synapse_like.http.shared_limits import SharedBuckets
-from synapse_like.storage.sharing import Urgent
+from synapse_like.storage.shared.urgent import Urgent
 
 #: Connections that wait to be accepted.
 BACKLOG = 511

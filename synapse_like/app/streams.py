@@ -17,7 +17,7 @@ from synapse_like.handlers.outside_changes import LOOK_EVERY_SECONDS, OutsideCha
 from synapse_like.handlers.streams import SilentStream
 from synapse_like.handlers.typing import Typing
 from synapse_like.storage import events, positions, presence
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.events import EventRedacted
 
 

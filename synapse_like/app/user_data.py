@@ -21,9 +21,10 @@ from synapse_like.handlers.purging import Freed, HistoryPurge, WordsOfUser, word
 from synapse_like.protocol.errors import Forbidden, NotFound
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.storage import accounts, content, own_data
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content import Selection
 from synapse_like.storage.content_files import ContentFolder
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.transactions import Transaction
 
 Tell = Callable[[str], object]
 

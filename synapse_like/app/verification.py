@@ -17,10 +17,11 @@ from synapse_like.handlers.content_store import ContentStore
 from synapse_like.handlers.verification import EventVerification
 from synapse_like.storage import content
 from synapse_like.storage import verification as stored
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content_files import ContentFolder
-from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.faults import Fault
 from synapse_like.storage.migrations import HOME_SERVER
+from synapse_like.storage.transactions import Transaction
 
 #: Events that are looked at in one transaction, and rooms.
 BATCH = 200

@@ -10,9 +10,10 @@ from msgspec import Struct, field
 
 from synapse_like.app.errors import StartError
 from synapse_like.storage import faults, migrations
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
 from synapse_like.storage.faults import Fault
+from synapse_like.storage.transactions import Transaction
 
 #: Seconds between two words on how far it is.
 TELL_SECONDS = 5.0

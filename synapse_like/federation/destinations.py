@@ -24,9 +24,11 @@ from synapse_like.federation.transactions import encode_edu
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage import destinations
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.destinations import EduStored, Rewound
 from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.transactions import Transaction
 
 #: Servers that began to fail so much earlier than another one may have failed for the same reason, in milliseconds.
 SAME_OUTAGE_MS = 60_000

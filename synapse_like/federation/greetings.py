@@ -16,7 +16,8 @@ from synapse_like.federation.transactions import make_transaction_id, transactio
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.storage import events, room_servers
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
+from synapse_like.storage.transactions import Transaction
 
 #: How many servers are greeted, and how many at the same time.
 MOST_SERVERS = 2000

@@ -5,8 +5,9 @@ from __future__ import annotations
 from synapse_like.federation.outbox import Announced, Outbox, Parcel
 from synapse_like.federation.transactions import MOST_EDUS, MOST_PDUS
 from synapse_like.storage import destinations
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.destinations import Waiting
+from synapse_like.storage.transactions import Transaction
 
 
 async def pack(database: Database, outbox: Outbox) -> Parcel:

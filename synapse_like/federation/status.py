@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from synapse_like.storage import destinations
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.destinations import MOST_COUNTED, Overview
+from synapse_like.storage.transactions import Transaction
 
 _HEADINGS = ("server", "events waiting", "other waiting", "failing since", "next try", "last error")
 _NOTHING = "-"

@@ -24,8 +24,9 @@ from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.storage import account_addresses, accounts, mail_links
 from synapse_like.storage.account_addresses import AccountAddress
 from synapse_like.storage.accounts import Account
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.mail_links import MailLink
+from synapse_like.storage.transactions import Transaction
 
 if TYPE_CHECKING:
     from synapse_like.mail import Offer

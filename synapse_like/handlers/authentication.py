@@ -19,8 +19,9 @@ from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.news import for_others
+from synapse_like.storage.transactions import Transaction
 
 REMEMBERED_SECONDS = 300
 MOST_REMEMBERED = 20_000

@@ -29,8 +29,9 @@ from synapse_like.protocol.errors import LimitExceeded, MatrixError, NotFound, T
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage import contacts
 from synapse_like.storage.contacts import StoredContact
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once, Outcome, once
+from synapse_like.storage.transactions import Transaction
 
 Result = TypeVar("Result")
 

@@ -30,7 +30,7 @@ from synapse_like.protocol.identifiers import parse_server_name
 from synapse_like.storage import content
 from synapse_like.storage.content import Content as Content  # what the endpoints are given
 from synapse_like.storage.content_files import ContentFolder, Unfinished
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 UNKNOWN_TYPE = "application/octet-stream"
 #: Bytes that are read from the disk at once, for each answer that is being sent.

@@ -18,7 +18,7 @@ from synapse_like.logs import get_logger
 from synapse_like.storage import content
 from synapse_like.storage.content import Content
 from synapse_like.storage.content_files import ContentFolder, Held, Unfinished
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

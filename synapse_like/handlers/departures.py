@@ -9,8 +9,9 @@ from synapse_like.handlers.membership import Membership
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.storage import membership, own_data
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.membership import RoomMembership
+from synapse_like.storage.transactions import Transaction
 
 #: How often it is looked for them, in seconds.
 LOOK_SECONDS = 5

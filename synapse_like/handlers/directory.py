@@ -17,9 +17,10 @@ from synapse_like.protocol.identifiers import domain_of, parse_room_id, parse_se
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.shapes import string
 from synapse_like.storage import directory, membership, room_servers, rooms
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.directory import Alias
 from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.transactions import Transaction
 
 ALIASES = "m.room.aliases"
 #: How many of the servers are remembered that another one names for a room.

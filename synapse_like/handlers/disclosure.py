@@ -30,9 +30,10 @@ from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.visibility import HISTORY_VISIBILITY, INVITED, JOINED
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import destinations, events, membership, room_servers, rooms, state
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.rooms import RoomView
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 #: Events in one answer at the most.
 MOST_EVENTS = 100

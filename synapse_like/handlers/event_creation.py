@@ -23,10 +23,10 @@ from synapse_like.protocol.room_creation import create_event
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, profiles, rooms
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Extremity, RoomHead
 from synapse_like.storage.state import MEMBER, Snapshot, name_of_slot
+from synapse_like.storage.transactions import Transaction
 
 #: Bytes of randomness in the local part of an event or room ID.
 ID_BYTES = 12

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import orjson
 
 from synapse_like.storage import events
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 def fragments(txn: Transaction, event_ids: Iterable[str]) -> list[orjson.Fragment]:

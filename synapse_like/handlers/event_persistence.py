@@ -26,12 +26,12 @@ from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import destinations, events, membership, room_servers, rooms, state, unwanted
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
 from synapse_like.storage.membership import MembershipChange
 from synapse_like.storage.rooms import Extremity, RoomHead
 from synapse_like.storage.state import MEMBER, Snapshot
+from synapse_like.storage.transactions import Transaction
 
 REDACTION = "m.room.redaction"
 

@@ -36,10 +36,10 @@ from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.storage import events, rooms, state, unwanted
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Known, Standing, StoredEvent
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import Snapshot
+from synapse_like.storage.transactions import Transaction
 
 _log = get_logger(__name__)
 

@@ -16,10 +16,11 @@ from synapse_like.handlers.unwanted import has_ignored, without_ignored
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, events, membership, unwanted
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
-from synapse_like.storage.engines import batched
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.membership import MembershipChange
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched
 
 #: Events in one answer at the most, and bytes of them, but for the last one.
 MOST_EVENTS = 500

@@ -14,8 +14,9 @@ from synapse_like.handlers.login import Login, Outcome
 from synapse_like.handlers.login_by_oauth2 import OAUTH2
 from synapse_like.protocol.errors import NotFound
 from synapse_like.storage import external_identities
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.external_identities import ExternalIdentity
+from synapse_like.storage.transactions import Transaction
 
 
 class ExternalIdentities:

@@ -25,10 +25,11 @@ from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import NotFound
 from synapse_like.protocol.identifiers import canonical_state_key, parse_event_id, parse_room_id
 from synapse_like.storage import events, gaps, membership, state, unwanted
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.gaps import Gap
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 
 class Page(Struct, frozen=True):

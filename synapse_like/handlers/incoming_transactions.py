@@ -37,8 +37,9 @@ from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import incoming, rooms
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.incoming import WaitingPdu
+from synapse_like.storage.transactions import Transaction
 
 #: PDUs and EDUs of one transaction at the most (FED-3).
 MOST_PDUS = 50

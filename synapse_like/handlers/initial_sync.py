@@ -18,10 +18,11 @@ from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.handlers.streams import Json, News
 from synapse_like.protocol.identifiers import parse_room_id
 from synapse_like.storage import events, membership, rooms, state, unwanted
-from synapse_like.storage.database import Database, Transaction
-from synapse_like.storage.engines import batched
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Room
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched
 
 OLDEST = StreamToken(0)
 #: Rooms whose state is looked up at a time; some of them may have many thousands of members.

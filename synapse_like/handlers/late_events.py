@@ -16,9 +16,9 @@ from collections.abc import Mapping
 
 from synapse_like.protocol.events import Event
 from synapse_like.storage import events, gaps, rooms
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import GAP, Known
 from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.transactions import Transaction
 
 #: How far from the next one an event is put, at the most; and the part of what is free that is used up, at the most.
 DISTANCE = 16

@@ -35,8 +35,9 @@ from synapse_like.handlers.policy import REGISTRATION, Policy
 from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import BadJson, Forbidden, UserInUse
 from synapse_like.storage import accounts, login_sessions
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.login_sessions import LoginSession
+from synapse_like.storage.transactions import Transaction
 
 Flows = Sequence[Sequence[str]]
 #: What the pages see of a session.

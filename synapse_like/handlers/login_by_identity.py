@@ -26,8 +26,9 @@ from synapse_like.logs import get_logger
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import BadJson, Forbidden
 from synapse_like.storage import account_addresses, accounts, identity_sessions
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity_sessions import Binding
+from synapse_like.storage.transactions import Transaction
 
 #: Addresses that may be proven at once.
 MOST_ADDRESSES = 5

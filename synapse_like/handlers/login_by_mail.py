@@ -22,7 +22,8 @@ from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.email_addresses import canonical_email
 from synapse_like.protocol.errors import Forbidden, LoginEmailUrlNotYet
 from synapse_like.storage import account_addresses, accounts
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
+from synapse_like.storage.transactions import Transaction
 
 if TYPE_CHECKING:
     from synapse_like.mail import Offer

@@ -31,8 +31,9 @@ from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError
 from synapse_like.protocol.identifiers import local_part_for_registration
 from synapse_like.protocol.profiles import DISPLAYNAME, PUBLIC, check_value
 from synapse_like.storage import account_addresses, accounts, external_identities, profiles
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.profiles import ProfileField
+from synapse_like.storage.transactions import Transaction
 
 if TYPE_CHECKING:
     from synapse_like.federation.oauth2_client import OAuth2Client

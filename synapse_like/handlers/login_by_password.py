@@ -12,7 +12,8 @@ from synapse_like.handlers.login_stages import REGISTER, Done, Facts, Stage, Sub
 from synapse_like.handlers.passwords import Passwords, check_strength
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.storage import accounts
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
+from synapse_like.storage.transactions import Transaction
 
 
 class PasswordStage(Struct):

@@ -20,7 +20,7 @@ from msgspec import Struct, field
 
 from synapse_like.protocol.errors import BadJson, Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id, local_part_for_registration
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 LOGIN = "login"
 REGISTER = "register"

@@ -36,10 +36,11 @@ from synapse_like.protocol.identifiers import (
 )
 from synapse_like.protocol.membership import BAN, INVITE, JOIN, KNOCK, LEAVE
 from synapse_like.storage import events, outside_memberships, room_servers, rooms, state
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 _STANDING = {
     None: "not in this room",

@@ -33,10 +33,11 @@ from synapse_like.protocol.shapes import string
 from synapse_like.protocol.signing import sign_pdu
 from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import accounts, events, membership, rooms, state, unwanted
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import Standing
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 Step = Literal["join", "leave", "knock"]
 MEMBERSHIPS: Mapping[Step, str] = {"join": JOIN, "leave": LEAVE, "knock": KNOCK}

@@ -16,10 +16,11 @@ from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.identifiers import canonical_state_key, canonical_user_id, parse_event_id, parse_room_id
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.storage import events, rooms
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 POWER_LEVELS = "m.room.power_levels"
 

@@ -26,8 +26,9 @@ from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.storage import events, room_servers, rooms
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import Standing
+from synapse_like.storage.transactions import Transaction
 
 #: How many events before one are fetched, of how many bytes; how often we ask for them, and for how many each time.
 MOST_EVENTS = 500

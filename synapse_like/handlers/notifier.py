@@ -21,9 +21,11 @@ from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.protocol.errors import BadPagination
 from synapse_like.storage import events, membership, unwanted
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import EventPersisted, EventRedacted, StoredEvent, Unread
 from synapse_like.storage.membership import RoomMembership
+from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.transactions import Transaction
 from synapse_like.storage.unwanted import IgnoredChanged
 
 #: How many of the newest events are kept in memory, and how many bytes of them.

@@ -16,8 +16,8 @@ from synapse_like.protocol.power_levels import CREATE
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Known, Standing
+from synapse_like.storage.transactions import Transaction
 
 _log = get_logger(__name__)
 

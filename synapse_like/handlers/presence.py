@@ -19,8 +19,9 @@ from synapse_like.handlers.streams import NO_ARRIVALS, Arrivals, Json, News
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.storage import presence, presence_lists
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.presence import StoredPresence
+from synapse_like.storage.transactions import Transaction
 
 
 class Presence:

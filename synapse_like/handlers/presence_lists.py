@@ -20,9 +20,10 @@ from synapse_like.handlers.streams import Json
 from synapse_like.protocol.errors import BadJson, Forbidden, NotFound
 from synapse_like.protocol.identifiers import canonical_user_id, domain_of
 from synapse_like.storage import accounts, destinations, presence, presence_lists
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.presence_lists import Entry
 from synapse_like.storage.retransmissions import Once, Outcome, once
+from synapse_like.storage.transactions import Transaction
 
 INVITE = "m.presence_invite"
 ACCEPT = "m.presence_accept"

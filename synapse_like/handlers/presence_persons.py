@@ -25,11 +25,13 @@ from synapse_like.protocol.errors import Unavailable
 from synapse_like.protocol.membership import JOIN
 from synapse_like.storage import presence, profiles
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.presence import PresenceRecorded, StoredPresence
 from synapse_like.storage.presence_lists import ListChanged
 from synapse_like.storage.profiles import Profile
+from synapse_like.storage.transactions import Transaction
 
 #: Persons that are remembered without being there.
 MOST_REMEMBERED = 20_000

@@ -29,8 +29,9 @@ from synapse_like.protocol.profiles import (
     read_profile,
 )
 from synapse_like.storage import accounts, membership, profiles
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.profiles import ProfileField
+from synapse_like.storage.transactions import Transaction
 
 MayObserve = Callable[[Transaction, str, str], bool]
 """Has somebody (the third) accepted that somebody else (the second) sees their presence?"""

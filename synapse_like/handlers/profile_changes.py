@@ -18,9 +18,10 @@ from synapse_like.protocol.membership import JOIN
 from synapse_like.protocol.profiles import SHOWN
 from synapse_like.storage import membership, profiles, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.profiles import Profile, ProfileChanged, RoomsUntold
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 #: Rooms that are told in one transaction.
 ROOMS_AT_ONCE = 10

@@ -18,10 +18,10 @@ from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.protocol.wire_formats import encode_pdu, read_pdu
 from synapse_like.storage import events, purging, rooms
 from synapse_like.storage import verification as heads
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import Standing
 from synapse_like.storage.purging import Row
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 #: Events that are looked at in one step.
 STEP = 500

@@ -43,11 +43,12 @@ from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import events, profiles, rooms
 from synapse_like.storage import outside_memberships as stored_outside
 from synapse_like.storage import state as stored_state
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import Standing, StoredEvent
 from synapse_like.storage.profiles import Profile
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 #: How many servers are tried.
 MOST_SERVERS = 8

@@ -8,8 +8,8 @@ from synapse_like.protocol.join_rules import JOIN_RULES, VOUCHER, join_rule_in
 from synapse_like.protocol.membership import INVITE, JOIN, MEMBER, membership_of
 from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.storage import membership, rooms
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.transactions import Transaction
 
 #: How many of the rooms that a join rule names are looked at.
 MOST_ALLOWED = 100

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from synapse_like.protocol.errors import Forbidden, MatrixError
 from synapse_like.storage import membership, rooms
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import Room, RoomHead
+from synapse_like.storage.transactions import Transaction
 
 
 def _not_in_room() -> MatrixError:

@@ -14,8 +14,8 @@ from synapse_like.storage import (
     third_party_ids,
     unwanted,
 )
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import Room
+from synapse_like.storage.transactions import Transaction
 
 
 def delete_room(txn: Transaction, room: Room) -> int:

@@ -13,9 +13,9 @@ from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.state_conflicts import Explain
 from synapse_like.protocol.state_resolution import MissingEvents, StateIds, resolve
 from synapse_like.storage import events, state
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import Snapshot
+from synapse_like.storage.transactions import Transaction
 
 #: How many merged states a room remembers.
 MOST_MERGED = 20

@@ -28,9 +28,10 @@ from synapse_like.protocol.identifiers import alias_localpart, canonical_alias, 
 from synapse_like.protocol.room_creation import description, opening_events
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.storage import directory, events, membership, presence_lists, purging, rooms, state
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import Room, RoomHead
+from synapse_like.storage.transactions import Transaction
 
 Content = Mapping[str, Any]
 

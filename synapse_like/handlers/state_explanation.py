@@ -12,9 +12,9 @@ from synapse_like.protocol.errors import NotFound
 from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.state_resolution import MissingEvents, StateIds, Step, resolve
 from synapse_like.storage import events, rooms, state
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import Snapshot
+from synapse_like.storage.transactions import Transaction
 
 
 def explain(txn: Transaction, room_id: str, slot: StateSlot | None) -> list[str]:

@@ -17,8 +17,9 @@ from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import Forbidden, MatrixError, NotFound
 from synapse_like.protocol.third_party_ids import ThirdPartyId, third_party_id
 from synapse_like.storage import accounts, third_party_ids
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.third_party_ids import LinkedAddress
+from synapse_like.storage.transactions import Transaction
 
 #: The class of the rate limit for look-ups, per user.
 LOOKUP = "lookup"

@@ -37,11 +37,12 @@ from synapse_like.protocol.membership import INVITE, JOIN
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.protocol.third_party_invites import THIRD_PARTY_INVITE, is_signed_by_any, keys_in
 from synapse_like.storage import rooms, third_party_ids
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
 from synapse_like.storage.third_party_ids import AddressInvite
+from synapse_like.storage.transactions import Transaction
 
 #: Invites that an identity server may tell of at once; signatures and characters of what it has signed.
 MOST_INVITES, MOST_SIGNATURES, LONGEST = 100, 8, 255

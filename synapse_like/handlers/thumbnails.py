@@ -30,7 +30,7 @@ from synapse_like.protocol.errors import BadParam, MatrixError, NotFound, TooLar
 from synapse_like.storage import content
 from synapse_like.storage.content import Thumbnail as Thumbnail  # what the endpoints are given
 from synapse_like.storage.content_files import ContentFolder, Unfinished
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 Method = Literal["scale", "crop"]
 

@@ -22,8 +22,9 @@ from synapse_like.protocol.events import Event
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.membership import INVITE, JOIN, KNOCK
 from synapse_like.storage import contacts, events, membership, unwanted
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.transactions import Transaction
 
 Policy = Literal["everyone", "shared_rooms", "contacts", "nobody"]
 

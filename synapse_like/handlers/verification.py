@@ -30,10 +30,10 @@ from synapse_like.protocol.state_resolution import MissingEvents
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import events, membership, rooms, server_keys, state
 from synapse_like.storage import verification as stored
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import GAP, Known, Standing
 from synapse_like.storage.faults import Fault
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 from synapse_like.storage.verification import EventRow, HeadRow
 
 Keys = Mapping[str, VerifyKey]

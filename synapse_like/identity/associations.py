@@ -20,9 +20,10 @@ from synapse_like.identity.validations import Validations
 from synapse_like.protocol.errors import BadParam, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity import peppers, statements
 from synapse_like.storage.identity.statements import ASSOCIATION, Statement
+from synapse_like.storage.transactions import Transaction
 
 #: From how long before it was made, and for how long, an association holds, in milliseconds.
 HOLDS_BEFORE, HOLDS_FOR = 5 * 60 * 1000, 100 * 365 * 24 * 60 * 60 * 1000

@@ -20,10 +20,11 @@ from synapse_like.identity.validations import MESSAGES, Limits
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import Forbidden, LimitExceeded, MatrixError
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity import invites, statements
 from synapse_like.storage.identity.invites import Invite
 from synapse_like.storage.identity.statements import ASSOCIATION
+from synapse_like.storage.transactions import Transaction
 
 #: Invites that may wait for the owner of one address.
 MOST_PENDING = 100

@@ -25,10 +25,11 @@ from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.signing import sign_json
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity import invites
 from synapse_like.storage.identity.destinations import HOME, Destination
 from synapse_like.storage.identity.invites import Invite, NoticeStored
+from synapse_like.storage.transactions import Transaction
 
 PATH = "/_matrix/federation/v1/3pid/onbind"
 #: The longest pause between two attempts; how long is tried at all, in milliseconds.

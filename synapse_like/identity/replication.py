@@ -36,10 +36,11 @@ from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.request_signing import authorization, encode_content
 from synapse_like.protocol.third_party_ids import ThirdPartyId, check_signed_by, third_party_id
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity import destinations, statements
 from synapse_like.storage.identity.destinations import SIBLING, Destination
 from synapse_like.storage.identity.statements import ASSOCIATION, KEYS, Statement, StatementMade
+from synapse_like.storage.transactions import Transaction
 
 PATH = "/_matrix/identity/replicate/v1/push"
 #: Statements in one push, and its bytes.

@@ -20,9 +20,10 @@ from synapse_like.identity.validations import Validations
 from synapse_like.protocol.errors import BadJson, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.signing import verify_json
 from synapse_like.protocol.third_party_ids import ThirdPartyId, public_key
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity import statements
 from synapse_like.storage.identity.statements import ASSOCIATION, KEYS, Statement
+from synapse_like.storage.transactions import Transaction
 
 #: Keys of a user; statements that are given for one.
 MOST_KEYS, MOST_STATEMENTS = 20, 20

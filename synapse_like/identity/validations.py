@@ -18,9 +18,10 @@ from synapse_like.identity.signer import Signer
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import BadParam, Forbidden, MatrixError
 from synapse_like.protocol.third_party_ids import EMAIL, ThirdPartyId
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.identity import validations
 from synapse_like.storage.identity.validations import Validation, hash_secret
+from synapse_like.storage.transactions import Transaction
 
 #: Wrong tokens that may be submitted for a validation.
 MOST_TRIES = 10

@@ -23,13 +23,13 @@ from synapse_like.protocol import canonical_json
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.identifiers import canonical_user_id
 from synapse_like.protocol.third_party_ids import ThirdPartyId, check_signed_by, third_party_id
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched
 from synapse_like.storage.faults import Fault
 from synapse_like.storage.identity import peppers
 from synapse_like.storage.identity import verification as stored
 from synapse_like.storage.identity.statements import ASSOCIATION, KEYS
 from synapse_like.storage.identity.verification import InviteRow, StatementKey, StatementRow
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched
 
 #: Hashes that are compared, and addresses that are hashed, in one step.
 BATCH = 500

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import placeholders
 
 
 class Account(Struct, frozen=True):

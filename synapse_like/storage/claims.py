@@ -8,11 +8,11 @@ If the connection is lost, all claims are: nothing of what they are for may be b
 That is noticed when the connection is looked at next, within `TRY_EVERY_SECONDS`; so for that long two processes may
 believe that they hold a claim, and what is done under it must bear that, as it bears that a process dies in the middle.
 
-A process of which PostgreSQL hears nothing for `GIVEN_UP_SECONDS` (`engines.py`) is given up: be it that its machine or
-network is gone, or that it hangs or was stopped (SIGSTOP) while its connection stands. On its side a process is sure of
-its claims for `SURE_SECONDS` since it was last told of them, which is less: one that goes on after it stood still
-begins nothing for which another may have the claim by now. (PostgreSQL before 14 gives up only whose connection is
-gone.)
+A process of which PostgreSQL hears nothing for `GIVEN_UP_SECONDS` (`engines/postgresql.py`) is given up: be it that its
+machine or network is gone, or that it hangs or was stopped (SIGSTOP) while its connection stands. On its side a process
+is sure of its claims for `SURE_SECONDS` since it was last told of them, which is less: one that goes on after it stood
+still begins nothing for which another may have the claim by now. (PostgreSQL before 14 gives up only whose connection
+is gone.)
 
 A process that is alone on its database holds everything from the beginning, and nothing is asked of the database.
 """
@@ -22,17 +22,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 
 from synapse_like.logs import get_logger
-from synapse_like.storage.engines import GIVEN_UP_SECONDS, SERVERS, DatabaseUnavailable
-from synapse_like.storage.sharing import lock_of_claim
-
-if TYPE_CHECKING:
-    from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseUnavailable
+from synapse_like.storage.engines.postgresql import GIVEN_UP_SECONDS, SERVERS
+from synapse_like.storage.shared.lanes import lock_of_claim
+from synapse_like.storage.transactions import Transaction
 
 #: How often what others hold is tried again, and the connection looked at.
 TRY_EVERY_SECONDS = 2.0

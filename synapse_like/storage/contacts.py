@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched, placeholders
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 Body = dict[str, Any]
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import MOST_VALUES, batched, placeholders
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import MOST_VALUES, batched, placeholders
 
 _COLUMNS = "server, content_id, sha256, size, mimetype, filename, created_at"
 _THUMBNAIL_COLUMNS = "source, width, height, method, sha256, size, mimetype"

@@ -11,12 +11,9 @@ those that anybody may have been told, and the process ends: what it keeps in me
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from synapse_like.storage.engines import DatabaseUnavailable
-
-if TYPE_CHECKING:
-    from synapse_like.storage.database import Transaction
+from synapse_like.storage.engines.engine import DatabaseUnavailable
+from synapse_like.storage.transactions import Transaction
 
 #: How far positions leap: more than are given out in the moments that may be missing.
 LEAP = 1_000_000

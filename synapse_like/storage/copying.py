@@ -17,8 +17,10 @@ from typing import Any
 from msgspec import Struct
 
 from synapse_like.storage import migrations
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import Engine, Row, SqliteEngine, placeholders
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import Engine, Row
+from synapse_like.storage.engines.sqlite import SqliteEngine
+from synapse_like.storage.values import placeholders
 
 #: Tables that a new database has rows in.
 _RECORD, _POSITIONS = "schema_migrations", "stream_positions"

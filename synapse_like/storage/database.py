@@ -1,16 +1,16 @@
-"""Transactions: the one way to the tables.
+"""The database of a server: storage functions are run on its threads.
 
-A *storage function* is a plain function that takes a `Transaction` first. `Database.read` runs one in a reading
-transaction on one of a few threads; `Database.write` runs one on the single writing thread. Both give a Deferred.
+`Database.read` runs a storage function in a reading transaction on one of a few threads; `Database.write` runs one on
+the single writing thread. Both give a Deferred.
 
 **Group commit.** Every commit costs a sync of the disk (or a round trip), so what waits while the writer is busy goes
 into the next transaction together: the jobs run one after another in one transaction, which is committed once. A job
 that raises before it has written anything (a refused event, a wrong password) fails alone. If a job fails after it has
 written, the whole transaction is rolled back and each job is run again in a transaction of its own, so that only the
-culprit fails. A storage function may therefore run more than once and must change nothing but the tables, directly.
+culprit fails. A storage function may therefore run more than once.
 
 **Sharing.** Where several processes write to one database, a transaction holds the lanes of its jobs; a job that cannot
-have its lane at once waits for another transaction (`sharing.py`).
+have its lane at once waits for another transaction (`shared/lanes.py`).
 
 **Order.** Results and news of a transaction reach the reactor's thread together, after the commit, in the order of the
 commits: who learns of a stream position knows that everything up to it can be read.
@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-import orjson
 from msgspec import Struct, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
@@ -34,38 +33,20 @@ from twisted.python.failure import Failure
 from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
+from synapse_like.storage.caches import Caches
 from synapse_like.storage.claims import Claims
-from synapse_like.storage.continuity import Continuity, DatabaseWentBack, leap
-from synapse_like.storage.engines import (
-    MOST_VALUES,
-    DatabaseInUse,
-    DatabaseUnavailable,
-    Engine,
-    Query,
-    RawConnection,
-    RawCursor,
-    Row,
-    batched,
-    placeholders,
-)
-from synapse_like.storage.news import for_others, to_log
-from synapse_like.storage.sharing import (
-    REST,
-    Holder,
-    LaneTaken,
-    Listener,
-    Order,
-    Reading,
-    Told,
-    Turn,
-    Urgent,
-    lane_of,
-    lane_of_name,
-    lock_of_claim,
-    newest,
-    tell_passing,
-)
+from synapse_like.storage.connections import CommitFailed, Connection, Statistics
+from synapse_like.storage.continuity import DatabaseWentBack
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.shared.commit_log import Reading, Told, newest
+from synapse_like.storage.shared.holder import Holder
+from synapse_like.storage.shared.lanes import REST, LaneTaken, lane_of, lock_of_claim
+from synapse_like.storage.shared.listener import Listener
+from synapse_like.storage.shared.order import Order
+from synapse_like.storage.shared.passing import tell_passing
+from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.transactions import Transaction
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
@@ -76,20 +57,7 @@ MOST_JOBS_PER_COMMIT = 64
 #: How often a job is done again that stands in the way of another process's, before it fails.
 MOST_TRIES = 10
 
-#: The stream in which commands that run beside a server count their changes.
-OUTSIDE = "outside"
-
 _log = get_logger(__name__)
-
-
-class Statistics(Struct):
-    """What the database was asked for, counted since the start (for the measuring programs and the metrics)."""
-
-    statements: int = 0
-    commits: int = 0
-    jobs: int = 0
-    reads: int = 0
-    rollbacks: int = 0
 
 
 class Timings(Protocol):
@@ -104,214 +72,6 @@ class Timings(Protocol):
 
     def read(self, waited: float, ran: float) -> None:
         """A job has read."""
-
-
-class CommitFailed(Exception):
-    """The database failed at the very commit: nobody can tell whether it happened, so nothing may be done again."""
-
-
-@for_others
-class CommitInDoubt(Struct, frozen=True):
-    """News: something may have been committed, or not, and nobody was told of it."""
-
-
-class Transaction:
-    """One open transaction, as the storage functions see it."""
-
-    __slots__ = (
-        "_adapt",
-        "_before_commit",
-        "_connection",
-        "_engine",
-        "_news",
-        "_on_commit",
-        "_on_rollback",
-        "caches",
-        "for_update",
-        "generation",
-        "outdated",
-        "positions",
-        "slots",
-        "statements",
-        "turn",
-        "writable",
-        "writes",
-    )
-
-    def __init__(
-        self,
-        connection: RawConnection,
-        engine: Engine,
-        caches: Caches,
-        *,
-        writable: bool,
-        turn: Turn | None = None,
-    ) -> None:
-        self._connection = connection
-        self._engine = engine
-        self._adapt = engine.adapt
-        self._before_commit: dict[object, Callable[[], None]] = {}
-        self._on_commit: list[Callable[[], None]] = []
-        self._on_rollback: list[Callable[[], None]] = []
-        self._news: list[object] = []
-        self.caches = caches
-        #: Of the caches, when this transaction began.
-        self.generation = caches.generation
-        self.for_update = engine.for_update
-        self.writable = writable
-        #: What it holds of a database that is shared; None of one that is not.
-        self.turn = turn
-        #: Kinds of copies that this transaction has made wrong; it must not read them any more.
-        self.outdated: set[object] = set()
-        #: Stream positions handed out by this transaction (`positions.py`).
-        self.positions: dict[str, int] = {}
-        #: Numbers of (type, state key) that this transaction has given out (`state.py`).
-        self.slots: dict[tuple[str, str], int] = {}
-        self.statements = 0
-        self.writes = 0
-
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> RawCursor:
-        """Run a statement that changes something."""
-        self.statements += 1
-        self.writes += 1
-        return self._connection.execute(self._adapt(sql), parameters)
-
-    def one(self, sql: str, parameters: Sequence[object] = ()) -> Row | None:
-        """The first row of a query, or None."""
-        self.statements += 1
-        row: Row | None = self._connection.execute(self._adapt(sql), parameters).fetchone()
-        return row
-
-    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Every row of a query."""
-        self.statements += 1
-        return self._connection.execute(self._adapt(sql), parameters).fetchall()
-
-    def insert(self, sql: str, parameters: Sequence[object] = ()) -> Any:
-        """Run an ``INSERT … RETURNING`` and give the first column of what it returned."""
-        row = self.execute(sql, parameters).fetchone()
-        assert row is not None, "the statement has a RETURNING clause"
-        return row[0]
-
-    def insert_rows(self, sql: str, rows: Sequence[Sequence[object]], then: str = "") -> list[Row]:
-        """Insert many rows with few statements; what they return, in any order, if they return something.
-
-        :param sql: up to ``VALUES``.
-        :param then: what follows the values.
-        """
-        returned: list[Row] = []
-        for part in batched(rows, MOST_VALUES // max(1, len(rows[0]) if rows else 1)):
-            values = ", ".join([f"({placeholders(part[0])})"] * len(part))
-            cursor = self.execute(f"{sql} VALUES {values} {then}", [value for row in part for value in row])
-            if "RETURNING" in then:
-                returned += cursor.fetchall()
-        return returned
-
-    def before_commit(self, key: object, write: Callable[[], None]) -> None:
-        """Have `write` called once at the end of the transaction, however often it was asked for under this key."""
-        self.writes += 1
-        self._before_commit.setdefault(key, write)
-
-    def when_committed(self, change: Callable[[], None]) -> None:
-        """Have `change` called on this thread right after the commit; never, if there is none."""
-        self._on_commit.append(change)
-
-    def when_rolled_back(self, undo: Callable[[], None]) -> None:
-        """Have `undo` called if the transaction is rolled back."""
-        self._on_rollback.append(undo)
-
-    def announce(self, news: object) -> None:
-        """Have `news` published on the bus after the commit."""
-        self._news.append(news)
-
-    def cache(self, kind: CacheKind[Key, Value]) -> Cache[Key, Value]:
-        """The copies of one kind."""
-        return self.caches.of(kind)
-
-    # What other processes are kept from, and told.
-
-    def hold_room(self, room_id: str) -> None:
-        """Be the only one to write to a room, until the commit: before what is written there is decided.
-
-        :raises LaneTaken: another process is writing to it; the job is to be done again.
-        """
-        if self.turn is not None:
-            self.turn.hold(self, room_id)
-
-    def hold_names(self, *names: str) -> None:
-        """Have to oneself, until the commit, what is no room's, and what lanes of several rooms may touch.
-
-        :raises LaneTaken: another process has it; the job is to be done again.
-        """
-        if self.turn is not None:
-            self.turn.hold_names(self, names)
-
-    def holds_name(self, name: str) -> bool:
-        """Whether one has that already, or has everything."""
-        return self.turn is None or lane_of_name(name) in self.turn.lanes
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other processes may write at the same time."""
-        return self.turn is not None
-
-    def moves(self, room_id: str, slots: Iterable[tuple[str, str]]) -> None:
-        """An event has become the newest one of a room, and nothing else has happened there, as far as this goes.
-
-        :param slots: those of the room's state that have changed by it.
-        """
-        if self.turn is not None:
-            self.turn.moves(room_id, slots)
-
-    def changes(self, room_id: str) -> None:
-        """Something else has happened in a room."""
-        if self.turn is not None:
-            self.turn.changes(room_id)
-
-    def take_number(self) -> None:
-        """Commit after all who have done this before, and before all who will."""
-        if self.turn is not None:
-            self.turn.take_number(self)
-
-    def outdates(self, kind: str) -> None:
-        """Have other processes forget their copies of a kind."""
-        if self.turn is not None:
-            self.turn.kinds.add(kind)
-            self.turn.is_urgent = True
-
-    def announce_at_once(self, news: object) -> None:
-        """The same as `announce`; other processes on this machine answer nobody before they have published it."""
-        self.announce(news)
-        if self.turn is not None:
-            self.turn.is_urgent = True
-
-    def unsay(self, words: str) -> None:
-        """Take back news of before that has some words in it; who has not heard it yet looks at everything again.
-
-        :param words: as JSON has them.
-        """
-        # Nobody writes news where there are no others; so there is none then.
-        self.execute(
-            "UPDATE commits SET news = ?, rooms = '[]', kinds = '[\"heads\",\"events\"]'"
-            " WHERE news LIKE ? OR rooms LIKE ?",
-            (orjson.dumps([to_log(CommitInDoubt())]).decode(), f"%{words}%", f"%{words}%"),
-        )
-
-    # For the database alone.
-
-    def lock_and_read(
-        self, needed: Sequence[int], wanted: Sequence[int], queries: Sequence[Query], *, begins: bool = False
-    ) -> tuple[set[int], list[list[Row]]]:
-        """Take locks, and read something when they are held: see `Engine`."""
-        self.statements += 1
-        return self._engine.lock_and_read(self._connection, needed, wanted, queries, begins=begins)
-
-    def _marks(self) -> tuple[int, int, int]:
-        return self.writes, len(self._on_commit), len(self._news)
-
-    def _forget_since(self, marks: tuple[int, int, int]) -> None:
-        del self._on_commit[marks[1] :]
-        del self._news[marks[2] :]
 
 
 class _Job(Struct, Generic[Result]):
@@ -329,27 +89,6 @@ class _Job(Struct, Generic[Result]):
 _Outcome = tuple[_Job[Any], bool, Any]
 
 
-class _Late:
-    """A connection on which a transaction begins with its first statement.
-
-    :param begin: the statement that begins it.
-    """
-
-    def __init__(self, connection: RawConnection, begin: str) -> None:
-        self._connection = connection
-        self._begin = begin
-        self.has_begun = False
-
-    def execute(self, query: Any, params: Any = (), /) -> RawCursor:
-        if not self.has_begun:
-            self._connection.execute(self._begin)
-            self.has_begun = True
-        return self._connection.execute(query, params)
-
-    def close(self) -> None:
-        self._connection.close()
-
-
 def _unavailable(error: Exception) -> Failure:
     """What is answered while the database is not there."""
     sentence = "The server cannot reach its database at the moment. Please try again."
@@ -359,211 +98,6 @@ def _unavailable(error: Exception) -> Failure:
 def _caught() -> Failure:
     """The exception being handled, as a Deferred takes it."""
     return Failure()  # type: ignore[no-untyped-call]  # Twisted leaves its constructor untyped
-
-
-class Connection:
-    """One connection, used by one thread at a time; the blocking face for commands, migrations and tests.
-
-    :param outside: this connection belongs to a command that runs beside the server: every transaction of it tells the
-        server that its copies may be wrong.
-    :param shared: what it holds is waited for by other processes.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        caches: Caches | None = None,
-        *,
-        exclusive: bool = False,
-        outside: bool = False,
-        holder: Holder | None = None,
-        shared: bool = False,
-    ) -> None:
-        self.engine = engine
-        self.caches = caches if caches is not None else Caches()
-        self.statistics = Statistics()
-        self._exclusive = exclusive
-        self._outside = outside
-        self._outside_changes: int | None = None
-        self._holder = holder
-        self._shared = shared or holder is not None
-        self._continuity = holder.continuity if holder is not None else Continuity()
-        self._went_back = False
-        self.raw: RawConnection = self._connect()
-
-    def begin(self, *, writable: bool) -> Transaction:
-        """Start a transaction; it must be ended by `commit` or `roll_back`.
-
-        :raises DatabaseWentBack: what was committed is not there any more.
-        """
-        if self._went_back:
-            raise DatabaseWentBack
-        turn = Turn(self._holder) if writable and self._holder is not None else None
-        txn = Transaction(self.raw, self.engine, self.caches, writable=writable, turn=turn)
-        self.raw.execute(self.engine.begin_write if writable else self.engine.begin_read)
-        return txn
-
-    def begin_in_lanes(self, needed: Iterable[int], wanted: Iterable[int]) -> Transaction:
-        """Start a writing transaction in a database that is shared.
-
-        :param needed: the lanes that are waited for.
-        :param wanted: those that are held if they can be had at once.
-        :raises DatabaseWentBack: what was committed is not there any more.
-        """
-        assert self._holder is not None, "else there are no lanes"
-        if self._went_back:
-            raise DatabaseWentBack
-        turn = Turn(self._holder)
-        txn = Transaction(self.raw, self.engine, self.caches, writable=True, turn=turn)
-        try:
-            self.note_outside_changes(turn.begin(txn, needed, wanted))
-        except BaseException:
-            self.roll_back(txn)
-            raise
-        return txn
-
-    def begin_late(self) -> Transaction:
-        """A reading transaction that begins with its first statement, if there ever is one."""
-        return Transaction(_Late(self.raw, self.engine.begin_read), self.engine, self.caches, writable=False)
-
-    def without_begin(self) -> Transaction:
-        """What reads one statement, which is a transaction by itself."""
-        return Transaction(self.raw, self.engine, self.caches, writable=False)
-
-    def look(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Every row of a query that is a transaction by itself."""
-        self.statistics.statements += 1
-        return self.raw.execute(self.engine.adapt(sql), parameters).fetchall()
-
-    def check_outside_changes(self, txn: Transaction) -> None:
-        """Forget all copies if a command has changed the tables since the last look."""
-        row = txn.one("SELECT position FROM stream_positions WHERE stream = ?", (OUTSIDE,))
-        self.note_outside_changes(row[0] if row is not None else 0)
-
-    def note_outside_changes(self, changes: int) -> None:
-        """The same, with how often commands have changed something by now."""
-        if changes != self._outside_changes:
-            if self._outside_changes is not None:
-                self.caches.clear()
-            self._outside_changes = changes
-
-    def commit(self, txn: Transaction) -> list[object]:
-        """Commit, and give the news to be published.
-
-        :raises CommitFailed: perhaps committed, perhaps not.
-        """
-        if self._outside and txn.writes:
-            txn.execute(
-                "INSERT INTO stream_positions (stream, position) VALUES (?, 1)"
-                " ON CONFLICT (stream) DO UPDATE SET position = stream_positions.position + 1",
-                (OUTSIDE,),
-            )
-        for write in txn._before_commit.values():
-            write()
-        last = txn.turn.last_words(txn, txn._news) if txn.turn is not None else []
-        began = time.monotonic()
-        try:
-            if last:
-                self.engine.write_and_commit(self.raw, last)
-            else:
-                self.raw.execute("COMMIT")
-        except self.engine.passing_errors:
-            # The database says that nothing of it stands.
-            raise
-        except self.engine.database_errors as error:
-            self.caches.clear()
-            raise CommitFailed(f"{type(error).__name__}: {error}") from error
-        if txn.turn is not None:
-            txn.turn.committed(self, began)
-        self.statistics.statements += txn.statements
-        if txn.writes:
-            self.statistics.commits += 1
-            self._note(txn)
-        for change in txn._on_commit:
-            try:
-                change()
-            except Exception:
-                # The commit stands; a job must not be run again for what comes after it.
-                _log.exception("something to be done after a commit failed")
-        return txn._news
-
-    def roll_back(self, txn: Transaction) -> None:
-        """Undo everything the transaction did."""
-        if isinstance(txn._connection, _Late) and not txn._connection.has_begun:
-            return
-        self.statistics.rollbacks += 1
-        for undo in txn._on_rollback:
-            undo()
-        self.engine.roll_back(self.raw)
-
-    def transact(
-        self, function: Callable[Concatenate[Transaction, P], Result], *args: P.args, **kwargs: P.kwargs
-    ) -> Result:
-        """Run a storage function in a writing transaction of its own, in this thread. Its news is not published."""
-        txn = self.begin(writable=True)
-        try:
-            result = function(txn, *args, **kwargs)
-            self.commit(txn)
-        except BaseException:
-            self.roll_back(txn)
-            raise
-        return result
-
-    def reconnect(self) -> None:
-        """Open the connection anew after it was lost.
-
-        :raises DatabaseUnavailable: that did not work either.
-        :raises DatabaseWentBack: what was committed is not there any more; for one that is exclusive.
-        """
-        with contextlib.suppress(*self.engine.database_errors):
-            self.raw.close()
-        if self._exclusive:
-            self.caches.clear()
-        self.raw = self._connect()
-        if self._exclusive:
-            try:
-                self.see_that_all_is_there(self._continuity)
-            except BaseException:
-                # Nothing is to be written before that was seen.
-                self.raw.close()
-                raise
-
-    def see_that_all_is_there(self, continuity: Continuity) -> None:
-        """Have all positions leap, and write nothing more, if what was committed is not there any more.
-
-        :raises DatabaseWentBack: so it is.
-        """
-        txn = self.begin(writable=False)
-        try:
-            is_broken = continuity.is_broken(txn)
-        finally:
-            self.roll_back(txn)
-        if is_broken:
-            self.raw.execute(self.engine.begin_write)
-            leap(txn)
-            self.raw.execute("COMMIT")
-            self.write_no_more()
-            raise DatabaseWentBack
-
-    def write_no_more(self) -> None:
-        """Refuse to begin any transaction from now on: the database is not the one that was written to."""
-        self._went_back = True
-
-    def _note(self, txn: Transaction) -> None:
-        """Know what was committed, should the connection be lost."""
-        if self._holder is None:
-            self._continuity.knows(txn.positions)
-        elif txn.turn is not None and txn.turn.number is not None:
-            self._continuity.knows_of(txn.turn.number, self._holder.name)
-
-    def _connect(self) -> RawConnection:
-        return self.engine.connect(exclusive=self._exclusive, shared=self._shared)
-
-    def close(self) -> None:
-        """Close the connection and give up the claim on the database, if it was exclusive."""
-        self.raw.close()
-        if self._exclusive:
-            self.engine.release()
 
 
 class Database:
@@ -925,7 +459,7 @@ class Database:
                 if txn.turn is not None and not job.lanes <= txn.turn.lanes:
                     put_off.append(job)
                     continue
-                marks = txn._marks()
+                marks = txn.marks()
                 try:
                     outcomes.append((job, True, job.function(txn)))
                     if txn.turn is not None:
@@ -937,7 +471,7 @@ class Database:
                         job.lanes |= {error.lane}
                     if txn.writes != marks[0]:
                         raise
-                    txn._forget_since(marks)
+                    txn.forget_since(marks)
                     if txn.turn is not None:
                         txn.turn.end_job(has_written=False)
                     if isinstance(error, LaneTaken):

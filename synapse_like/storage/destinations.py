@@ -13,10 +13,10 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from synapse_like.storage import events, positions
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
 from synapse_like.storage.events import GAP
 from synapse_like.storage.news import for_others
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import placeholders
 
 EDU_STREAM = "outgoing_edus"
 

@@ -22,10 +22,10 @@ from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.database import CommitInDoubt, Transaction
-from synapse_like.storage.engines import batched, placeholders
-from synapse_like.storage.news import for_others, register
-from synapse_like.storage.sharing import LaneTaken, lane_of
+from synapse_like.storage.news import CommitInDoubt, for_others, register
+from synapse_like.storage.shared.lanes import LaneTaken, lane_of
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 STREAM = "events"
 

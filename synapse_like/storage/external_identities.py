@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 class ExternalIdentity(Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 class Fault(Struct, frozen=True):

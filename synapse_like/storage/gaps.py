@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 class Gap(Struct, frozen=True):

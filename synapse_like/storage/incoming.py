@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import placeholders
 
 #: How long the answer to a transaction is kept, for its repetitions.
 KEPT_MS = 24 * 60 * 60 * 1000

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import Row
+from synapse_like.storage.engines.engine import Row
+from synapse_like.storage.transactions import Transaction
 
 
 class LoginSession(Struct, frozen=True):

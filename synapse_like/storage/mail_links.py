@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import Row
+from synapse_like.storage.engines.engine import Row
+from synapse_like.storage.transactions import Transaction
 
 
 class MailLink(Struct, frozen=True):

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
 from synapse_like.storage.state import MEMBER, make_slot_id, slot_id
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import placeholders
 
 
 class RoomMembership(Struct, frozen=True):

@@ -13,8 +13,9 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import DatabaseUnavailable
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseUnavailable
+from synapse_like.storage.transactions import Transaction
 
 #: The packages in which the folders of steps are.
 HOME_SERVER = "synapse_like.storage"

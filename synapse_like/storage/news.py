@@ -1,4 +1,4 @@
-"""News that other processes are told, by way of the log of commits (`sharing.py`).
+"""News that other processes are told, by way of the log of commits (`shared/commit_log.py`).
 
 News is a frozen record. One whose fields are plain is marked `@for_others`, and written and read field by field. One
 that carries what the others have to read themselves says how: `register`.
@@ -7,18 +7,16 @@ that carries what the others have to read themselves says how: `register`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct, convert, to_builtins
 
-if TYPE_CHECKING:
-    from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 News = TypeVar("News")
 
-
 #: Reads news of one kind; who reads can tell whether somebody waits for what happens in a room.
-Read = Callable[["Transaction", Sequence[Any], Callable[[str], bool]], Sequence[object]]
+Read = Callable[[Transaction, Sequence[Any], Callable[[str], bool]], Sequence[object]]
 
 
 class _Kind(Struct, frozen=True):
@@ -40,6 +38,11 @@ def for_others(kind: type[News]) -> type[News]:
     """Mark a record of plain fields as news for other processes."""
     register(kind, to_builtins, lambda _, written, __: [convert(one, kind) for one in written])
     return kind
+
+
+@for_others
+class CommitInDoubt(Struct, frozen=True):
+    """News: something may have been committed, or not, and nobody was told of it."""
 
 
 def to_log(news: object) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 class OutsideMembership(Struct, frozen=True):

@@ -11,8 +11,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.shared import commit_log
 from synapse_like.storage.state import MEMBER, slot_id
+from synapse_like.storage.transactions import Transaction
 
 
 class _Table(Struct, frozen=True):
@@ -69,7 +70,7 @@ def told(txn: Transaction, user_id: str) -> dict[str, list[dict[str, Any]]]:
 def forget(txn: Transaction, user_id: str) -> int:
     """Delete all of it but what keeps the name from being given to others; the number of rows."""
     # What the processes of a server were told of a user, such as a new name, stands there for some minutes.
-    txn.unsay(f'"{user_id}"')
+    commit_log.unsay(txn, f'"{user_id}"')
     return sum(
         txn.execute(f"DELETE FROM {table.name} WHERE {table.user} = ?", (user_id,)).rowcount
         for table in _TABLES

@@ -3,13 +3,15 @@
 Each kind of news (events, later presence, typing …) is a stream of rows with positions that only grow. The row of a
 stream in `stream_positions` is locked from the first position a transaction takes until its commit, so a position never
 becomes visible after a later one has. Processes that share a database take the number of their commit first
-(`sharing.py`), so that none holds one stream while it waits for another.
+(`shared/commit_log.py`), so that none holds one stream while it waits for another.
 """
 
 from __future__ import annotations
 
-from synapse_like.storage.database import OUTSIDE as OUTSIDE
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
+
+#: The stream in which commands that run beside a server count their changes.
+OUTSIDE = "outside"
 
 
 def take(txn: Transaction, stream: str) -> int:

@@ -11,10 +11,11 @@ from msgspec import Struct, field
 
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage import positions
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import MOST_VALUES, Row, batched, placeholders
+from synapse_like.storage.engines.engine import Row
 from synapse_like.storage.news import for_others
 from synapse_like.storage.state import MEMBER, slot_id
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import MOST_VALUES, batched, placeholders
 
 STREAM = "presence"
 OFFLINE = "offline"

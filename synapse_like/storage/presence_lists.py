@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 
 from synapse_like.storage import positions
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.news import for_others
 from synapse_like.storage.presence import STREAM
+from synapse_like.storage.transactions import Transaction
 
 
 class Entry(Struct, frozen=True):

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from synapse_like.protocol.canonical_json import decode, encode_in_any_order
 from synapse_like.protocol.profiles import AVATAR_URL, DISPLAYNAME, SHOWN
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched, placeholders
 from synapse_like.storage.news import for_others
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 
 class Profile(Struct, frozen=True):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 
 from synapse_like.storage import events
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched, placeholders
 from synapse_like.storage.events import Standing
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 _COLUMNS = "event_nid, event_id, place, standing, pdu"
 

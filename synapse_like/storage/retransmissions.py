@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 
 from synapse_like.protocol.errors import UnknownToken
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 P = ParamSpec("P")
 Outcome = dict[str, Any]

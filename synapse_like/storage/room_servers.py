@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.transactions import Transaction
 
 #: A position that is never reached.
 EVER = 2**40

@@ -22,10 +22,10 @@ from synapse_like.protocol.events import Event, StateSlot
 from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.storage import events, gaps, state
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import placeholders
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.state import NOTHING, Snapshot
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import placeholders
 
 #: Of how many missing events a head keeps the IDs.
 MOST_MISSING_KEPT = 500

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 #: Keys of one server that are kept; of more, those that stopped first are forgotten.
 MOST_KEYS = 200

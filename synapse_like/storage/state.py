@@ -14,8 +14,9 @@ from msgspec import Struct
 
 from synapse_like.protocol.events import StateSlot
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import MOST_VALUES, Row, batched, placeholders
+from synapse_like.storage.engines.engine import Row
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import MOST_VALUES, batched, placeholders
 
 BASE = 16
 #: New slots that are remembered at one go; those of somebody who comes into a large room are not.

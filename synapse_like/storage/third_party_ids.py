@@ -6,7 +6,7 @@ import orjson
 from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 class LinkedAddress(Struct, frozen=True):

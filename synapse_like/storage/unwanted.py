@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched, placeholders
 from synapse_like.storage.news import for_others
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 #: What holds for who has not said anything.
 EVERYONE = "everyone"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import orjson
 from msgspec import Struct
 
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import GAP, STREAM, Standing
+from synapse_like.storage.transactions import Transaction
 
 
 class EventRow(Struct, frozen=True):

@@ -28,8 +28,8 @@ from signedjson.key import generate_signing_key, write_signing_keys
 from synapse_like.http.site import Site
 from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import SPEC_2014
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from tests.conftest import NewDatabase
 from tests.support.building import Building

@@ -15,7 +15,7 @@ from synapse_like.storage import claims
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.claims import CHORES
 from synapse_like.storage.database import Database
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.engines.opening import open_engine
 from tests.storage.test_sharing import Process, prepare
 from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge

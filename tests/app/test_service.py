@@ -38,7 +38,7 @@ from synapse_like.protocol.errors import Forbidden, Unavailable
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import rooms
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 from tests.support.processes import free_port
 
 #: How long something may take that has to happen, in seconds.

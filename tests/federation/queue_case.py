@@ -22,9 +22,11 @@ from synapse_like.protocol.room_versions import V1
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound
 from synapse_like.storage.events import GAP, EventPersisted
+from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 #: What the queues are told.

@@ -15,8 +15,9 @@ from synapse_like.federation.progress import SAVE_SECONDS
 from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.storage import claims, destinations
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from tests.federation.queue_case import House
 from tests.support.postgres import PostgreSQL

@@ -14,8 +14,9 @@ from synapse_like.federation.sending import MOST_TO_FAILING, PASSING_EDU_MS, STO
 from synapse_like.federation.transactions import MOST_EDUS, MOST_PDUS, position_of
 from synapse_like.protocol.errors import BadParam, Unavailable
 from synapse_like.storage import destinations, events, rooms
-from synapse_like.storage.database import CommitInDoubt, Transaction
 from synapse_like.storage.events import GAP
+from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.transactions import Transaction
 from tests.federation.queue_case import NOON, House
 
 ROOM = "!room:here"

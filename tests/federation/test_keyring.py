@@ -34,7 +34,7 @@ from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.protocol.signing import TRUSTED_AHEAD, sign_pdu
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from tests.federation.other_servers import FederationCase, Other, Visitor, answer, loop
 from tests.protocol.test_events import EVENT

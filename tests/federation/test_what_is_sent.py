@@ -17,8 +17,8 @@ from synapse_like.protocol.request_signing import encode_content
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.protocol.wire_formats import encode_pdu
 from synapse_like.storage import rooms
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.transactions import Transaction
 from tests.federation.queue_case import House, Sent
 
 ALICE = "@alice:here"

@@ -19,8 +19,9 @@ from synapse_like.protocol.room_versions import V6
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import gaps, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.gaps import Gap
+from synapse_like.storage.transactions import Transaction
 from tests.support.forking_rooms import Branch, ForkingRoom
 from tests.support.heard_rooms import SERVER, DirectDatabase, Listener, Trusting, checked
 

@@ -13,9 +13,9 @@ from synapse_like.app.content import BlockingMeans, media_reconcile, media_statu
 from synapse_like.config import Config, load
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.storage import content
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content_files import ContentFolder
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.engines.opening import open_engine
 from tests.support import crashing
 from tests.support.crashing import CONTENT_ID, DATA, SERVER, STEPS, finished
 from tests.support.server import ROOT

@@ -18,9 +18,9 @@ from synapse_like.federation.client import IncomingFile
 from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.handlers.content import LOOK_SECONDS, LOOKING_SECONDS, Bounds, ContentRepository
 from synapse_like.handlers.content_store import ContentStore
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content import Content
 from synapse_like.storage.content_files import ContentFolder
-from synapse_like.storage.database import Connection
 
 THERE = "there.example"
 

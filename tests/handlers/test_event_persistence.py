@@ -21,8 +21,9 @@ from synapse_like.protocol.room_versions import SPEC_2014, V1
 from synapse_like.protocol.signing import verify_pdu
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import events, membership, rooms, state
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.events import StoredEvent
+from synapse_like.storage.transactions import Transaction
 
 ALICE = "@alice:here"
 ROOM = "!room:here"

@@ -32,9 +32,11 @@ from synapse_like.protocol.hashes import content_hash
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import events, incoming, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
+from synapse_like.storage.transactions import Transaction
 from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge
 

@@ -21,7 +21,8 @@ from synapse_like.protocol.errors import TooLarge
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import events, rooms, state
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.transactions import Transaction
 
 ALICE = "@alice:here"
 MESSAGES = 200

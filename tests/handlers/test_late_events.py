@@ -27,8 +27,9 @@ from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import events, gaps, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.events import Standing
+from synapse_like.storage.transactions import Transaction
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import Branch, ForkingRoom
 from tests.support.generated_rooms import BOB

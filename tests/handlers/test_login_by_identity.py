@@ -11,7 +11,7 @@ from synapse_like.clock import ReactorClock
 from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.handlers.login_by_identity import BINDING_SECONDS, IdentityStage
 from synapse_like.storage import accounts, identity_sessions
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from tests.support.heard_rooms import DirectDatabase
 
 URL, ERIN = "https://id.example.org", "@erin:here.example"

@@ -18,8 +18,9 @@ from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.wire_formats import to_pdu
 from synapse_like.storage import gaps, rooms
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.events import Standing
+from synapse_like.storage.transactions import Transaction
 from tests.support.forking_rooms import CREATOR as ALICE
 from tests.support.forking_rooms import Branch, ForkingRoom
 from tests.support.generated_rooms import BOB

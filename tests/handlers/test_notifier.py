@@ -13,9 +13,11 @@ from synapse_like.handlers.event_stream import sees
 from synapse_like.handlers.notifier import IDLE_SECONDS, MOST_RECENT, Notifier, Watcher, visible_from_memory
 from synapse_like.protocol.events import Event
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import CommitInDoubt, Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import GAP, EventPersisted, EventRedacted, StoredEvent
 from synapse_like.storage.membership import MembershipChange
+from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 ALICE = "@alice:here"

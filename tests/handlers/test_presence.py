@@ -34,10 +34,11 @@ from synapse_like.handlers.presence_states import LONGEST_TEXT
 from synapse_like.handlers.streams import NO_ARRIVALS
 from synapse_like.storage import accounts, presence, presence_lists, profiles
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.presence import PresenceRecorded
 from synapse_like.storage.presence_lists import Entry, ListChanged
 from synapse_like.storage.profiles import ProfileField
+from synapse_like.storage.transactions import Transaction
 from tests.handlers.test_notifier import event_in, membership_of
 from tests.support.threads import ThreadBridge
 

@@ -12,9 +12,10 @@ from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.presence_lists import AutoAccept, ListChange, PresenceLists
 from synapse_like.protocol.errors import BadJson
 from synapse_like.storage import accounts, presence_lists
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.presence_lists import Entry
 from synapse_like.storage.retransmissions import Once
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 ALICE, BOB = "@alice:here", "@bob:here"

@@ -24,10 +24,11 @@ from synapse_like.protocol.room_creation import opening_events
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import accounts, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.events import EventPersisted
 from synapse_like.storage.profiles import ProfileChanged
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 OWNER = "@owner:here"

@@ -16,8 +16,8 @@ from synapse_like.handlers.profile_changes import ProfileChanges
 from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_versions import V1
 from synapse_like.storage import accounts, profiles, rooms
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.profiles import ProfileField
+from synapse_like.storage.transactions import Transaction
 from tests.storage.test_sharing import Process, prepare
 from tests.support.postgres import PostgreSQL
 

@@ -23,8 +23,9 @@ from synapse_like.protocol.events import Event, EventDraft
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.storage import accounts, gaps, membership, rooms
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.retransmissions import Once
+from synapse_like.storage.transactions import Transaction
 from tests.storage.test_sharing import Process, prepare
 from tests.storage.test_side_by_side import Paused, see_waiting
 from tests.support.forking_rooms import CREATOR as ALICE

@@ -25,10 +25,11 @@ from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_creation import opening_events
 from synapse_like.protocol.room_versions import V1
 from synapse_like.storage import rooms
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.events import EventPersisted, StoredEvent, Unread
 from synapse_like.storage.migrations import migrate
+from synapse_like.storage.transactions import Transaction
 from tests.storage.test_sharing import Process
 from tests.support.postgres import PostgreSQL
 

@@ -28,11 +28,13 @@ from synapse_like.handlers.typing import FRESH_MS, Typing, TypingHeard
 from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
 from synapse_like.storage import accounts, events, presence
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
-from synapse_like.storage.sharing import Urgent
+from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.transactions import Transaction
 from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge
 

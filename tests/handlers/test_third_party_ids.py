@@ -15,8 +15,9 @@ from synapse_like.handlers.third_party_ids import MOST_LINKED, Proof, ThirdParty
 from synapse_like.protocol.errors import Forbidden, LimitExceeded
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage import accounts, third_party_ids
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import Database
 from synapse_like.storage.third_party_ids import LinkedAddress
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 ALICE, BOB = "@alice:here", "@bob:here"

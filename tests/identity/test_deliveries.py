@@ -14,7 +14,7 @@ from synapse_like.identity.deliveries import DATABASE_PAUSE_SECONDS, Delivery
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.identity import destinations
 from synapse_like.storage.identity.destinations import SIBLING, Destination
 from synapse_like.storage.migrations import IDENTITY_SERVER, migrate

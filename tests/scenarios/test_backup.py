@@ -14,9 +14,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from synapse_like.commands import main
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.copying import content_of, table_names
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import SqliteEngine
+from synapse_like.storage.engines.sqlite import SqliteEngine
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import known
 from tests.support.client import Client, texts

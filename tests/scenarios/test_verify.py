@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from synapse_like.app.parts import engine_of
 from synapse_like.commands import main
 from synapse_like.config import load
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.transactions import Transaction
 from tests.conftest import NewDatabase
 from tests.scenarios.conftest import known
 from tests.support.client import Client

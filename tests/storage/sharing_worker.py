@@ -17,9 +17,10 @@ from pathlib import Path
 
 from synapse_like.storage import positions
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.news import for_others
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 ROOMS = ("!one:x", "!two:x", "!three:x")

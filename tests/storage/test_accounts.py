@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, login_sessions, retransmissions
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.login_sessions import LoginSession
 from synapse_like.storage.retransmissions import KEPT_MS, Once, once
+from synapse_like.storage.transactions import Transaction
 
 ALICE = "@alice:here"
 

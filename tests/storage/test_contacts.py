@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from synapse_like.storage import accounts, contacts, unwanted
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.contacts import StoredContact
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.transactions import Transaction
 
 ALICE, BOB = "@alice:example.org", "@bob:example.org"
 EMAIL = "email:bob@example.org"

@@ -9,9 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from synapse_like.storage import accounts, content, migrations
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content import Content, Selection, Thumbnail, Usage
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import Engine
+from synapse_like.storage.engines.engine import Engine
+from synapse_like.storage.transactions import Transaction
 
 ONE, TWO, THREE = "aa" * 32, "bb" * 32, "cc" * 32
 ALICE = "@alice:here.example"

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from synapse_like.storage import copying
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.copying import CopyFailed
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import SqliteEngine, open_engine
+from synapse_like.storage.engines.opening import open_engine
+from synapse_like.storage.engines.sqlite import SqliteEngine
 from synapse_like.storage.migrations import migrate
 from tests.support.postgres import PostgreSQL
 

@@ -10,9 +10,11 @@ from twisted.internet.defer import Deferred
 
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
 from synapse_like.storage.state import SLOTS
+from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
 
 

@@ -9,9 +9,10 @@ import pytest
 from synapse_like.federation import status
 from synapse_like.protocol.room_versions import V1
 from synapse_like.storage import destinations, room_servers, rooms
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.destinations import Destination
 from synapse_like.storage.events import GAP
+from synapse_like.storage.transactions import Transaction
 
 THERE = "there.example"
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseUnavailable, PostgresEngine, SqliteEngine, open_engine, placeholders
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseUnavailable
+from synapse_like.storage.engines.opening import open_engine
+from synapse_like.storage.engines.postgresql import PostgresEngine
+from synapse_like.storage.engines.sqlite import SqliteEngine
+from synapse_like.storage.values import placeholders
 
 
 def test_sqlite_files_are_for_their_owner_alone(tmp_path: Path) -> None:

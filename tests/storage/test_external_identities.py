@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from synapse_like.storage import accounts, external_identities
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.external_identities import ExternalIdentity
 
 ALICE, BOB = "@alice:here", "@bob:here"

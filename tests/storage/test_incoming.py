@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synapse_like.storage import incoming
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.incoming import MOST_WAITING, MOST_WAITING_IN_ROOM, WAITING_MS, WaitingPdu
 
 

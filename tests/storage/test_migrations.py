@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import DatabaseUnavailable, Engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseUnavailable, Engine
 from synapse_like.storage.migrations import IDENTITY_SERVER, migrate, steps
+from synapse_like.storage.transactions import Transaction
 
 
 def test_each_step_is_applied_once(engine: Engine) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from synapse_like.storage import engines
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Engine, open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines import postgresql as driver
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate, migrate_among_others, newest_applied, steps
-from synapse_like.storage.sharing import Holder
+from synapse_like.storage.shared.holder import Holder
 from tests.support.postgres import PostgreSQL
 
 OLDER, NEWEST = (step.number for step in steps()[-2:])
@@ -22,7 +23,7 @@ OLDER, NEWEST = (step.number for step in steps()[-2:])
 @pytest.fixture
 def engine(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An empty database, whose claim is waited for as long as it takes."""
-    monkeypatch.setattr(engines, "CLAIM_SECONDS", 30)
+    monkeypatch.setattr(driver, "CLAIM_SECONDS", 30)
     with postgresql.database() as url:
         yield open_engine(url, data_dir=Path())
 
@@ -31,7 +32,7 @@ def engine(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def refused(sentence: str) -> Iterator[None]:
     """Not for long is waited for what is not to be had."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "CLAIM_SECONDS", 0.2)
+        patch.setattr(driver, "CLAIM_SECONDS", 0.2)
         with pytest.raises(DatabaseInUse, match=sentence):
             yield
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import PostgresEngine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.postgresql import PostgresEngine
 from synapse_like.storage.migrations import migrate
 from tests.support.postgres import PostgreSQL
 

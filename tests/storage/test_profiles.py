@@ -6,8 +6,9 @@ import pytest
 
 from synapse_like.protocol.profiles import PRIVATE, PUBLIC
 from synapse_like.storage import accounts, profiles
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.profiles import Profile, ProfileField
+from synapse_like.storage.transactions import Transaction
 
 ALICE, BOB = "@alice:here", "@bob:here"
 

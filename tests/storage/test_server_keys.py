@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synapse_like.storage import server_keys
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.server_keys import MOST_KEYS, StoredKey
 
 NAME = "a.example"

@@ -17,14 +17,22 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.protocol.errors import Unavailable
-from synapse_like.storage import engines, positions, sharing
+from synapse_like.storage import positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.database import CommitInDoubt, Connection, Database, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines import postgresql as driver
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
-from synapse_like.storage.news import for_others
-from synapse_like.storage.sharing import Turn
+from synapse_like.storage.news import CommitInDoubt, for_others
+from synapse_like.storage.shared import commit_log
+from synapse_like.storage.shared import listener as listening
+from synapse_like.storage.shared.commit_log import Reading, Told
+from synapse_like.storage.shared.listener import Listener
+from synapse_like.storage.shared.turns import Turn
+from synapse_like.storage.transactions import Transaction
 from tests.storage.sharing_worker import ROOMS
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import dying_with_us, wait_until
@@ -148,13 +156,13 @@ def test_nobody_is_alone_on_a_database_that_others_share(url: str, processes: li
 
 def test_what_passes_is_heard_by_the_others_however_long_and_leaves_nothing(processes: list[Process]) -> None:
     one, two = processes
-    before = one.result(one.database.read("newest", sharing.newest))
+    before = one.result(one.database.read("newest", commit_log.newest))
     long = "é" * 5000 + "x" * 20_000
     one.database.tell_others(Said(0, "short"), Said(0, long))
     two.hear("short", long)
     two.say("last")
     one.hear("last")
-    assert one.result(one.database.read("newest", sharing.newest)) == before + 1
+    assert one.result(one.database.read("newest", commit_log.newest)) == before + 1
 
 
 def test_who_says_many_things_wakes_the_others_once_in_a_while_and_they_hear_all(
@@ -176,14 +184,14 @@ def test_who_listens_hears_what_took_too_long_to_be_committed_without_a_notice(
 ) -> None:
     """As far as the one who commits knows, the others read on; they do no longer when it is committed."""
     one, two = processes
-    monkeypatch.setattr(sharing, "LOOK_EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(listening, "LOOK_EVERY_SECONDS", 3600.0)
     holder = one.database._holder
     assert holder is not None
     monkeypatch.setattr(holder, "notice", lambda: "")
     two.say("first")
     one.hear("first")
     # The last look that began before this was changed.
-    monkeypatch.setattr(sharing, "READ_ON_SECONDS", 0.0)
+    monkeypatch.setattr(listening, "READ_ON_SECONDS", 0.0)
     for word in "abc":
         one.say(word)
         two.hear("first", *"abc"[: "abc".index(word) + 1])
@@ -283,15 +291,15 @@ def test_who_missed_too_much_looks_at_everything_again(
     url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, _ = processes
-    monkeypatch.setattr(sharing, "KEPT_SECONDS", -10)
+    monkeypatch.setattr(commit_log, "KEPT_SECONDS", -10)
     for word in "abc":
         one.say(word)
-    one.result(one.database.write("forget", sharing.forget_old, now_ms=1 << 45))
+    one.result(one.database.write("forget", commit_log.forget_old, now_ms=1 << 45))
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
-    reading = sharing.Reading("asleep", 0, heard.extend)
-    listener = sharing.Listener(lambda: Connection(engine), reading, gaps.append, heard.extend, Mock())
+    reading = Reading("asleep", 0, heard.extend)
+    listener = Listener(lambda: Connection(engine), reading, gaps.append, heard.extend, Mock())
     listener.start()
     wait_until("what is left to be heard", lambda: bool(heard))
     listener.stop()
@@ -304,15 +312,13 @@ def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_agai
     url: str, processes: list[Process]
 ) -> None:
     one, _ = processes
-    before = one.result(one.database.read("newest", sharing.newest))
+    before = one.result(one.database.read("newest", commit_log.newest))
     for word in ("kept", "unsaid", "kept, too"):
         one.say(word)
-    one.result(one.database.write("unsay", lambda txn: txn.unsay('"unsaid"')))
-    heard: list[sharing.Told] = []
+    one.result(one.database.write("unsay", commit_log.unsay, '"unsaid"'))
+    heard: list[Told] = []
     engine = open_engine(url, data_dir=Path())
-    listener = sharing.Listener(
-        lambda: Connection(engine), sharing.Reading("late", before, heard.extend), print, print, print
-    )
+    listener = Listener(lambda: Connection(engine), Reading("late", before, heard.extend), print, print, print)
     listener.start()
     wait_until("all of it", lambda: len(heard) >= 3)
     listener.stop()
@@ -350,7 +356,7 @@ def test_who_thinks_too_long_in_a_transaction_holds_nobody_up(
     processes: list[Process], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a process that is stopped while it holds a room and the number of its commit."""
-    monkeypatch.setattr(engines, "LONGEST_THOUGHT", 1)
+    monkeypatch.setattr(driver, "LONGEST_THOUGHT", 1)
     one, two = Process(url), processes[0]
     entered, goes_on = threading.Event(), threading.Event()
     tries: list[int] = []
@@ -433,7 +439,7 @@ def test_who_missed_what_is_kept_no_more_goes_on(
     one, two = processes
     one.say("before")
     two.hear("before")
-    monkeypatch.setattr(sharing, "KEPT_SECONDS", -10)
+    monkeypatch.setattr(commit_log, "KEPT_SECONDS", -10)
     one.result(one.database.write("forget", say_and_forget, "after"))
     with psycopg.connect(url, autocommit=True) as other:
         other.execute(END_OTHERS)
@@ -443,7 +449,7 @@ def test_who_missed_what_is_kept_no_more_goes_on(
 
 def say_and_forget(txn: Transaction, word: str) -> None:
     say(txn, word)
-    sharing.forget_old(txn, now_ms=1 << 45)
+    commit_log.forget_old(txn, now_ms=1 << 45)
 
 
 class Worker:

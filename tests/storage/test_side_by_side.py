@@ -14,8 +14,8 @@ from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import V1
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import accounts, events, rooms, state
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.retransmissions import Once, once
+from synapse_like.storage.transactions import Transaction
 from tests.storage.test_sharing import NAMES, ROOMS, Process, prepare
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import wait_until

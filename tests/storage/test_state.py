@@ -10,8 +10,9 @@ from signedjson.key import generate_signing_key
 from synapse_like.protocol.events import StateSlot
 from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import events, rooms, state
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.state import NOTHING, Snapshot
+from synapse_like.storage.transactions import Transaction
 from tests.support.building import Building
 
 Changes = list[tuple[int, int | None]]

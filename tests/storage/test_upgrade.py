@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import Step, _apply, _make_record, migrate, steps
+from synapse_like.storage.transactions import Transaction
 from tests.support import old_databases
 from tests.support.inside import Inside, inside, quoted
 from tests.support.old_databases import ALIAS, FOLDER, SAID, USERS

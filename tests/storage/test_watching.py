@@ -9,11 +9,13 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from synapse_like.protocol.errors import Unavailable
-from synapse_like.storage import engines
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Connection, Database, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.database import Database
+from synapse_like.storage.engines import postgresql
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
+from synapse_like.storage.transactions import Transaction
 from tests.support.needed import needed
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
 from tests.support.processes import wait_until
@@ -39,8 +41,8 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr(engines, "LOOK_EVERY_SECONDS", 0.1)
-    monkeypatch.setattr(engines, "PING_SECONDS", 1)
+    monkeypatch.setattr(postgresql, "LOOK_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(postgresql, "PING_SECONDS", 1)
     server = PostgreSQL(needed(find_binaries(), "POSTGRES", HOW_TO_INSTALL))
     try:
         with server.database() as url:

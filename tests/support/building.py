@@ -29,10 +29,11 @@ from synapse_like.protocol.events import EventDraft
 from synapse_like.protocol.room_creation import opening_events
 from synapse_like.protocol.room_versions import RoomRules, rules_for
 from synapse_like.storage import accounts, rooms
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.state import MEMBER
+from synapse_like.storage.transactions import Transaction
 
 T = TypeVar("T")
 

@@ -18,11 +18,12 @@ from synapse_like.app.content import BlockingMeans
 from synapse_like.config import load
 from synapse_like.handlers.content_store import ContentStore
 from synapse_like.storage import content
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content import Content
 from synapse_like.storage.content_files import ContentFolder, Held, Unfinished
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import open_engine
+from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
+from synapse_like.storage.transactions import Transaction
 
 DATA = b"what is kept"
 SERVER, CONTENT_ID = "there.example", "crash"

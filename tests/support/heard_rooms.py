@@ -15,8 +15,9 @@ from synapse_like.protocol.events import Event, Pdu, StateSlot
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, rooms, state
-from synapse_like.storage.database import Connection, Transaction
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.events import Standing
+from synapse_like.storage.transactions import Transaction
 
 SERVER = "here.example"
 

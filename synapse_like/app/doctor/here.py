@@ -10,9 +10,9 @@ from synapse_like.app.errors import StartError
 from synapse_like.app.parts import engine_of
 from synapse_like.config import Config
 from synapse_like.storage import content
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.content_files import ContentFolder
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseUnavailable
+from synapse_like.storage.engines.engine import DatabaseUnavailable
 
 
 def strange_settings(config: Config) -> Iterator[tuple[str, str]]:

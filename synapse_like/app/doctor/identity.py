@@ -27,8 +27,8 @@ from synapse_like.identity.text_messages import TextMessages
 from synapse_like.identity.v1 import PREFIX
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.protocol.third_party_ids import phone_number
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseUnavailable
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseUnavailable
 from synapse_like.storage.identity import destinations
 from synapse_like.storage.identity.destinations import SIBLING
 from synapse_like.storage.migrations import IDENTITY_SERVER

@@ -25,8 +25,8 @@ from synapse_like.federation.own_keys import KeysUnusable, read_signing_file
 from synapse_like.federation.web_client import WebClient
 from synapse_like.protocol.errors import MatrixError
 from synapse_like.storage import migrations
-from synapse_like.storage.database import Connection
-from synapse_like.storage.engines import DatabaseUnavailable, Engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import DatabaseUnavailable, Engine
 
 USER_AGENT = f"synapse_like/{__version__}"
 #: Free bytes of a disk below which things will soon fail, and below which nothing works any more.

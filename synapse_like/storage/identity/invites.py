@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Transaction
+from synapse_like.storage.transactions import Transaction
 
 
 class Invite(Struct, frozen=True):

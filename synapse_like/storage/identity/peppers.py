@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched, placeholders
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 #: Peppers that are good at the same time.
 MOST_GOOD = 2

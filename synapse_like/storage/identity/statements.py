@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
 from synapse_like.storage import positions
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import batched, placeholders
 from synapse_like.storage.identity import peppers
+from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.values import batched, placeholders
 
 STREAM = "statements"
 ASSOCIATION, KEYS = "association", "keys"

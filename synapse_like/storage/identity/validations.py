@@ -7,8 +7,8 @@ from hashlib import sha256
 from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Transaction
-from synapse_like.storage.engines import Row
+from synapse_like.storage.engines.engine import Row
+from synapse_like.storage.transactions import Transaction
 
 _COLUMNS = "sid, medium, address, secret_hash, send_attempt, next_link, tries, created_at, validated_at"
 

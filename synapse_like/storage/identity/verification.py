@@ -7,8 +7,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Transaction
 from synapse_like.storage.identity.statements import STREAM
+from synapse_like.storage.transactions import Transaction
 
 #: For a stream of the database: where its highest position stands.
 HIGHEST = {STREAM: "SELECT MAX(position) FROM statements"}

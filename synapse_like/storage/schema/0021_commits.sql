@@ -1,4 +1,4 @@
--- Where several processes share the database: what each commit changed, for the others (sharing.py).
+-- Where several processes share the database: what each commit changed, for the others (shared/commit_log.py).
 
 CREATE TABLE commits (
     number BIGINT PRIMARY KEY,

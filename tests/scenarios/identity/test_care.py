@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from synapse_like.app.identity import engine_of
 from synapse_like.commands import main
 from synapse_like.identity.settings import IDENTITY_SERVER
-from synapse_like.storage.database import Connection
+from synapse_like.storage.connections import Connection
 from synapse_like.storage.identity import destinations
 from synapse_like.storage.identity.destinations import SIBLING
 from tests.conftest import NewDatabase

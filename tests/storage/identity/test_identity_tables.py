@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from synapse_like.protocol.third_party_ids import ThirdPartyId
-from synapse_like.storage.database import Connection, Transaction
-from synapse_like.storage.engines import Engine
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.engines.engine import Engine
 from synapse_like.storage.identity import destinations, invites, peppers, statements, validations
 from synapse_like.storage.identity.destinations import HOME, SIBLING, Destination
 from synapse_like.storage.identity.invites import Invite
 from synapse_like.storage.identity.statements import ASSOCIATION, Statement
 from synapse_like.storage.migrations import IDENTITY_SERVER, migrate, steps
+from synapse_like.storage.transactions import Transaction
 
 ALICE, BOB = ThirdPartyId("email", "alice@example.org"), ThirdPartyId("msisdn", "442079460018")
 HERE, THERE = "here.example", "there.example"

@@ -1,0 +1,146 @@
+"""A process among those that share a database, as its writing thread sees it.
+
+Before it writes, it learns what the others have changed: its copies may be wrong by it. What a writing transaction has
+read of the log is not read again by the listener.
+
+**Quiet.** To wake all processes for each commit would cost more than the commit. A process that commits one thing after
+the other tells them to read on, which they do every few milliseconds for a while (`READ_ON_SECONDS` in `listener.py`);
+meanwhile it says nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from synapse_like.protocol.events import StateSlot
+from synapse_like.storage.continuity import Continuity
+from synapse_like.storage.engines.engine import Query, Row
+from synapse_like.storage.shared.commit_log import Reading
+from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.transactions import Transaction
+
+#: Who commits again so soon tells the others to read on; in seconds.
+SOON_SECONDS = 0.03
+#: For how long after that it is not said again that there is something to read: less than all read on for, since what
+#: is committed meanwhile has to be there when they look last. And after how long that is not sure any more.
+SAID_SECONDS, DOUBTFUL_SECONDS = 0.04, 0.08
+#: Of how many commits a writing transaction learns one by one what they changed; before that, it forgets everything.
+MOST_CAUGHT_UP = 500
+
+#: The newest commits first, after a number; news only of those after another one.
+_COMMITS_SINCE = (
+    "SELECT number, maker, rooms, kinds, CASE WHEN number > $2 THEN news END FROM commits"
+    " WHERE number > $1 ORDER BY number DESC LIMIT $3"
+)
+#: A number that no commit has.
+_NEVER = 2**62
+
+
+class Movable(Protocol):
+    """A copy that can be brought up to date, when all that happened was of the usual kind: see `Turn.moves`."""
+
+    def as_moved(self, slots: Iterable[StateSlot]) -> Any:
+        """Where it stands, as JSON can say it.
+
+        :param slots: those of its state that have changed.
+        """
+        ...
+
+    def move(self, txn: Transaction, place: Any) -> None:
+        """Be there; it was where that process found it."""
+        ...
+
+
+class Holder:
+    """A process among those that share a database, as its writing thread sees it.
+
+    :param urgent: what others must know at once; None if there are none on this machine.
+    :ivar name: by which its commits are known.
+    :ivar continuity: the last commit that it knows, its own or another's.
+    :ivar reading: is told what is read; None before there is anybody to be told.
+    """
+
+    def __init__(self, urgent: Urgent | None = None) -> None:
+        self.name = secrets.token_hex(8)
+        self.urgent = urgent
+        self.continuity = Continuity()
+        # By the monotonic clock: when it last told the others to read on, and when it last began a commit.
+        self._said_at = self._committed_at = float("-inf")
+        self.reading: Reading | None = None
+        # The last commit of which the copies know; None before there are any.
+        self._seen: int | None = None
+
+    def notice(self) -> str:
+        """What to say with a commit: that there is something to read, or to read on; or nothing."""
+        now = time.monotonic()
+        if now - self._said_at <= SAID_SECONDS:
+            return ""
+        return f"{self.name} +" if now - self._committed_at <= SOON_SECONDS else self.name
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether others may have stopped reading on."""
+        return time.monotonic() - self._said_at > DOUBTFUL_SECONDS
+
+    @property
+    def unseen(self) -> Query:
+        """What asks for the commits that the copies do not know of, the newest first, with the news not read yet."""
+        seen = self._seen if self._seen is not None else _NEVER
+        return _COMMITS_SINCE, (seen, self.reading.last if self.reading is not None else _NEVER, MOST_CAUGHT_UP)
+
+    def begin(self, newest: int) -> None:
+        """A writing transaction has begun. At the first one there are no copies yet that anything could make wrong.
+
+        :param newest: the number of the newest commit.
+        """
+        if self._seen is None:
+            self._seen = newest
+
+    def catch_up(self, txn: Transaction, commits: Sequence[Row]) -> None:
+        """Learn what other processes have changed, now that the lanes are held: copies may be wrong by it.
+
+        :param commits: the answer to `unseen`.
+        """
+        if not commits:
+            return
+        assert self._seen is not None, "a transaction has begun"
+        rows = commits[::-1]
+        if rows[0][0] > self._seen + 1:
+            txn.caches.clear()
+        for _, maker, rooms, kinds, _ in rows:
+            if maker != self.name:
+                self._forget(txn, orjson.loads(rooms))
+                for kind in orjson.loads(kinds):
+                    txn.caches.drop_kind(kind)
+        self._seen = rows[-1][0]
+        if self.reading is not None:
+            self.reading.read(txn, rows)
+
+    def _forget(self, txn: Transaction, rooms: Sequence[Any]) -> None:
+        for room in rooms:
+            if isinstance(room, str):
+                txn.caches.drop("heads", [room])
+                continue
+            room_id, place = room
+            head: Movable | None = txn.caches.find("heads", room_id)
+            if head is not None:
+                head.move(txn, place)
+
+    def have_committed(self, number: int, began: float, notice: str) -> None:
+        """A commit of this process stands.
+
+        :param began: when it was begun, by the monotonic clock.
+        :param notice: what was said with it.
+        """
+        self._committed_at = began
+        if notice.endswith("+"):
+            self._said_at = began
+        if self._seen is not None and number == self._seen + 1:
+            self._seen = number
+        if self.reading is not None:
+            self.reading.ours(number)

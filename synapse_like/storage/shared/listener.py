@@ -1,0 +1,174 @@
+"""The listener: hears that others have committed something, and reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+import orjson
+
+from synapse_like.logs import get_logger
+from synapse_like.storage.connections import Connection
+from synapse_like.storage.continuity import DatabaseWentBack
+from synapse_like.storage.engines.engine import BUSY_SECONDS, DatabaseUnavailable
+from synapse_like.storage.news import from_log
+from synapse_like.storage.shared.commit_log import Reading
+
+#: After how many seconds the log is read if nobody said that there is something to read.
+LOOK_EVERY_SECONDS = 2.0
+#: How long it is read on after something was heard or found; in seconds.
+READ_ON_SECONDS = 0.1
+#: The pause after a look at the log, if nobody here is waiting for what stands there; in seconds.
+PACE_SECONDS = 0.03
+#: How many commits are read at once.
+MOST_AT_ONCE = 500
+#: The longest pause between attempts to reach the database again, in seconds.
+LONGEST_PAUSE = 5.0
+
+_log = get_logger(__name__)
+
+
+class Listener:
+    """Reads what others have committed, on a thread of its own.
+
+    :param connect: makes its connection.
+    :param reading: how far this process has read.
+    :param missed: is given a number when what was before it cannot be read any more.
+    :param tell_passing: is given news of others that stands in no log.
+    :param went_back: is called, and nothing more is read, if what was committed is not there any more.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        reading: Reading,
+        missed: Callable[[int], None],
+        tell_passing: Callable[[list[object]], None],
+        went_back: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._reading = reading
+        self._went_back = went_back
+        self._missed = missed
+        self._tell_passing = tell_passing
+        #: What has been said so far by those who are not at the end of it.
+        self._parts: dict[str, str] = {}
+        self._ending = threading.Event()
+        self._listens = threading.Event()
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="database-listener", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen. Blocks until that is so: what passes before, this process never hears."""
+        self._thread.start()
+        # If the database is not there just now, it is listened to later.
+        self._listens.wait(BUSY_SECONDS)
+
+    def hurry(self) -> None:
+        """Somebody waits for what has been committed, and cannot wait until it would be read."""
+        self._hurry.set()
+
+    def stop(self, connection: Connection | None = None) -> None:
+        """End.
+
+        :param connection: by which the listener can be woken; without it, it may take `LOOK_EVERY_SECONDS`.
+        """
+        self._ending.set()
+        self._hurry.set()
+        if connection is not None:
+            with contextlib.suppress(*connection.engine.database_errors):
+                connection.engine.notify(connection.raw)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = 0.1
+        while not self._ending.is_set():
+            try:
+                connection = self._connect()
+            except DatabaseUnavailable as error:
+                _log.warning("others cannot be listened to", reason=str(error).strip())
+                self._ending.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            try:
+                connection.engine.listen(connection.raw)
+                connection.see_that_all_is_there(self._reading.continuity)
+                self._listens.set()
+                pause = 0.1
+                self._read_on(connection)
+            except DatabaseWentBack:
+                self._went_back()
+                return
+            except connection.engine.database_errors as error:
+                _log.warning("what others said could not be read, connecting again", reason=str(error).strip())
+            except Exception:
+                _log.exception("what others said could not be understood, connecting again")
+                self._ending.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            finally:
+                connection.close()
+
+    def _read_on(self, connection: Connection) -> None:
+        """Read when there is something to read, until the end."""
+        # What was said before it listened may have been to read on.
+        until = time.monotonic() + READ_ON_SECONDS
+        while not self._ending.is_set():
+            # Before the look: the last one has to come after all that was not said because everybody was reading.
+            is_last = time.monotonic() >= until
+            self._hurry.clear()
+            count = self._read(connection)
+            if count == MOST_AT_ONCE:
+                continue
+            if count or not is_last:
+                self._hurry.wait(PACE_SECONDS)
+            if self._hear(connection, LOOK_EVERY_SECONDS if is_last else 0):
+                until = time.monotonic() + READ_ON_SECONDS
+
+    def _hear(self, connection: Connection, seconds: float) -> bool:
+        """Hear whether to read on; what passes is told at once, after what was committed before it.
+
+        :param seconds: how long to wait for the first that is said, be it only that there is something to read.
+        """
+        is_to_read_on = False
+        for notice in connection.engine.notices(connection.raw, seconds):
+            maker, _, rest = notice.partition(" ")
+            if maker in ("", self._reading.name):
+                continue
+            if rest in ("", "+"):
+                is_to_read_on |= rest == "+"
+                continue
+            left, _, text = rest.partition(" ")
+            text = self._parts.pop(maker, "") + text
+            if left != "0":
+                self._parts[maker] = text
+                continue
+            while self._read(connection) == MOST_AT_ONCE:
+                pass
+            txn = connection.begin(writable=False)
+            try:
+                self._tell_passing(list(from_log(txn, orjson.loads(text))))
+            finally:
+                connection.roll_back(txn)
+        return is_to_read_on
+
+    def _read(self, connection: Connection) -> int:
+        """Read on; how many commits there were."""
+        rows = connection.look(
+            "SELECT number, maker, rooms, kinds, news FROM commits WHERE number > ? ORDER BY number LIMIT ?",
+            (self._reading.last, MOST_AT_ONCE),
+        )
+        if not rows:
+            return 0
+        txn = connection.begin_late()
+        try:
+            if rows[0][0] > self._reading.last + 1:
+                txn.caches.clear()
+                self._missed(rows[0][0] - 1)
+                self._reading.last = rows[0][0] - 1
+            self._reading.read(txn, rows)
+        finally:
+            connection.roll_back(txn)
+        return len(rows)

@@ -1,0 +1,209 @@
+"""One open transaction: all that storage functions see of the database.
+
+A *storage function* is a plain function that takes a `Transaction` first. It may run more than once (`database.py` says
+when), and must change nothing but the tables, directly. What else is to come of it, it hands to the transaction, for
+the time when it is known how that has ended: `when_committed`, `when_rolled_back`, `announce`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
+from synapse_like.storage.engines.engine import Engine, Query, RawConnection, RawCursor, Row
+from synapse_like.storage.shared.lanes import lane_of_name
+from synapse_like.storage.values import MOST_VALUES, batched, placeholders
+
+if TYPE_CHECKING:
+    from synapse_like.storage.shared.turns import Turn
+
+
+class Transaction:
+    """One open transaction, as the storage functions see it."""
+
+    __slots__ = (
+        "_adapt",
+        "_engine",
+        "caches",
+        "for_update",
+        "generation",
+        "last_writes",
+        "news",
+        "on_commit",
+        "on_rollback",
+        "outdated",
+        "positions",
+        "raw",
+        "slots",
+        "statements",
+        "turn",
+        "writable",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        connection: RawConnection,
+        engine: Engine,
+        caches: Caches,
+        *,
+        writable: bool,
+        turn: Turn | None = None,
+    ) -> None:
+        self._engine = engine
+        self._adapt = engine.adapt
+        # For those who run it.
+        self.raw = connection
+        self.last_writes: dict[object, Callable[[], None]] = {}
+        self.on_commit: list[Callable[[], None]] = []
+        self.on_rollback: list[Callable[[], None]] = []
+        self.news: list[object] = []
+        self.caches = caches
+        #: Of the caches, when this transaction began.
+        self.generation = caches.generation
+        self.for_update = engine.for_update
+        self.writable = writable
+        #: What it holds of a database that is shared; None of one that is not.
+        self.turn = turn
+        #: Kinds of copies that this transaction has made wrong; it must not read them any more.
+        self.outdated: set[object] = set()
+        #: Stream positions handed out by this transaction (`positions.py`).
+        self.positions: dict[str, int] = {}
+        #: Numbers of (type, state key) that this transaction has given out (`state.py`).
+        self.slots: dict[tuple[str, str], int] = {}
+        self.statements = 0
+        self.writes = 0
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> RawCursor:
+        """Run a statement that changes something."""
+        self.statements += 1
+        self.writes += 1
+        return self.raw.execute(self._adapt(sql), parameters)
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> Row | None:
+        """The first row of a query, or None."""
+        self.statements += 1
+        row: Row | None = self.raw.execute(self._adapt(sql), parameters).fetchone()
+        return row
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Every row of a query."""
+        self.statements += 1
+        return self.raw.execute(self._adapt(sql), parameters).fetchall()
+
+    def insert(self, sql: str, parameters: Sequence[object] = ()) -> Any:
+        """Run an ``INSERT … RETURNING`` and give the first column of what it returned."""
+        row = self.execute(sql, parameters).fetchone()
+        assert row is not None, "the statement has a RETURNING clause"
+        return row[0]
+
+    def insert_rows(self, sql: str, rows: Sequence[Sequence[object]], then: str = "") -> list[Row]:
+        """Insert many rows with few statements; what they return, in any order, if they return something.
+
+        :param sql: up to ``VALUES``.
+        :param then: what follows the values.
+        """
+        returned: list[Row] = []
+        for part in batched(rows, MOST_VALUES // max(1, len(rows[0]) if rows else 1)):
+            values = ", ".join([f"({placeholders(part[0])})"] * len(part))
+            cursor = self.execute(f"{sql} VALUES {values} {then}", [value for row in part for value in row])
+            if "RETURNING" in then:
+                returned += cursor.fetchall()
+        return returned
+
+    def before_commit(self, key: object, write: Callable[[], None]) -> None:
+        """Have `write` called once at the end of the transaction, however often it was asked for under this key."""
+        self.writes += 1
+        self.last_writes.setdefault(key, write)
+
+    def when_committed(self, change: Callable[[], None]) -> None:
+        """Have `change` called on this thread right after the commit; never, if there is none."""
+        self.on_commit.append(change)
+
+    def when_rolled_back(self, undo: Callable[[], None]) -> None:
+        """Have `undo` called if the transaction is rolled back."""
+        self.on_rollback.append(undo)
+
+    def announce(self, news: object) -> None:
+        """Have `news` published on the bus after the commit."""
+        self.news.append(news)
+
+    def cache(self, kind: CacheKind[Key, Value]) -> Cache[Key, Value]:
+        """The copies of one kind."""
+        return self.caches.of(kind)
+
+    # What other processes are kept from, and told.
+
+    def hold_room(self, room_id: str) -> None:
+        """Be the only one to write to a room, until the commit: before what is written there is decided.
+
+        :raises LaneTaken: another process is writing to it; the job is to be done again.
+        """
+        if self.turn is not None:
+            self.turn.hold(self, room_id)
+
+    def hold_names(self, *names: str) -> None:
+        """Have to oneself, until the commit, what is no room's, and what lanes of several rooms may touch.
+
+        :raises LaneTaken: another process has it; the job is to be done again.
+        """
+        if self.turn is not None:
+            self.turn.hold_names(self, names)
+
+    def holds_name(self, name: str) -> bool:
+        """Whether one has that already, or has everything."""
+        return self.turn is None or lane_of_name(name) in self.turn.lanes
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write at the same time."""
+        return self.turn is not None
+
+    def moves(self, room_id: str, slots: Iterable[tuple[str, str]]) -> None:
+        """An event has become the newest one of a room, and nothing else has happened there, as far as this goes.
+
+        :param slots: those of the room's state that have changed by it.
+        """
+        if self.turn is not None:
+            self.turn.moves(room_id, slots)
+
+    def changes(self, room_id: str) -> None:
+        """Something else has happened in a room."""
+        if self.turn is not None:
+            self.turn.changes(room_id)
+
+    def take_number(self) -> None:
+        """Commit after all who have done this before, and before all who will."""
+        if self.turn is not None:
+            self.turn.take_number(self)
+
+    def outdates(self, kind: str) -> None:
+        """Have other processes forget their copies of a kind."""
+        if self.turn is not None:
+            self.turn.kinds.add(kind)
+            self.turn.is_urgent = True
+
+    def announce_at_once(self, news: object) -> None:
+        """The same as `announce`; other processes on this machine answer nobody before they have published it."""
+        self.announce(news)
+        if self.turn is not None:
+            self.turn.is_urgent = True
+
+    # For those who run it.
+
+    def lock_and_read(
+        self, needed: Sequence[int], wanted: Sequence[int], queries: Sequence[Query], *, begins: bool = False
+    ) -> tuple[set[int], list[list[Row]]]:
+        """Take locks, and read something when they are held: see `Engine`."""
+        self.statements += 1
+        return self._engine.lock_and_read(self.raw, needed, wanted, queries, begins=begins)
+
+    def marks(self) -> tuple[int, int, int]:
+        """Where it stands before a job: how much it has written, and how much is to come of it."""
+        return self.writes, len(self.on_commit), len(self.news)
+
+    def forget_since(self, marks: tuple[int, int, int]) -> None:
+        """Take back what was to come of a job that has failed."""
+        del self.on_commit[marks[1] :]
+        del self.news[marks[2] :]
