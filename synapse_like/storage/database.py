@@ -889,7 +889,7 @@ class Database:
             failure = _unavailable(error)
             self._deliver([CommitInDoubt()], [(job, False, failure) for job in jobs])
             if txn.turn is not None and txn.turn.number is not None and self._order is not None:
-                self._reactor.callFromThread(self._order.in_doubt, txn.turn.number)
+                self._reactor.callFromThread(self._order.in_doubt, txn.turn.number, [CommitInDoubt()])
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:

@@ -446,6 +446,19 @@ def say_and_forget(txn: Transaction, word: str) -> None:
     sharing.forget_old(txn, now_ms=1 << 45)
 
 
+def test_a_commit_in_doubt_is_looked_for_again_when_its_number_is_there() -> None:
+    """It stood only after everybody had looked; or it never did, and a later one of ours has its number."""
+    told: list[tuple[list[object], Any]] = []
+    order = sharing.Order("one", 4, lambda news, outcomes: told.append((list(news), outcomes)))
+    order.in_doubt(5, [CommitInDoubt()])
+    order.heard([(6, "two", [Said(6, "next")])])
+    assert told == []
+    order.heard([(5, "one", [])])
+    assert told == [([CommitInDoubt()], ()), ([Said(6, "next")], ())]
+    order.ours(5, [Said(5, "later")], "done")
+    assert told[2:] == [([], "done")], "who has looked has seen it"
+
+
 class Worker:
     """A process that counts: `sharing_worker.py`."""
 
