@@ -457,9 +457,11 @@ def newest(txn: Transaction) -> int:
 
 def forget_old(txn: Transaction, *, now_ms: int) -> int:
     """Forget what everybody has had time to read; how many commits."""
-    # The newest one stays, by which one sees that one has missed something.
+    # From the oldest on, whatever clocks say, so that none is left out for who reads on. The newest one stays, by which
+    # one sees that one has missed something.
     return txn.execute(
-        "DELETE FROM commits WHERE made_at < ? AND number < (SELECT MAX(number) FROM commits)",
+        "DELETE FROM commits WHERE number < COALESCE("
+        "(SELECT number FROM commits WHERE made_at >= ? ORDER BY number LIMIT 1), (SELECT MAX(number) FROM commits))",
         (now_ms - KEPT_SECONDS * 1000,),
     ).rowcount
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -457,6 +458,24 @@ def test_a_commit_in_doubt_is_looked_for_again_when_its_number_is_there() -> Non
     assert told == [([CommitInDoubt()], ()), ([Said(6, "next")], ())]
     order.ours(5, [Said(5, "later")], "done")
     assert told[2:] == [([], "done")], "who has looked has seen it"
+
+
+def test_what_is_forgotten_leaves_no_hole_whatever_the_clocks_say(url: str, processes: list[Process]) -> None:
+    """One of several machines is behind by more than commits are kept; or a clock was set back."""
+    one, _ = processes
+    for word in "abc":
+        one.say(word)
+    numbers = "SELECT number FROM commits ORDER BY number"
+    with psycopg.connect(url, autocommit=True) as other:
+        newest = one.result(one.database.read("newest", sharing.newest))
+        other.execute("UPDATE commits SET made_at = 0 WHERE number = %s", (newest - 1,))
+        one.result(one.database.write("forget", sharing.forget_old, now_ms=int(time.time() * 1000)))
+        left = [row[0] for row in other.execute(numbers).fetchall()]
+        assert left == list(range(left[0], newest + 1))
+        assert newest - 1 in left
+        other.execute("UPDATE commits SET made_at = 0 WHERE number < %s", (newest,))
+        one.result(one.database.write("forget", sharing.forget_old, now_ms=int(time.time() * 1000)))
+        assert other.execute(numbers).fetchall() == [(newest,)]
 
 
 class Worker:
