@@ -298,6 +298,12 @@ class Reading:
         self.continuity = continuity or Continuity()
         self._tell = tell
         self._wants = wants
+        self._lock = threading.Lock()
+
+    def has_read(self, number: int) -> None:
+        """What was up to a number is known, or can be read no more."""
+        with self._lock:
+            self.last = max(self.last, number)
 
     def read(self, txn: Transaction, rows: Sequence[Row]) -> None:
         """Tell what stands in some rows of the log that follow what was read before; two threads may tell the same.
@@ -315,13 +321,14 @@ class Reading:
             written.append([] if maker == self.name else orjson.loads(told))
         news = from_log(txn, [item for several in written for item in several], self._wants)
         self._tell([(row[0], row[1], [next(news) for _ in told]) for row, told in zip(rows, written, strict=True)])
-        self.last = max(self.last, rows[-1][0])
+        self.has_read(rows[-1][0])
         self.continuity.knows_of(rows[-1][0], rows[-1][1])
 
     def ours(self, number: int) -> None:
         """A commit of our own stands."""
-        if number == self.last + 1:
-            self.last = number
+        with self._lock:
+            if number == self.last + 1:
+                self.last = number
 
 
 class Urgent:
@@ -603,7 +610,7 @@ class Listener:
             if rows[0][0] > self._reading.last + 1:
                 txn.caches.clear()
                 self._missed(rows[0][0] - 1)
-                self._reading.last = rows[0][0] - 1
+                self._reading.has_read(rows[0][0] - 1)
             self._reading.read(txn, rows)
         finally:
             connection.roll_back(txn)

@@ -478,6 +478,32 @@ def test_what_is_forgotten_leaves_no_hole_whatever_the_clocks_say(url: str, proc
         assert other.execute(numbers).fetchall() == [(newest,)]
 
 
+def test_how_far_one_has_read_never_goes_back_whichever_thread_is_slow(url: str, processes: list[Process]) -> None:
+    """What the writing thread has read is not asked for again, nor is what it did not ask for taken as read."""
+    one, _ = processes
+    first = one.result(one.database.read("newest", sharing.newest))
+    for word in "abc":
+        one.say(word)
+    told: list[sharing.Told] = []
+
+    def overtaken(commits: list[sharing.Told]) -> None:
+        told.extend(commits)
+        if len(told) == 1:
+            reading.has_read(first + 3)
+
+    reading = sharing.Reading("other", first, overtaken)
+    connection = Connection(open_engine(url, data_dir=Path()))
+    rows = connection.look("SELECT number, maker, rooms, kinds, news FROM commits WHERE number > ?", (first,))
+    txn = connection.begin_late()
+    reading.read(txn, rows[:1])
+    assert reading.last == first + 3
+    reading.read(txn, rows)
+    reading.ours(first + 2)
+    connection.close()
+    assert [number for number, _, _ in told] == [first + 1]
+    assert reading.last == first + 3
+
+
 class Worker:
     """A process that counts: `sharing_worker.py`."""
 
