@@ -538,6 +538,8 @@ class Listener:
                 continue
             try:
                 connection.engine.listen(connection.raw)
+                # Who was cut short is not heard to the end.
+                self._parts.clear()
                 connection.see_that_all_is_there(self._reading.continuity)
                 self._listens.set()
                 pause = 0.1

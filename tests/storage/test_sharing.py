@@ -504,6 +504,24 @@ def test_how_far_one_has_read_never_goes_back_whichever_thread_is_slow(url: str,
     assert reading.last == first + 3
 
 
+def test_who_was_cut_short_spoils_nothing_of_what_is_said_later(url: str, processes: list[Process]) -> None:
+    """What passes may be long, and the connection be lost in the middle of it."""
+    one, two = processes
+    listener = two.database._listener
+    assert listener is not None
+    holder = one.database._holder
+    assert holder is not None
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("SELECT pg_notify('synapse_like', %s)", (f'{holder.name} 1 [["Said",',))
+        wait_until("it to be heard", lambda: bool(listener._parts))
+        other.execute(END_OTHERS)
+    wait_until("it to listen again", lambda: not listener._parts)
+    one.say("meanwhile")
+    two.hear("meanwhile")
+    one.result(one.database.tell_others(Said(0, "whole")))
+    two.hear("meanwhile", "whole")
+
+
 class Worker:
     """A process that counts: `sharing_worker.py`."""
 
