@@ -882,6 +882,12 @@ class Database:
             failure = _unavailable(error)
             self._deliver([], [(job, False, failure) for job in jobs])
             return
+        except Exception:
+            # If this thread ended, everybody would wait for ever.
+            _log.exception("a transaction could not be begun", jobs=len(jobs))
+            failure = _caught()
+            self._deliver([], [(job, False, failure) for job in jobs])
+            return
         try:
             news, outcomes = self._write_once(txn, jobs)
         except CommitFailed as error:

@@ -522,6 +522,20 @@ def test_who_was_cut_short_spoils_nothing_of_what_is_said_later(url: str, proces
     two.hear("meanwhile", "whole")
 
 
+def test_one_who_cannot_begin_fails_and_the_next_is_done(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = processes
+
+    def stumble(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sharing.Holder, "catch_up", stumble)
+        assert one.result(one.database.write("say", say, "never")).check(ZeroDivisionError)
+    assert isinstance(one.say("next"), int)
+
+
 class Worker:
     """A process that counts: `sharing_worker.py`."""
 
