@@ -19,7 +19,7 @@ from synapse_like.handlers.stored_secrets import stored_form
 from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import CommitInDoubt, Database, Transaction
 from synapse_like.storage.news import for_others
 
 REMEMBERED_SECONDS = 300
@@ -61,6 +61,7 @@ class Authentication:
         self._ended = 0
         self._looking_up: Shared[tuple[bytes, int], Requester] = Shared()
         bus.subscribe(TokensEnded, self._forget)
+        bus.subscribe(CommitInDoubt, lambda _: self.forget_all())
 
     async def authenticate(self, token: str) -> Requester:
         """Whose access token it is.
@@ -134,7 +135,7 @@ class Authentication:
                 self._end(txn, user_id, token_id)
 
     def forget_all(self) -> None:
-        """Recognise every token anew: a command may have ended some."""
+        """Recognise every token anew: some may have ended, and nobody was told."""
         self._ended += 1
         self._known.clear()
 

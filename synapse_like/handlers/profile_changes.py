@@ -18,7 +18,7 @@ from synapse_like.protocol.membership import JOIN
 from synapse_like.protocol.profiles import SHOWN
 from synapse_like.storage import membership, profiles, rooms
 from synapse_like.storage.bus import Bus
-from synapse_like.storage.database import Database, Transaction
+from synapse_like.storage.database import CommitInDoubt, Database, Transaction
 from synapse_like.storage.profiles import Profile, ProfileChanged, RoomsUntold
 from synapse_like.storage.state import MEMBER
 
@@ -41,8 +41,9 @@ class ProfileChanges:
         #: Whether there may be rooms that have yet to be told: after a start nobody knows.
         self._may_be_untold = True
         bus.subscribe(RoomsUntold, self._remember)
+        bus.subscribe(CommitInDoubt, self._remember)
 
-    def _remember(self, _: RoomsUntold) -> None:
+    def _remember(self, _: object) -> None:
         self._may_be_untold = True
 
     def begin(self, txn: Transaction, user_id: str) -> None:
