@@ -25,7 +25,7 @@ from synapse_like.handlers.presence import CLOSED_SECONDS, Presence
 from synapse_like.handlers.presence_input import REPEAT_SECONDS, TRIES, TRY_SECONDS, PresenceInput
 from synapse_like.handlers.profile_changes import ProfileChanges
 from synapse_like.handlers.streams import NO_ARRIVALS, SilentStream, Stream
-from synapse_like.handlers.typing import FRESH_MS, Typing, TypingHeard
+from synapse_like.handlers.typing import FRESH_MS, LONGEST_MS, REMOTE_SECONDS, Typing, TypingHeard
 from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
 from synapse_like.storage import accounts, events, presence
 from synapse_like.storage.bus import Bus
@@ -282,6 +282,30 @@ def test_who_types_with_one_process_is_seen_by_those_who_look_with_another(
     hears(two, typing=False)
     until(processes, lambda: typists(one, with_one)[1] == [[]], 0)
     assert typists(two, with_one) == typists(two, with_two) == (0, [[]])
+
+
+def test_who_types_with_a_process_that_dies_is_forgotten_by_the_others(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TYP-1: that they stopped, or that their server said so, was lost with it."""
+    one, two = processes
+
+    async def joined(room_id: str, users: set[str]) -> frozenset[str]:
+        return frozenset(users)
+
+    def typists() -> list[list[str]]:
+        return [event["content"]["user_ids"] for event in two.news(two.typing, 0, ROOM)[1]]
+
+    monkeypatch.setattr(one.typing, "_joined", joined)
+    monkeypatch.setattr(one.typing, "_servers", lambda *_: [])
+    one.result(one.typing.update(login(ALICE), ROOM, ALICE, typing=True, timeout_ms=LONGEST_MS))
+    one.result(one.typing.receive("there", {"room_id": ROOM, "user_ids": ["@carol:there"]}))
+    until(processes, lambda: [sorted(users) for users in typists()] == [[ALICE, "@carol:there"]], 0)
+    one.database.stop()
+    two.time.advance(LONGEST_MS / 1000 + 0.1)
+    assert typists() == [["@carol:there"]]
+    two.time.advance(REMOTE_SECONDS - LONGEST_MS / 1000)
+    assert typists() == []
 
 
 def test_who_was_told_more_of_who_types_than_is_known_here_is_told_nothing_yet(
