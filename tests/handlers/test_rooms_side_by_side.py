@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from signedjson.key import generate_signing_key
+from signedjson.key import encode_verify_key_base64, generate_signing_key, get_verify_key
+from signedjson.sign import sign_json
 from signedjson.types import SigningKey
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -20,11 +22,15 @@ from twisted.internet.defer import Deferred
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.membership import Membership, Wish
 from synapse_like.handlers.notifier import Notifier, visible_from_memory
+from synapse_like.handlers.third_party_invites import Redemption, ThirdPartyInvites
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import EventDraft
+from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.room_creation import opening_events
 from synapse_like.protocol.room_versions import V1
+from synapse_like.protocol.third_party_invites import THIRD_PARTY_INVITE
 from synapse_like.storage import events, room_servers, rooms, state
 from synapse_like.storage.database import Connection, Transaction
 from synapse_like.storage.engines import open_engine
@@ -298,3 +304,65 @@ def test_a_room_that_is_written_to_twice_in_a_transaction_stays_one_whatever_is_
     said += one.say(room_id, message(room_id))
     for before, after in pairwise(said):
         assert after.event.prev_events == (before.event.event_id,)
+
+
+class Inviting:
+    """A process that is told whose an address is, and stops when it has found that an invite is to be made of it."""
+
+    def __init__(self, author: Author) -> None:
+        self._creation = author.creation
+        self._is_to_go_on: Deferred[None] = Deferred()
+        self.has_stopped = False
+        database, clock = author.process.database, ReactorClock(reactor)
+        remote: Any = self
+        self._membership = Membership(database, author.creation, Mock(), remote)
+        membership: Any = self
+        self._invites = ThirdPartyInvites(
+            database, clock, author.creation, membership, Mock(), Mock(), Mock(), Mock(), accept_untrusted=False
+        )
+
+    def begin(self, redemption: Redemption) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._invites.exchange(domain_of(redemption.target), redemption))
+
+    def go_on(self) -> None:
+        self._is_to_go_on.callback(None)
+
+    async def invite_as_wished(self, wish: Wish) -> None:
+        self.has_stopped = True
+        await self._is_to_go_on
+        await self._membership.invite_as_wished(wish)
+
+    # The server of somebody who is not ours signs whatever it is asked to.
+
+    async def invite(self, draft: EventDraft) -> EventDraft:
+        return draft
+
+    def admit_invite(self, txn: Transaction, draft: EventDraft) -> None:
+        room = rooms.head(txn, draft.room_id)
+        assert room is not None
+        self._creation.say(txn, room, draft)
+
+
+@pytest.mark.parametrize("target", [BOB, CAROL])
+def test_an_invite_to_an_address_of_which_two_are_told_at_once_becomes_one_invite(
+    authors: tuple[Author, Author], target: str
+) -> None:
+    """ID-1: an identity server may say it twice."""
+    one, two = authors
+    room_id = one.found()
+    key = generate_signing_key("0")
+    told = {"public_key": encode_verify_key_base64(get_verify_key(key)), "key_validity_url": "https://id.example"}
+    content = {**told, "display_name": "b...", "public_keys": [told]}
+    one.say(room_id, EventDraft(room_id, THIRD_PARTY_INVITE, ALICE, content, "token"))
+    signed = sign_json({"mxid": target, "token": "token"}, "id.example", key)
+    inviting = [Inviting(author) for author in authors]
+    begun = [process.begin(Redemption(room_id, ALICE, signed)) for process in inviting]
+    for author, process in zip(authors, inviting, strict=True):
+        author.process.bridge.pump(lambda process=process: process.has_stopped, 30)
+    for process in inviting:
+        process.go_on()
+    for author, exchanged in zip(authors, begun, strict=True):
+        assert author.process.result(exchanged) is None
+    [last] = two.say(room_id, message(room_id))
+    one.hear(last.position)
+    assert [news.memberships for news in one.told if target in news.memberships] == [{target: "invite"}]
