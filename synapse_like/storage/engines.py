@@ -24,11 +24,12 @@ import os
 import socket
 import sqlite3
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -64,6 +65,17 @@ class DatabaseInUse(Exception):
 
 class DatabaseUnavailable(Exception):
     """The database cannot be opened; the message says where and why."""
+
+
+class Identity(NamedTuple):
+    """Who a server is, to tell those that share a database from others that must not.
+
+    :ivar number: stands for it; of 31 bits.
+    :ivar accepted: the numbers of those that are the same server, itself among them.
+    """
+
+    number: int
+    accepted: frozenset[int]
 
 
 class RawCursor(Protocol):
@@ -372,6 +384,9 @@ class SqliteEngine:
 #: every server uses the same one.
 SERVERS = 0x53594E4C
 
+#: The first half of the locks by which servers that share a database tell who they are; the second is their number.
+IDENTITIES = 0x53594E49
+
 #: A connection that is silent is asked whether it stands, by us and by PostgreSQL; over TCP, else that is known. What
 #: a process holds must not be held for ever by a connection whose other end is gone, and nobody wait for one.
 _KEPT_ALIVE = {
@@ -416,6 +431,7 @@ class PostgresEngine:
     """PostgreSQL by psycopg 3.
 
     :param url: a libpq connection URL, ``postgresql://user:password@host/database``.
+    :param identity: which server shares the database; None if it is not to be told from others.
     """
 
     name = "postgresql"
@@ -428,7 +444,7 @@ class PostgresEngine:
     #: The same for who has stepped aside.
     _APART = 0x53594E41
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, identity: Identity | None = None) -> None:
         try:
             import psycopg
         except ImportError as error:
@@ -437,6 +453,7 @@ class PostgresEngine:
             ) from error
         self._psycopg = psycopg
         self._url = url
+        self._identity = identity
         self._watch = Watch(
             self._waits_for_answer, self._is_there, self._cut, every=LOOK_EVERY_SECONDS, patience=PATIENT_LOOKS
         )
@@ -491,9 +508,37 @@ class PostgresEngine:
         """
         try:
             self._lock(connection, "pg_advisory_lock_shared" if shared else "pg_advisory_lock")
+            if shared and self._identity is not None:
+                self._tell_who(connection, self._identity)
         except DatabaseInUse:
             connection.close()
             raise
+
+    def _tell_who(self, connection: RawConnection, identity: Identity) -> None:
+        """Say who shares the database from now on, and see that the others are the same server.
+
+        :raises DatabaseInUse: one is not.
+        """
+        connection.execute(
+            "SELECT pg_advisory_lock_shared(CAST(%s AS INTEGER), CAST(%s AS INTEGER))", (IDENTITIES, identity.number)
+        )
+        deadline = time.monotonic() + CLAIM_SECONDS
+        while not self._who_shares(connection) <= identity.accepted:
+            if time.monotonic() >= deadline:
+                raise DatabaseInUse(
+                    f"another server is running on the database {self._safe_url()}: its name or its signing key is"
+                    " not the same. If both are to be one server, give this one the same `server_name`, and copies of"
+                    " the other's `signing.key` and `signing.key.old`; if not, give it a database of its own"
+                )
+            time.sleep(0.1)
+
+    def _who_shares(self, connection: RawConnection) -> set[int]:
+        rows = connection.execute(
+            "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objsubid = 2"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (IDENTITIES,),
+        ).fetchall()
+        return {row[0] for row in rows}
 
     @contextlib.contextmanager
     def apart(self, connection: RawConnection) -> Iterator[Callable[[], None]]:
@@ -815,20 +860,28 @@ class PostgresEngine:
         """The claim ends with the connection."""
 
 
-def open_engine(url: str, *, data_dir: Path, durability: str = "full", file: str = "homeserver.db") -> Engine:
+def open_engine(
+    url: str,
+    *,
+    data_dir: Path,
+    durability: str = "full",
+    file: str = "homeserver.db",
+    identity: Identity | None = None,
+) -> Engine:
     """The engine for a database setting.
 
     :param url: ``sqlite`` (a file in the data directory), ``sqlite:PATH``, or ``postgresql://…``.
     :param data_dir: what a relative SQLite path is relative to.
     :param durability: ``full`` or ``normal``, for SQLite.
     :param file: the name of the file that is plainly ``sqlite``.
+    :param identity: which server shares the database, if it is PostgreSQL and shared.
     :raises DatabaseUnavailable: the driver for it is not installed.
     """
     if url == "sqlite":
         return SqliteEngine(data_dir / file, durability)
     if url.startswith("sqlite:"):
         return SqliteEngine(data_dir / url.removeprefix("sqlite:"), durability)
-    return PostgresEngine(url)
+    return PostgresEngine(url, identity)
 
 
 #: How many values one statement takes in an ``IN (…)``. Databases have a limit for a statement's parameters; and a

@@ -22,7 +22,7 @@ from synapse_like.storage import engines, positions, sharing
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.database import CommitInDoubt, Connection, Database, Transaction
-from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, open_engine
+from synapse_like.storage.engines import DatabaseInUse, DatabaseUnavailable, Identity, open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import for_others
 from synapse_like.storage.sharing import Turn
@@ -534,6 +534,29 @@ def test_one_who_cannot_begin_fails_and_the_next_is_done(
         patched.setattr(sharing.Holder, "catch_up", stumble)
         assert one.result(one.database.write("say", say, "never")).check(ZeroDivisionError)
     assert isinstance(one.say("next"), int)
+
+
+def test_servers_that_share_a_database_are_one_server(url: str) -> None:
+    """Each of them takes it for its own: its users, its rooms, and what it signs."""
+
+    def connect(number: int, *before: int) -> Connection:
+        engine = open_engine(url, data_dir=Path(), identity=Identity(number, frozenset([number, *before])))
+        return Connection(engine, exclusive=True, holder=sharing.Holder())
+
+    first, same = connect(1), connect(1)
+    refused = "its name or its signing key is not the same.*server_name.*signing.key"
+    with pytest.raises(DatabaseInUse, match=refused):
+        connect(2)
+    same.close()
+    first.reconnect()
+    with pytest.raises(DatabaseInUse, match=refused):
+        connect(2)
+    changed = connect(2, 1)
+    with pytest.raises(DatabaseInUse, match=refused):
+        connect(1)
+    first.close()
+    changed.close()
+    connect(3).close()
 
 
 class Worker:
