@@ -17,7 +17,7 @@ def version() -> str:
 
 
 # The lower bounds are the oldest that the tests pass with; the upper ones are the next major versions.
-POSTGRES = ["psycopg[binary]>=3.2,<4"]
+POSTGRES = ["psycopg[binary]>=3.2.4,<4"]
 TEST = [
     *POSTGRES,
     "aiosmtpd>=1.4.6,<2",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from signedjson.key import encode_verify_key_base64, get_verify_key
+from signedjson.types import VerifyKey
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 
@@ -26,7 +29,7 @@ from synapse_like.http.site import Answered, Bounds, Site, make_site
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database, Timings
-from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine, Identity
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 from synapse_like.storage.migrations import migrate_among_others
@@ -129,15 +132,32 @@ def timeouts(config: Config, *, slow: bool = False) -> Timeouts:
     return Timeouts(federation.connect_timeout, federation.answer_timeout * factor, federation.body_timeout * factor)
 
 
-def engine_of(config: Config) -> Engine:
+def engine_of(config: Config, own_keys: OwnKeys | None = None) -> Engine:
     """The database engine of the configuration.
 
+    :param own_keys: by which a server knows the others that share its database as itself.
     :raises StartError: its driver is missing.
     """
     try:
-        return open_engine(config.database.url, data_dir=config.data_dir, durability=config.database.durability)
+        return open_engine(
+            config.database.url,
+            data_dir=config.data_dir,
+            durability=config.database.durability,
+            identity=identity_by(own_keys) if own_keys is not None else None,
+        )
     except DatabaseUnavailable as error:
         raise StartError(str(error)) from error
+
+
+def identity_by(own_keys: OwnKeys) -> Identity:
+    """Who a server is by its name and the key that signs; with another key, it is still the one of its old keys."""
+
+    def number(key: VerifyKey) -> int:
+        text = f"{own_keys.server_name} {key.alg}:{key.version} {encode_verify_key_base64(key)}"
+        return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+
+    now = number(get_verify_key(own_keys.signing))
+    return Identity(now, frozenset([now, *(number(old.key) for old in own_keys.old.values())]))
 
 
 def connect(config: Config) -> Connection:
@@ -158,17 +178,23 @@ def connect(config: Config) -> Connection:
 
 
 def open_database(
-    config: Config, reactor: Any, bus: Bus, timings: Timings | None = None, urgent: Urgent | None = None
+    config: Config,
+    own_keys: OwnKeys,
+    reactor: Any,
+    bus: Bus,
+    timings: Timings | None = None,
+    urgent: Urgent | None = None,
 ) -> Database:
     """Open the server's database and bring its tables up to date.
 
+    :param own_keys: others that share it must have the same.
     :param urgent: what the processes of the server must know at once, if there are several.
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
     shared, readers = config.shares_database, config.database.readers
     try:
         database = Database(
-            engine_of(config), reactor, bus, readers=readers, timings=timings, shared=shared, urgent=urgent
+            engine_of(config, own_keys), reactor, bus, readers=readers, timings=timings, shared=shared, urgent=urgent
         )
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error

@@ -3,8 +3,8 @@
 `twisted.web.client` would do it, too, with six times as many calls, and it lets a server send a head without end
 (docs/decisions/0005). What is hard in it is used: the chunks.
 
-An answer is believed only if it says where it ends: by its length, or by chunks. One that ends with its connection may
-have been cut off.
+An answer ends where it says, by its length or by chunks; one that says nothing ends with its connection, if the other
+server has closed that properly. TLS tells that from a connection that was cut off.
 """
 
 # mypy: allow-untyped-calls
@@ -87,6 +87,11 @@ class AnswerReader:
         self._rest = b""
         self._is_over = False
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether the end of the connection is the end of the answer, which does not say where that is."""
+        return self.has_head and self._chunks is None and self._left is None
+
     def feed(self, data: bytes) -> bool:
         """Read what has come; whether that was all.
 
@@ -140,6 +145,7 @@ class AnswerReader:
         self.has_head = True
         self.is_last = match[1] == b"0" or b"close" in headers.get(b"connection", b"").lower()
         self._settle_length(status, headers)
+        self.is_last |= self.ends_with_connection
         self.taker.begin(status, headers, self._left)
 
     def _settle_length(self, status: int, headers: Headers) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectingCancelledError, ConnectionClosed
+from twisted.internet.error import ConnectingCancelledError, ConnectionClosed, ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorPluggableNameResolver
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -215,7 +215,9 @@ class Connection(Protocol):
             self._timer.cancel()
             self._timer = None
         reader, self._reader = self._reader, None
-        if reader is not None:
+        if reader is not None and reader.ends_with_connection and reason.check(ConnectionDone):
+            reader.taker.end()
+        elif reader is not None:
             reader.taker.fail(_why_unanswered(reader, reason))
         if self._closing is not None:
             self._closing.callback(None)

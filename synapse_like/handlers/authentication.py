@@ -20,7 +20,7 @@ from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.news import for_others
+from synapse_like.storage.news import CommitInDoubt, for_others
 from synapse_like.storage.transactions import Transaction
 
 REMEMBERED_SECONDS = 300
@@ -62,6 +62,7 @@ class Authentication:
         self._ended = 0
         self._looking_up: Shared[tuple[bytes, int], Requester] = Shared()
         bus.subscribe(TokensEnded, self._forget)
+        bus.subscribe(CommitInDoubt, lambda _: self.forget_all())
 
     async def authenticate(self, token: str) -> Requester:
         """Whose access token it is.
@@ -135,7 +136,7 @@ class Authentication:
                 self._end(txn, user_id, token_id)
 
     def forget_all(self) -> None:
-        """Recognise every token anew: a command may have ended some."""
+        """Recognise every token anew: some may have ended, and nobody was told."""
         self._ended += 1
         self._known.clear()
 

@@ -160,7 +160,6 @@ class EventPersistence(Struct):
         self._apply(txn, room, changes, events.next_place(txn) // events.GAP)
         room.entered_depth = event.depth
         rooms.advance(txn, room, (), before)
-        txn.changes(room.room_id)
         return self.persist(txn, room, event, pdu, now.get(event.state_slot), before=before, is_ours=False)
 
     def _destinations(self, txn: Transaction, room: RoomHead, event: Event) -> frozenset[str]:

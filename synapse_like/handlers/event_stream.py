@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct, field
 from twisted.internet.defer import CancelledError, Deferred
 
+from synapse_like.background import run_in_background
 from synapse_like.clock import Clock
 from synapse_like.handlers.authentication import Requester, TokensEnded
 from synapse_like.handlers.notifier import Notifier, Watcher, visible_from_memory
@@ -19,6 +20,7 @@ from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.membership import MembershipChange
+from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.transactions import Transaction
 from synapse_like.storage.values import batched
 
@@ -112,6 +114,7 @@ class EventStream:
         self._polls: set[_Poll] = set()
         self._closing = False
         bus.subscribe(TokensEnded, self._on_tokens_ended)
+        bus.subscribe(CommitInDoubt, lambda _: run_in_background("end-revoked", self.end_revoked))
 
     async def next_chunk(self, requester: Requester, since: str | None, timeout_ms: int) -> StreamChunk:
         """The user's news after a token, waiting for some for a while.

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 
 from synapse_like.clock import Clock
 from synapse_like.storage.bus import Bus
@@ -49,8 +50,8 @@ class Joins:
     def __init__(self, database: Database, bus: Bus, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        #: Until when each attempt is believed in, by room and mark.
-        self._under_way: dict[str, dict[str, float]] = {}
+        #: What ends the belief in each attempt of another process, by room and mark; None of our own.
+        self._under_way: dict[str, dict[str, IDelayedCall | None]] = {}
         self._waiting: list[Deferred[None]] = []
         if database.is_shared:
             bus.subscribe(JoinBegun, self._begun_elsewhere)
@@ -60,7 +61,7 @@ class Joins:
     async def under_way(self, room_id: str) -> AsyncIterator[None]:
         """Come into a room, for the length of a `with` block; all processes know of it when that begins."""
         mark = secrets.token_hex(4)
-        self._under_way.setdefault(room_id, {})[mark] = float("inf")
+        self._under_way.setdefault(room_id, {})[mark] = None
         try:
             await self._database.tell_others(JoinBegun(room_id, mark))
             yield
@@ -69,11 +70,14 @@ class Joins:
             self._database.tell_others(JoinOver(room_id, mark))
 
     def _begun_elsewhere(self, news: JoinBegun) -> None:
-        self._under_way.setdefault(news.room_id, {})[news.mark] = self._clock.monotonic() + BELIEVED_SECONDS
+        timer = self._clock.call_later(BELIEVED_SECONDS, self._over, JoinOver(news.room_id, news.mark))
+        self._under_way.setdefault(news.room_id, {})[news.mark] = timer
 
     def _over(self, news: JoinOver) -> None:
         marks = self._under_way.get(news.room_id, {})
-        marks.pop(news.mark, None)
+        timer = marks.pop(news.mark, None)
+        if timer is not None and timer.active():
+            timer.cancel()
         if not marks:
             self._under_way.pop(news.room_id, None)
             waiting, self._waiting = self._waiting, []
@@ -82,17 +86,7 @@ class Joins:
 
     def are_under_way(self, room_ids: Iterable[str]) -> bool:
         """Whether somebody is coming into one of some rooms."""
-        if not self._under_way:
-            return False
-        now = self._clock.monotonic()
-        for room_id in room_ids:
-            marks = self._under_way.get(room_id, {})
-            for mark in [mark for mark, until in marks.items() if until <= now]:
-                del marks[mark]
-            if marks:
-                return True
-            self._under_way.pop(room_id, None)
-        return False
+        return bool(self._under_way) and any(room_id in self._under_way for room_id in room_ids)
 
     async def over(self, room_ids: Iterable[str], within: float) -> bool:
         """Wait until nobody is coming into any of some rooms; whether that was so in time.

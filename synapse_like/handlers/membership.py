@@ -61,6 +61,7 @@ class Wish(Struct, frozen=True):
     """A change of membership that somebody wants.
 
     :ivar only_from: what the target must be now; None for anything.
+    :ivar unless: if the target is one of these by now, nothing is done; for `invite_as_wished`.
     :ivar servers: names of servers that may be in the room, by the client's own word.
     """
 
@@ -70,6 +71,7 @@ class Wish(Struct, frozen=True):
     content: Mapping[str, Any]
     required_power_level: int | None = None
     only_from: Collection[str] | None = None
+    unless: Collection[str] = ()
     servers: Sequence[str] = ()
 
     @property
@@ -279,9 +281,18 @@ class Membership:
         """Invite a user, of here or from elsewhere, though it is not a client that asks for it now."""
         await self._ask_policy(wish)
         try:
-            await self._database.write_to_room(wish.room_id, "invite", self._put, wish)
+            await self._database.write_to_room(wish.room_id, "invite", self._put_unless, wish)
         except Elsewhere:
             await self._invite_by_their_server(wish)
+
+    def _put_unless(self, txn: Transaction, wish: Wish) -> None:
+        if not self._is_needless(txn, wish):
+            self._put(txn, wish)
+
+    def _is_needless(self, txn: Transaction, wish: Wish) -> bool:
+        """Has somebody else done what is wished, such as another process?"""
+        room = rooms.head(txn, wish.room_id) if wish.unless else None
+        return room is not None and self._present(txn, room, wish.target) in wish.unless
 
     async def _ask_policy(self, wish: Wish, request: Once | None = None) -> None:
         """See that no policy server minds an invite; other changes are not asked about."""
@@ -296,7 +307,12 @@ class Membership:
 
     async def _invite_by_their_server(self, wish: Wish) -> None:
         made = await self._remote.invite(self._draft(wish))
-        await self._database.write_to_room(wish.room_id, "invite", self._remote.admit_invite, made)
+
+        def admit(txn: Transaction) -> None:
+            if not self._is_needless(txn, wish):
+                self._remote.admit_invite(txn, made)
+
+        await self._database.write_to_room(wish.room_id, "invite", admit)
 
     def _membership_event(self, txn: Transaction, wish: Wish) -> Outcome:
         """The event that says what a user is to a room now."""

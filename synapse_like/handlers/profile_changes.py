@@ -19,6 +19,7 @@ from synapse_like.protocol.profiles import SHOWN
 from synapse_like.storage import membership, profiles, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
+from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.profiles import Profile, ProfileChanged, RoomsUntold
 from synapse_like.storage.state import MEMBER
 from synapse_like.storage.transactions import Transaction
@@ -42,8 +43,9 @@ class ProfileChanges:
         #: Whether there may be rooms that have yet to be told: after a start nobody knows.
         self._may_be_untold = True
         bus.subscribe(RoomsUntold, self._remember)
+        bus.subscribe(CommitInDoubt, self._remember)
 
-    def _remember(self, _: RoomsUntold) -> None:
+    def _remember(self, _: object) -> None:
         self._may_be_untold = True
 
     def begin(self, txn: Transaction, user_id: str) -> None:

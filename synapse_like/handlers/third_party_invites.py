@@ -50,6 +50,8 @@ MOST_INVITES, MOST_SIGNATURES, LONGEST = 100, 8, 255
 KEPT_MS = 365 * 24 * 60 * 60 * 1000
 #: How old what it tells may be, and how far its clock may be ahead, in milliseconds.
 MOST_OFF_MS = 10 * 60 * 1000
+#: What those are who need no invite.
+_INVITED = (JOIN, INVITE)
 #: Who may not exist, for the question whether somebody may invite at all.
 _NOBODY = "@third-party-invite:"
 
@@ -239,7 +241,8 @@ class ThirdPartyInvites:
             content = await self._database.write("redeem-invite", self._content_of_invite, redemption)
             if content is None:
                 return
-            wish = Wish(redemption.sender, redemption.room_id, redemption.target, content)
+            # Another process may have been told of the same.
+            wish = Wish(redemption.sender, redemption.room_id, redemption.target, content, unless=_INVITED)
             await self._membership.invite_as_wished(wish)
             await self._database.write("invite-redeemed", self._redeemed, redemption)
 
@@ -258,7 +261,7 @@ class ThirdPartyInvites:
             raise Forbidden("No identity server that was named in the invite has signed this.")
         members = rooms.state_at_head(txn, room, [(MEMBER, redemption.target)])
         present = members.get((MEMBER, redemption.target))
-        if present is not None and present.content.get("membership") in (JOIN, INVITE):
+        if present is not None and present.content.get("membership") in _INVITED:
             return None
         if told is None:
             return {"membership": INVITE}

@@ -431,6 +431,12 @@ class Database:
             failure = _unavailable(error)
             self._deliver([], [(job, False, failure) for job in jobs])
             return
+        except Exception:
+            # If this thread ended, everybody would wait for ever.
+            _log.exception("a transaction could not be begun", jobs=len(jobs))
+            failure = _caught()
+            self._deliver([], [(job, False, failure) for job in jobs])
+            return
         try:
             news, outcomes = self._write_once(txn, jobs)
         except CommitFailed as error:
@@ -438,7 +444,7 @@ class Database:
             failure = _unavailable(error)
             self._deliver([CommitInDoubt()], [(job, False, failure) for job in jobs])
             if txn.turn is not None and txn.turn.number is not None and self._order is not None:
-                self._reactor.callFromThread(self._order.in_doubt, txn.turn.number)
+                self._reactor.callFromThread(self._order.in_doubt, txn.turn.number, [CommitInDoubt()])
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:

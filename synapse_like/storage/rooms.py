@@ -152,10 +152,13 @@ def enter(txn: Transaction, room_id: str) -> RoomHead:
 def head(txn: Transaction, room_id: str) -> RoomHead | None:
     """The head of a room, for a writing transaction; None if this server does not know the room."""
     txn.hold_room(room_id)
+    held: RoomHead | None = txn.heads.get(room_id)
+    if held is not None:
+        # It may be ahead of its row, and there must not be two of it.
+        return held
     kept = txn.cache(HEADS).get(room_id)
     if kept is not None:
-        _discard_if_rolled_back(txn, room_id)
-        return kept
+        return _hold(txn, kept)
     row = txn.one(
         "SELECT r.room_nid, r.version, h.extremities, h.snapshot_id, s.height, h.entered_depth"
         " FROM rooms r JOIN room_heads h ON h.room_nid = r.room_nid"
@@ -181,19 +184,20 @@ def _extremities(txn: Transaction, newest: Sequence[StoredEvent]) -> tuple[Extre
 
 def _keep(txn: Transaction, room: RoomHead) -> RoomHead:
     txn.cache(HEADS).keep(room.room_id, room)
-    _discard_if_rolled_back(txn, room.room_id)
+    return _hold(txn, room)
+
+
+def _hold(txn: Transaction, room: RoomHead) -> RoomHead:
+    txn.heads[room.room_id] = room
+    txn.when_rolled_back(lambda: txn.cache(HEADS).forget(room.room_id))
     return room
-
-
-def _discard_if_rolled_back(txn: Transaction, room_id: str) -> None:
-    txn.when_rolled_back(lambda: txn.cache(HEADS).forget(room_id))
 
 
 def advance(txn: Transaction, room: RoomHead, extremities: tuple[Extremity, ...], snapshot: Snapshot) -> None:
     """Move the head; the row is written once, at the end of the transaction."""
     room.extremities = extremities
     room.snapshot = snapshot
-    txn.before_commit(("head", room.room_id), lambda: _write_head(txn, room))
+    txn.before_commit(("head", room.room_nid), lambda: _write_head(txn, room))
 
 
 def _write_head(txn: Transaction, room: RoomHead) -> None:
@@ -379,6 +383,7 @@ def public(txn: Transaction, *, after: int, limit: int) -> list[Room]:
 
 def delete(txn: Transaction, room: Room) -> None:
     """Take a room out, after everything that belongs to it."""
-    txn.when_committed(lambda: txn.cache(HEADS).forget(room.room_id))
+    txn.heads.pop(room.room_id, None)
+    txn.cache(HEADS).forget(room.room_id)
     txn.execute("DELETE FROM room_heads WHERE room_nid = ?", (room.room_nid,))
     txn.execute("DELETE FROM rooms WHERE room_nid = ?", (room.room_nid,))

@@ -28,6 +28,7 @@ class Transaction:
         "caches",
         "for_update",
         "generation",
+        "heads",
         "last_writes",
         "news",
         "on_commit",
@@ -70,6 +71,8 @@ class Transaction:
         self.outdated: set[object] = set()
         #: Stream positions handed out by this transaction (`positions.py`).
         self.positions: dict[str, int] = {}
+        #: Where the rooms stand that it writes to (`rooms.py`), whatever is forgotten of the copies meanwhile.
+        self.heads: dict[str, Any] = {}
         #: Numbers of (type, state key) that this transaction has given out (`state.py`).
         self.slots: dict[tuple[str, str], int] = {}
         self.statements = 0

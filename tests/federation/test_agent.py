@@ -222,13 +222,33 @@ class NastyServerTests(AgentCase):
             visitor.say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
             visitor.leave()
 
-        def without_length(visitor: Visitor) -> None:
-            visitor.say(b"HTTP/1.1 200 OK\r\n\r\n{}")
-            visitor.leave()
+        def cut_off(visitor: Visitor) -> None:
+            visitor.say(b"HTTP/1.1 200 OK\r\n\r\n{")
+            loop.callLater(0.05, visitor.abort)
 
-        for handler in (half, without_length):
+        for handler in (half, cut_off):
             other = self.listen(handler)
             assert "broke off" in await self.refusal(self.agent(), f"localhost:{other.port}")
+
+    async def test_answer_that_ends_with_its_connection(self) -> None:
+        """RFC 9112, 6.3: it may say nothing of where it ends. It is bounded like any other."""
+
+        def say(visitor: Visitor) -> None:
+            visitor.say(b"HTTP/1.1 200 OK\r\n\r\n{")
+            loop.callLater(0.05, visitor.say, b"}")
+            loop.callLater(0.05, visitor.leave)
+
+        other = self.listen(say)
+        agent = self.agent()
+        name = f"localhost:{other.port}"
+        for _ in range(2):
+            assert (await self.get(agent, name)).body == b"{}"
+        assert len(other.visitors) == 2
+        assert "too large" in await self.refusal(self.agent(), name, most_bytes=1)
+        silent = self.listen(lambda visitor: visitor.say(b"HTTP/1.1 200 OK\r\n\r\n{}"))
+        agent = self.agent(timeouts=Timeouts(5, 5, 0.3))
+        assert "too long" in await self.refusal(agent, f"localhost:{silent.port}")
+        await self.until_deserted(silent)
 
     async def test_nonsense(self) -> None:
         for nonsense in (

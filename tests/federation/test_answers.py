@@ -79,8 +79,15 @@ def test_headers_are_put_together(size: int) -> None:
 
 @SIZES
 def test_answer_without_an_end_is_not_over(size: int) -> None:
-    told, _, is_over = read(b"HTTP/1.1 200 OK\r\n\r\n{}", size)
-    assert (told.body, is_over) == (b"{}", False)
+    told, reader, is_over = read(b"HTTP/1.1 200 OK\r\n\r\n{}", size)
+    assert (told.body, is_over, reader.is_last, reader.ends_with_connection) == (b"{}", False, True, True)
+
+
+@SIZES
+@pytest.mark.parametrize("end", [b"Content-Length: 3\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"])
+def test_answer_that_says_where_it_ends_does_not_end_with_its_connection(end: bytes, size: int) -> None:
+    told, reader, is_over = read(b"HTTP/1.0 200 OK\r\n" + end, size)
+    assert (told.body, is_over, reader.ends_with_connection) == (b"{}", False, False)
 
 
 @pytest.mark.parametrize(

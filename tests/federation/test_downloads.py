@@ -118,12 +118,17 @@ class DownloadTests(DownloadCase):
 
         assert await self.refusal(self.listen(break_off)) == "its answer broke off"
 
-    async def test_file_whose_end_nobody_can_tell_is_none(self) -> None:
+    async def test_file_that_ends_with_its_connection_is_whole_if_that_was_not_cut_off(self) -> None:
         def no_length(visitor: Visitor) -> None:
             visitor.say(b"HTTP/1.1 200 OK\r\n\r\nsomething")
             visitor.leave()
 
-        assert await self.refusal(self.listen(no_length)) == "its answer broke off"
+        def cut_off(visitor: Visitor) -> None:
+            visitor.say(b"HTTP/1.1 200 OK\r\n\r\nsome")
+            loop.callLater(0.05, visitor.abort)
+
+        assert await self.fetch(self.listen(no_length)) == b"something"
+        assert await self.refusal(self.listen(cut_off)) == "its answer broke off"
 
     async def test_file_that_comes_too_slowly_is_given_up(self) -> None:
         other = self.listen(lambda visitor: visitor.say(answer(b"a few bytes", Content_Length="100")))

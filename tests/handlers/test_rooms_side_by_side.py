@@ -5,13 +5,16 @@ It is the load of every room whose people are at several processes, so that it m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from signedjson.key import generate_signing_key
+from signedjson.key import encode_verify_key_base64, generate_signing_key, get_verify_key
+from signedjson.sign import sign_json
 from signedjson.types import SigningKey
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -19,22 +22,27 @@ from twisted.internet.defer import Deferred
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers.event_creation import EventCreation
 from synapse_like.handlers.event_persistence import EventPersistence
+from synapse_like.handlers.membership import Membership, Wish
 from synapse_like.handlers.notifier import Notifier, visible_from_memory
+from synapse_like.handlers.third_party_invites import Redemption, ThirdPartyInvites
 from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.events import EventDraft
+from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.room_creation import opening_events
 from synapse_like.protocol.room_versions import V1
-from synapse_like.storage import rooms
+from synapse_like.protocol.third_party_invites import THIRD_PARTY_INVITE
+from synapse_like.storage import events, room_servers, rooms, state
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.events import EventPersisted, StoredEvent, Unread
 from synapse_like.storage.migrations import migrate
+from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.transactions import Transaction
 from tests.storage.test_sharing import Process
 from tests.support.postgres import PostgreSQL
 
 HERE = "here"
-ALICE, BOB = "@alice:here", "@bob:here"
+ALICE, BOB, CAROL = "@alice:here", "@bob:here", "@carol:there"
 TOPIC = ("m.room.topic", "")
 
 
@@ -47,15 +55,15 @@ class Author:
     def __init__(self, url: str, key: SigningKey) -> None:
         self.process = Process(url)
         self._clock = ReactorClock(reactor)
-        self._creation = EventCreation(HERE, key, self._clock, EventPersistence(HERE))
+        self.creation = EventCreation(HERE, key, self._clock, EventPersistence(HERE))
         self.told: list[EventPersisted] = []
         self.process.bus.subscribe(EventPersisted, self.told.append)
 
     def found(self) -> str:
         def found(txn: Transaction) -> str:
-            room = self._creation.found_room(txn, V1, ALICE, is_public=True)
+            room = self.creation.found_room(txn, V1, ALICE, is_public=True)
             for draft in opening_events(V1, room.room_id, ALICE, is_public=True):
-                self._creation.say(txn, room, draft)
+                self.creation.say(txn, room, draft)
             return room.room_id
 
         return str(self.process.result(self.process.database.write("found", found)))
@@ -71,7 +79,7 @@ class Author:
         def say(txn: Transaction) -> list[StoredEvent]:
             room = rooms.head(txn, room_id)
             assert room is not None
-            return [self._creation.say(txn, room, draft) for draft in drafts]
+            return [self.creation.say(txn, room, draft) for draft in drafts]
 
         return self.process.result(self.process.database.write_to_room(room_id, "say", say))
 
@@ -98,6 +106,16 @@ class Author:
         found: str | None = self.process.result(self.process.database.write_to_room(room_id, "topic", topic))
         return found
 
+    def at_head(self, room_id: str, look: Callable[[Transaction, RoomHead], Any]) -> Any:
+        """What a transaction that writes to a room finds there."""
+
+        def find(txn: Transaction) -> Any:
+            room = rooms.head(txn, room_id)
+            assert room is not None
+            return look(txn, room)
+
+        return self.process.result(self.process.database.write_to_room(room_id, "find", find))
+
     def hear(self, position: int) -> None:
         self.process.bridge.pump(lambda: any(news.position == position for news in self.told))
 
@@ -112,6 +130,10 @@ def topic(room_id: str, words: str) -> EventDraft:
 
 def joining(room_id: str, user_id: str) -> EventDraft:
     return EventDraft(room_id, "m.room.member", user_id, {"membership": "join"}, user_id)
+
+
+def kicking(room_id: str, user_id: str) -> EventDraft:
+    return EventDraft(room_id, "m.room.member", ALICE, {"membership": "leave"}, user_id)
 
 
 @pytest.fixture
@@ -186,3 +208,162 @@ def test_an_event_that_nobody_waits_for_is_not_read_where_another_stored_it(auth
     # Who comes to be interested in that room has to look in the database.
     watcher.rooms.add(other)
     assert visible_from_memory(watcher, position, notifier.recent) is None
+
+
+def test_of_what_is_missing_another_process_knows_though_the_room_has_moved_by_the_same_job(
+    authors: tuple[Author, Author],
+) -> None:
+    one, two = authors
+    room_id = one.found()
+    for author in authors:
+        assert author.at_head(room_id, rooms.missing) == {}
+
+    def add(txn: Transaction, room: RoomHead) -> None:
+        stored = one.creation.say(txn, room, message(room_id))
+        rooms.add_gaps(txn, room, stored.event_nid, ["$lost:there"], is_news=True)
+
+    one.at_head(room_id, add)
+    for author in authors:
+        assert author.at_head(room_id, rooms.missing) == {"$lost:there": True}
+
+    def close(txn: Transaction, room: RoomHead) -> None:
+        two.creation.say(txn, room, message(room_id))
+        rooms.close_gaps(txn, room, "$lost:there")
+
+    two.at_head(room_id, close)
+    for author in authors:
+        assert author.at_head(room_id, rooms.missing) == {}
+
+
+def test_which_servers_are_in_a_room_another_process_knows_whoever_put_them_out(authors: tuple[Author, Author]) -> None:
+    one, two = authors
+    room_id = one.found()
+    assert two.at_head(room_id, room_servers.present) == {}
+    one.say(room_id, joining(room_id, CAROL))
+    assert two.at_head(room_id, room_servers.present) == {"there": 1}
+    # One of ours says it.
+    one.say(room_id, kicking(room_id, CAROL))
+    assert two.at_head(room_id, room_servers.present) == {}
+
+
+def test_state_that_is_redacted_is_so_for_another_process(authors: tuple[Author, Author]) -> None:
+    one, two = authors
+    room_id = one.found()
+    [said] = one.say(room_id, topic(room_id, "taken back"))
+    assert two.topic(room_id) == "taken back"
+    one.say(room_id, EventDraft(room_id, "m.room.redaction", ALICE, {}, redacts=said.event.event_id))
+
+    def content(txn: Transaction, room: RoomHead) -> Any:
+        return rooms.state_at_head(txn, room, [TOPIC])[TOPIC].content
+
+    assert two.at_head(room_id, content) == {}
+
+
+def test_where_a_room_was_come_into_another_process_knows(authors: tuple[Author, Author]) -> None:
+    one, two = authors
+    room_id = one.found()
+    assert two.at_head(room_id, lambda txn, room: room.entered_depth) == 0
+
+    def enter(txn: Transaction, room: RoomHead) -> int:
+        present = events.load(txn, state.current(txn, room.room_nid))
+        made = one.creation.make(txn, room, joining(room_id, BOB))
+        now = {stored.event.state_slot: stored for stored in present}
+        one.creation.persistence.enter(txn, room, made.event, made.pdu, made.before, now)
+        return made.event.depth
+
+    depth = one.at_head(room_id, enter)
+    assert depth > 1
+    assert two.at_head(room_id, lambda txn, room: room.entered_depth) == depth
+    two.say(room_id, message(room_id, sender=BOB))
+
+
+def test_a_room_that_is_written_to_twice_in_a_transaction_stays_one_whatever_is_forgotten_meanwhile(
+    authors: tuple[Author, Author],
+) -> None:
+    """What another thread reads in the log may have all copies forgotten, at any time."""
+    one, two = authors
+    room_id = one.found()
+    caches = two.process.database.caches
+    said: list[StoredEvent] = []
+    entered, goes_on = threading.Event(), threading.Event()
+
+    def say(txn: Transaction) -> None:
+        for _ in range(2):
+            room = rooms.head(txn, room_id)
+            assert room is not None
+            said.append(two.creation.say(txn, room, message(room_id)))
+            entered.set()
+            assert goes_on.wait(30)
+
+    saying = two.process.database.write_to_room(room_id, "say", say)
+    assert entered.wait(30)
+    assert caches.find("heads", room_id) is not None
+    caches.clear()
+    goes_on.set()
+    two.process.result(saying)
+    said += two.say(room_id, message(room_id))
+    said += one.say(room_id, message(room_id))
+    for before, after in pairwise(said):
+        assert after.event.prev_events == (before.event.event_id,)
+
+
+class Inviting:
+    """A process that is told whose an address is, and stops when it has found that an invite is to be made of it."""
+
+    def __init__(self, author: Author) -> None:
+        self._creation = author.creation
+        self._is_to_go_on: Deferred[None] = Deferred()
+        self.has_stopped = False
+        database, clock = author.process.database, ReactorClock(reactor)
+        remote: Any = self
+        self._membership = Membership(database, author.creation, Mock(), remote)
+        membership: Any = self
+        self._invites = ThirdPartyInvites(
+            database, clock, author.creation, membership, Mock(), Mock(), Mock(), Mock(), accept_untrusted=False
+        )
+
+    def begin(self, redemption: Redemption) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._invites.exchange(domain_of(redemption.target), redemption))
+
+    def go_on(self) -> None:
+        self._is_to_go_on.callback(None)
+
+    async def invite_as_wished(self, wish: Wish) -> None:
+        self.has_stopped = True
+        await self._is_to_go_on
+        await self._membership.invite_as_wished(wish)
+
+    # The server of somebody who is not ours signs whatever it is asked to.
+
+    async def invite(self, draft: EventDraft) -> EventDraft:
+        return draft
+
+    def admit_invite(self, txn: Transaction, draft: EventDraft) -> None:
+        room = rooms.head(txn, draft.room_id)
+        assert room is not None
+        self._creation.say(txn, room, draft)
+
+
+@pytest.mark.parametrize("target", [BOB, CAROL])
+def test_an_invite_to_an_address_of_which_two_are_told_at_once_becomes_one_invite(
+    authors: tuple[Author, Author], target: str
+) -> None:
+    """ID-1: an identity server may say it twice."""
+    one, two = authors
+    room_id = one.found()
+    key = generate_signing_key("0")
+    told = {"public_key": encode_verify_key_base64(get_verify_key(key)), "key_validity_url": "https://id.example"}
+    content = {**told, "display_name": "b...", "public_keys": [told]}
+    one.say(room_id, EventDraft(room_id, THIRD_PARTY_INVITE, ALICE, content, "token"))
+    signed = sign_json({"mxid": target, "token": "token"}, "id.example", key)
+    inviting = [Inviting(author) for author in authors]
+    begun = [process.begin(Redemption(room_id, ALICE, signed)) for process in inviting]
+    for author, process in zip(authors, inviting, strict=True):
+        author.process.bridge.pump(lambda process=process: process.has_stopped, 30)
+    for process in inviting:
+        process.go_on()
+    for author, exchanged in zip(authors, begun, strict=True):
+        assert author.process.result(exchanged) is None
+    [last] = two.say(room_id, message(room_id))
+    one.hear(last.position)
+    assert [news.memberships for news in one.told if target in news.memberships] == [{target: "invite"}]

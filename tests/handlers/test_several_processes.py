@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -18,13 +19,15 @@ from twisted.internet.task import Clock as HandMovedTime
 
 from synapse_like.clock import ReactorClock
 from synapse_like.handlers.authentication import PATIENCE, Authentication, Requester
+from synapse_like.handlers.event_stream import EventStream
 from synapse_like.handlers.notifier import Notifier, Watcher
 from synapse_like.handlers.presence import Presence
 from synapse_like.handlers.presence_input import REPEAT_SECONDS, TRIES, TRY_SECONDS, PresenceInput
 from synapse_like.handlers.presence_keeping import CLOSED_SECONDS, PresenceKeeper
 from synapse_like.handlers.presence_persons import Persons
-from synapse_like.handlers.streams import NO_ARRIVALS, Stream
-from synapse_like.handlers.typing import FRESH_MS, Typing, TypingHeard
+from synapse_like.handlers.profile_changes import ProfileChanges
+from synapse_like.handlers.streams import NO_ARRIVALS, SilentStream, Stream
+from synapse_like.handlers.typing import FRESH_MS, LONGEST_MS, REMOTE_SECONDS, Typing, TypingHeard
 from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
 from synapse_like.storage import accounts, events, presence
 from synapse_like.storage.bus import Bus
@@ -32,7 +35,7 @@ from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
-from synapse_like.storage.news import for_others
+from synapse_like.storage.news import CommitInDoubt, for_others
 from synapse_like.storage.shared.urgent import Urgent
 from synapse_like.storage.transactions import Transaction
 from tests.support.postgres import PostgreSQL
@@ -77,6 +80,11 @@ class Process:
         self.input = PresenceInput(self.database, self.persons, self.keeper, None, bus, clock)
         self.typing = Typing(self.database, notifier, bus, clock, None, "here")
         self.authentication = Authentication(self.database, bus, clock)
+        silent = SilentStream()
+        self.event_stream = EventStream(
+            self.database, notifier, bus, clock, presence=silent, attendance=silent, typing=silent
+        )
+        self.profile_changes = ProfileChanges(self.database, bus, Mock())
         self.result(self.persons.start())
 
     def keep(self) -> None:
@@ -282,6 +290,30 @@ def test_who_types_with_one_process_is_seen_by_those_who_look_with_another(
     assert typists(two, with_one) == typists(two, with_two) == (0, [[]])
 
 
+def test_who_types_with_a_process_that_dies_is_forgotten_by_the_others(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TYP-1: that they stopped, or that their server said so, was lost with it."""
+    one, two = processes
+
+    async def joined(room_id: str, users: set[str]) -> frozenset[str]:
+        return frozenset(users)
+
+    def typists() -> list[list[str]]:
+        return [event["content"]["user_ids"] for event in two.news(two.typing, 0, ROOM)[1]]
+
+    monkeypatch.setattr(one.typing, "_joined", joined)
+    monkeypatch.setattr(one.typing, "_servers", lambda *_: [])
+    one.result(one.typing.update(login(ALICE), ROOM, ALICE, typing=True, timeout_ms=LONGEST_MS))
+    one.result(one.typing.receive("there", {"room_id": ROOM, "user_ids": ["@carol:there"]}))
+    until(processes, lambda: [sorted(users) for users in typists()] == [[ALICE, "@carol:there"]], 0)
+    one.database.stop()
+    two.time.advance(LONGEST_MS / 1000 + 0.1)
+    assert typists() == [["@carol:there"]]
+    two.time.advance(REMOTE_SECONDS - LONGEST_MS / 1000)
+    assert typists() == []
+
+
 def test_who_was_told_more_of_who_types_than_is_known_here_is_told_nothing_yet(
     processes: tuple[Process, Process],
 ) -> None:
@@ -356,3 +388,41 @@ def test_who_does_not_hear_of_ended_tokens_looks_every_token_up(
         two.time.advance(seconds)
         two.bridge.pump(lambda found=found: bool(found), seconds=PATIENCE_SECONDS)
         assert found[0].check(UnknownToken)
+
+
+def test_a_token_that_nobody_can_be_told_has_ended_is_nobodys_all_the_same(processes: tuple[Process, Process]) -> None:
+    """LOGIN-10: what tells so was taken back with all that is said of a user who is forgotten, or is kept no more."""
+    one, two = processes
+    token = logged_in(one)
+    requester = two.result(two.authentication.authenticate(token))
+    poll: list[Any] = []
+    Deferred.fromCoroutine(two.event_stream.next_chunk(requester, None, 3_600_000)).addBoth(poll.append)
+
+    def end(txn: Transaction) -> None:
+        accounts.delete_tokens(txn, ALICE)
+        txn.announce(CommitInDoubt())
+
+    one.result(one.database.write("end", end))
+    until(processes, lambda: bool(poll), 0)
+    assert poll[0].check(UnknownToken)
+    with pytest.raises(UnknownToken):
+        two.result(two.authentication.authenticate(token)).raiseException()
+
+
+def test_rooms_that_are_to_be_told_are_looked_for_when_nobody_can_be_told_so(
+    processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROF-2."""
+    one, two = processes
+    looked: list[int] = []
+    monkeypatch.setattr(two.profile_changes, "_tell_some", lambda txn: bool(looked.append(1)))
+    for _ in range(2):
+        two.result(two.profile_changes.go_on())
+    assert len(looked) == 1, "nobody said that there is more"
+    one.result(one.database.write("doubt", lambda txn: txn.announce(CommitInDoubt()) or txn.take_number()))
+
+    def goes_on() -> bool:
+        two.result(two.profile_changes.go_on())
+        return len(looked) == 2
+
+    until(processes, goes_on, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +24,16 @@ from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines import postgresql as driver
-from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Identity
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import CommitInDoubt, for_others
 from synapse_like.storage.shared import commit_log
 from synapse_like.storage.shared import listener as listening
-from synapse_like.storage.shared.commit_log import Reading, Told
+from synapse_like.storage.shared.commit_log import Reading, Told, forget_old, unsay
+from synapse_like.storage.shared.holder import Holder
 from synapse_like.storage.shared.listener import Listener
+from synapse_like.storage.shared.order import Order
 from synapse_like.storage.shared.turns import Turn
 from synapse_like.storage.transactions import Transaction
 from tests.storage.sharing_worker import ROOMS
@@ -294,7 +297,7 @@ def test_who_missed_too_much_looks_at_everything_again(
     monkeypatch.setattr(commit_log, "KEPT_SECONDS", -10)
     for word in "abc":
         one.say(word)
-    one.result(one.database.write("forget", commit_log.forget_old, now_ms=1 << 45))
+    one.result(one.database.write("forget", forget_old, now_ms=1 << 45))
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
@@ -315,7 +318,7 @@ def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_agai
     before = one.result(one.database.read("newest", commit_log.newest))
     for word in ("kept", "unsaid", "kept, too"):
         one.say(word)
-    one.result(one.database.write("unsay", commit_log.unsay, '"unsaid"'))
+    one.result(one.database.write("unsay", unsay, '"unsaid"'))
     heard: list[Told] = []
     engine = open_engine(url, data_dir=Path())
     listener = Listener(lambda: Connection(engine), Reading("late", before, heard.extend), print, print, print)
@@ -449,7 +452,119 @@ def test_who_missed_what_is_kept_no_more_goes_on(
 
 def say_and_forget(txn: Transaction, word: str) -> None:
     say(txn, word)
-    commit_log.forget_old(txn, now_ms=1 << 45)
+    forget_old(txn, now_ms=1 << 45)
+
+
+def test_a_commit_in_doubt_is_looked_for_again_when_its_number_is_there() -> None:
+    """It stood only after everybody had looked; or it never did, and a later one of ours has its number."""
+    told: list[tuple[list[object], Any]] = []
+    order = Order("one", 4, lambda news, outcomes: told.append((list(news), outcomes)))
+    order.in_doubt(5, [CommitInDoubt()])
+    order.heard([(6, "two", [Said(6, "next")])])
+    assert told == []
+    order.heard([(5, "one", [])])
+    assert told == [([CommitInDoubt()], ()), ([Said(6, "next")], ())]
+    order.ours(5, [Said(5, "later")], "done")
+    assert told[2:] == [([], "done")], "who has looked has seen it"
+
+
+def test_what_is_forgotten_leaves_no_hole_whatever_the_clocks_say(url: str, processes: list[Process]) -> None:
+    """One of several machines is behind by more than commits are kept; or a clock was set back."""
+    one, _ = processes
+    for word in "abc":
+        one.say(word)
+    numbers = "SELECT number FROM commits ORDER BY number"
+    with psycopg.connect(url, autocommit=True) as other:
+        newest = one.result(one.database.read("newest", commit_log.newest))
+        other.execute("UPDATE commits SET made_at = 0 WHERE number = %s", (newest - 1,))
+        one.result(one.database.write("forget", forget_old, now_ms=int(time.time() * 1000)))
+        left = [row[0] for row in other.execute(numbers).fetchall()]
+        assert left == list(range(left[0], newest + 1))
+        assert newest - 1 in left
+        other.execute("UPDATE commits SET made_at = 0 WHERE number < %s", (newest,))
+        one.result(one.database.write("forget", forget_old, now_ms=int(time.time() * 1000)))
+        assert other.execute(numbers).fetchall() == [(newest,)]
+
+
+def test_how_far_one_has_read_never_goes_back_whichever_thread_is_slow(url: str, processes: list[Process]) -> None:
+    """What the writing thread has read is not asked for again, nor is what it did not ask for taken as read."""
+    one, _ = processes
+    first = one.result(one.database.read("newest", commit_log.newest))
+    for word in "abc":
+        one.say(word)
+    told: list[Told] = []
+
+    def overtaken(commits: list[Told]) -> None:
+        told.extend(commits)
+        if len(told) == 1:
+            reading.has_read(first + 3)
+
+    reading = Reading("other", first, overtaken)
+    connection = Connection(open_engine(url, data_dir=Path()))
+    rows = connection.look("SELECT number, maker, rooms, kinds, news FROM commits WHERE number > ?", (first,))
+    txn = connection.begin_late()
+    reading.read(txn, rows[:1])
+    assert reading.last == first + 3
+    reading.read(txn, rows)
+    reading.ours(first + 2)
+    connection.close()
+    assert [number for number, _, _ in told] == [first + 1]
+    assert reading.last == first + 3
+
+
+def test_who_was_cut_short_spoils_nothing_of_what_is_said_later(url: str, processes: list[Process]) -> None:
+    """What passes may be long, and the connection be lost in the middle of it."""
+    one, two = processes
+    listener = two.database._listener
+    assert listener is not None
+    holder = one.database._holder
+    assert holder is not None
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("SELECT pg_notify('synapse_like', %s)", (f'{holder.name} 1 [["Said",',))
+        wait_until("it to be heard", lambda: bool(listener._parts))
+        other.execute(END_OTHERS)
+    wait_until("it to listen again", lambda: not listener._parts)
+    one.say("meanwhile")
+    two.hear("meanwhile")
+    one.result(one.database.tell_others(Said(0, "whole")))
+    two.hear("meanwhile", "whole")
+
+
+def test_one_who_cannot_begin_fails_and_the_next_is_done(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = processes
+
+    def stumble(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Holder, "catch_up", stumble)
+        assert one.result(one.database.write("say", say, "never")).check(ZeroDivisionError)
+    assert isinstance(one.say("next"), int)
+
+
+def test_servers_that_share_a_database_are_one_server(url: str) -> None:
+    """Each of them takes it for its own: its users, its rooms, and what it signs."""
+
+    def connect(number: int, *before: int) -> Connection:
+        engine = open_engine(url, data_dir=Path(), identity=Identity(number, frozenset([number, *before])))
+        return Connection(engine, exclusive=True, holder=Holder())
+
+    first, same = connect(1), connect(1)
+    refused = "its name or its signing key is not the same.*server_name.*signing.key"
+    with pytest.raises(DatabaseInUse, match=refused):
+        connect(2)
+    same.close()
+    first.reconnect()
+    with pytest.raises(DatabaseInUse, match=refused):
+        connect(2)
+    changed = connect(2, 1)
+    with pytest.raises(DatabaseInUse, match=refused):
+        connect(1)
+    first.close()
+    changed.close()
+    connect(3).close()
 
 
 class Worker:

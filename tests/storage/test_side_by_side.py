@@ -162,3 +162,33 @@ def test_a_token_that_another_process_ends_at_this_moment_does_nothing_more(url:
     see_waiting(url)
     ending.go_on()
     assert two.result(said).check(UnknownToken)
+
+
+def test_two_who_wait_for_each_other_are_both_done(url: str, processes: list[Process]) -> None:
+    """One has a row that the other needs, and needs the number of the commit, which the other has."""
+    one, two = processes
+    has_row, goes_on = threading.Event(), threading.Event()
+    add = "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position"
+    tries: list[str] = []
+
+    def row_first(txn: Transaction) -> int:
+        tries.append("row")
+        position: int = txn.insert(add, (ROOMS[2],))
+        has_row.set()
+        assert goes_on.wait(30)
+        txn.take_number()
+        return position
+
+    def number_first(txn: Transaction) -> int:
+        tries.append("number")
+        txn.take_number()
+        return int(txn.insert(add, (ROOMS[2],)))
+
+    first = one.database.write_to_room(ROOMS[0], "row-first", row_first)
+    assert has_row.wait(30)
+    second = two.database.write_to_room(ROOMS[1], "number-first", number_first)
+    see_waiting(url)
+    goes_on.set()
+    found = [one.result(first), two.result(second)]
+    assert abs(found[0] - found[1]) == 1, "each is done once"
+    assert len(tries) == 3, "one of them was begun again"

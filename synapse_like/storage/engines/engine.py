@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 #: A row of what a query gives.
 Row = tuple[Any, ...]
@@ -25,6 +25,17 @@ class DatabaseInUse(Exception):
 
 class DatabaseUnavailable(Exception):
     """The database cannot be opened; the message says where and why."""
+
+
+class Identity(NamedTuple):
+    """Who a server is, to tell those that share a database from others that must not.
+
+    :ivar number: stands for it; of 31 bits.
+    :ivar accepted: the numbers of those that are the same server, itself among them.
+    """
+
+    number: int
+    accepted: frozenset[int]
 
 
 class RawCursor(Protocol):

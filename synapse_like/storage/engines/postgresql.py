@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from synapse_like.storage.engines.engine import (
     MOST_STATEMENTS,
     DatabaseInUse,
     DatabaseUnavailable,
+    Identity,
     Query,
     RawConnection,
     Row,
@@ -26,6 +28,9 @@ from synapse_like.storage.watching import Watch
 #: The lock that each server has on its database: for itself, or together with others. Any constant will do, as long as
 #: every server uses the same one.
 SERVERS = 0x53594E4C
+
+#: The first half of the locks by which servers that share a database tell who they are; the second is their number.
+IDENTITIES = 0x53594E49
 #: Where processes that share a PostgreSQL are told something.
 CHANNEL = "synapse_like"
 #: How many bytes PostgreSQL tells at once.
@@ -87,6 +92,7 @@ class PostgresEngine:
     """PostgreSQL by psycopg 3.
 
     :param url: a libpq connection URL, ``postgresql://user:password@host/database``.
+    :param identity: which server shares the database; None if it is not to be told from others.
     """
 
     name = "postgresql"
@@ -99,7 +105,7 @@ class PostgresEngine:
     #: The lock of the one who has stepped aside from the others.
     _APART = 0x53594E41
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, identity: Identity | None = None) -> None:
         try:
             import psycopg
         except ImportError as error:
@@ -108,6 +114,7 @@ class PostgresEngine:
             ) from error
         self._psycopg = psycopg
         self._url = url
+        self._identity = identity
         self._watch = Watch(
             self._waits_for_answer, self._is_there, self._cut, every=LOOK_EVERY_SECONDS, patience=PATIENT_LOOKS
         )
@@ -162,9 +169,37 @@ class PostgresEngine:
         """
         try:
             self._lock(connection, "pg_advisory_lock_shared" if shared else "pg_advisory_lock")
+            if shared and self._identity is not None:
+                self._tell_who(connection, self._identity)
         except DatabaseInUse:
             connection.close()
             raise
+
+    def _tell_who(self, connection: RawConnection, identity: Identity) -> None:
+        """Say who shares the database from now on, and see that the others are the same server.
+
+        :raises DatabaseInUse: one is not.
+        """
+        connection.execute(
+            "SELECT pg_advisory_lock_shared(CAST(%s AS INTEGER), CAST(%s AS INTEGER))", (IDENTITIES, identity.number)
+        )
+        deadline = time.monotonic() + CLAIM_SECONDS
+        while not self._who_shares(connection) <= identity.accepted:
+            if time.monotonic() >= deadline:
+                raise DatabaseInUse(
+                    f"another server is running on the database {self._safe_url()}: its name or its signing key is"
+                    " not the same. If both are to be one server, give this one the same `server_name`, and copies of"
+                    " the other's `signing.key` and `signing.key.old`; if not, give it a database of its own"
+                )
+            time.sleep(0.1)
+
+    def _who_shares(self, connection: RawConnection) -> set[int]:
+        rows = connection.execute(
+            "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objsubid = 2"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (IDENTITIES,),
+        ).fetchall()
+        return {row[0] for row in rows}
 
     @contextlib.contextmanager
     def apart(self, connection: RawConnection) -> Iterator[Callable[[], None]]:

@@ -9,6 +9,7 @@ or was not connected for a while, reads on from the last number that it knows.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import orjson
@@ -49,9 +50,11 @@ def unsay(txn: Transaction, words: str) -> None:
 
 def forget_old(txn: Transaction, *, now_ms: int) -> int:
     """Forget what everybody has had time to read; how many commits."""
-    # The newest one stays, by which one sees that one has missed something.
+    # From the oldest on, whatever clocks say, so that none is left out for who reads on. The newest one stays, by which
+    # one sees that one has missed something.
     return txn.execute(
-        "DELETE FROM commits WHERE made_at < ? AND number < (SELECT MAX(number) FROM commits)",
+        "DELETE FROM commits WHERE number < COALESCE("
+        "(SELECT number FROM commits WHERE made_at >= ? ORDER BY number LIMIT 1), (SELECT MAX(number) FROM commits))",
         (now_ms - KEPT_SECONDS * 1000,),
     ).rowcount
 
@@ -79,6 +82,12 @@ class Reading:
         self.continuity = continuity or Continuity()
         self._tell = tell
         self._wants = wants
+        self._lock = threading.Lock()
+
+    def has_read(self, number: int) -> None:
+        """What was up to a number is known, or can be read no more."""
+        with self._lock:
+            self.last = max(self.last, number)
 
     def read(self, txn: Transaction, rows: Sequence[Row]) -> None:
         """Tell what stands in some rows of the log that follow what was read before; two threads may tell the same.
@@ -96,10 +105,11 @@ class Reading:
             written.append([] if maker == self.name else orjson.loads(told))
         news = from_log(txn, [item for several in written for item in several], self._wants)
         self._tell([(row[0], row[1], [next(news) for _ in told]) for row, told in zip(rows, written, strict=True)])
-        self.last = max(self.last, rows[-1][0])
+        self.has_read(rows[-1][0])
         self.continuity.knows_of(rows[-1][0], rows[-1][1])
 
     def ours(self, number: int) -> None:
         """A commit of our own stands."""
-        if number == self.last + 1:
-            self.last = number
+        with self._lock:
+            if number == self.last + 1:
+                self.last = number

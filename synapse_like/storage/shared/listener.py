@@ -95,6 +95,8 @@ class Listener:
                 continue
             try:
                 connection.engine.listen(connection.raw)
+                # Who was cut short is not heard to the end.
+                self._parts.clear()
                 connection.see_that_all_is_there(self._reading.continuity)
                 self._listens.set()
                 pause = 0.1
@@ -167,7 +169,7 @@ class Listener:
             if rows[0][0] > self._reading.last + 1:
                 txn.caches.clear()
                 self._missed(rows[0][0] - 1)
-                self._reading.last = rows[0][0] - 1
+                self._reading.has_read(rows[0][0] - 1)
             self._reading.read(txn, rows)
         finally:
             connection.roll_back(txn)

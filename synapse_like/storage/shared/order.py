@@ -36,7 +36,7 @@ class Order:
         self._hurry = hurry
         self._ours: dict[int, tuple[Sequence[object], Any]] = {}
         self._theirs: dict[int, list[object]] = {}
-        self._doubtful: set[int] = set()
+        self._doubtful: dict[int, Sequence[object]] = {}
         self._found: set[int] = set()
         self._waiting: list[tuple[int, Deferred[None]]] = []
 
@@ -63,7 +63,7 @@ class Order:
 
     def ours(self, number: int, news: Sequence[object], outcomes: Any) -> None:
         """One of our own commits stands."""
-        self._doubtful.discard(number)
+        self._doubtful.pop(number, None)
         if number <= self._last:
             # Everybody has looked again, instead of being told.
             self._deliver((), outcomes)
@@ -81,9 +81,12 @@ class Order:
                     self._theirs[number] = news
         self._go_on()
 
-    def in_doubt(self, number: int) -> None:
-        """A commit of ours failed, and may stand or not: if it does, it is in the log. Everybody looks again anyhow."""
-        self._doubtful.add(number)
+    def in_doubt(self, number: int, news: Sequence[object]) -> None:
+        """A commit of ours failed, and may stand or not, perhaps only later: if it does, it is in the log.
+
+        :param news: what is published when a commit of that number is there, be it another one of ours.
+        """
+        self._doubtful[number] = news
         self._go_on()
 
     def missed(self, number: int) -> None:
@@ -103,11 +106,11 @@ class Order:
             elif following in self._theirs:
                 news, outcomes = self._theirs.pop(following), ()
             elif following in self._doubtful and following in self._found:
-                news, outcomes = (), ()
+                news, outcomes = self._doubtful[following], ()
             else:
                 break
             self._found.discard(following)
-            self._doubtful.discard(following)
+            self._doubtful.pop(following, None)
             self._last = following
             self._deliver(news, outcomes)
         if self._waiting:
