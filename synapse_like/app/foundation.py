@@ -60,7 +60,9 @@ def lay_foundation(config: Config, reactor: Any, siblings: Siblings | None = Non
     own_keys = load_keys(config, clock.now_ms())
     client_tls, server_tls = open_tls(config)
     metrics, rates = make_metrics(config, bus), rates_of(config)
-    database = open_database(config, own_keys, reactor, bus, metrics, siblings.urgent if siblings is not None else None)
+    database = open_database(
+        config, own_keys, reactor, bus, metrics, siblings.machine if siblings is not None else None
+    )
     limits = limiter(config, clock, rates, siblings.buckets if siblings is not None else None)
     return Foundation(
         config, reactor, clock, bus, database, own_keys, client_tls, server_tls, rates, limits, metrics, siblings

@@ -38,7 +38,7 @@ from synapse_like.app.siblings import Siblings, listening, places
 from synapse_like.config import Config, ConfigError, load
 from synapse_like.http.shared_limits import SharedBuckets
 from synapse_like.identity.settings import IDENTITY_SERVER, IdentityConfig
-from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.shared.machine import Machine
 
 #: How long children may take to stop, in seconds; then they are killed.
 STOP_SECONDS = 45.0
@@ -137,8 +137,9 @@ class Parent(Struct):
 
     def _make_children(self, folder: Path) -> None:
         buckets, count = SharedBuckets(), self.config.processes
-        for number, urgent in enumerate(Urgent.of_several(count), 1):
-            self._children.append(Child(number, Siblings(number, count, buckets, urgent, folder)))
+        machines = Machine.of_several(count, is_alone=not self.config.database.shared)
+        for number, machine in enumerate(machines, 1):
+            self._children.append(Child(number, Siblings(number, count, buckets, machine, folder)))
         if self._beside is not None:
             self._children.append(Child(count + 1, None))
 

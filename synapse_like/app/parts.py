@@ -33,7 +33,7 @@ from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailab
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate as migrate_tables
 from synapse_like.storage.migrations import migrate_among_others
-from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.shared.machine import Machine
 
 if TYPE_CHECKING:
     from synapse_like.mail import Letters, Mailer
@@ -183,18 +183,18 @@ def open_database(
     reactor: Any,
     bus: Bus,
     timings: Timings | None = None,
-    urgent: Urgent | None = None,
+    machine: Machine | None = None,
 ) -> Database:
     """Open the server's database and bring its tables up to date.
 
     :param own_keys: others that share it must have the same.
-    :param urgent: what the processes of the server must know at once, if there are several.
+    :param machine: what its processes know of each other's commits, if there are several.
     :raises StartError: another server runs on it, it cannot be opened, or it is newer than this program.
     """
     shared, readers = config.shares_database, config.database.readers
     try:
         database = Database(
-            engine_of(config, own_keys), reactor, bus, readers=readers, timings=timings, shared=shared, urgent=urgent
+            engine_of(config, own_keys), reactor, bus, readers=readers, timings=timings, shared=shared, machine=machine
         )
     except (DatabaseInUse, DatabaseUnavailable) as error:
         raise StartError(str(error)) from error

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from synapse_like.config import Config
 from synapse_like.http.shared_limits import SharedBuckets
-from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.shared.machine import Machine
 
 #: Connections that wait to be accepted.
 BACKLOG = 511
@@ -53,14 +53,14 @@ class Siblings(Struct, frozen=True):
     :ivar number: its own, from 1.
     :ivar count: how many there are.
     :ivar buckets: by which they keep the rate limits together.
-    :ivar urgent: by which they tell each other what cannot wait.
+    :ivar machine: by which they know at once of each other's commits.
     :ivar folder: where they ask each other for their figures.
     """
 
     number: int
     count: int
     buckets: SharedBuckets
-    urgent: Urgent
+    machine: Machine
     folder: Path
 
     def share(self, size: int) -> int:

@@ -43,9 +43,9 @@ from synapse_like.storage.shared.commit_log import Reading, Told, newest
 from synapse_like.storage.shared.holder import Holder
 from synapse_like.storage.shared.lanes import REST, LaneTaken, lane_of, lock_of_claim
 from synapse_like.storage.shared.listener import Listener
+from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.shared.order import Order
 from synapse_like.storage.shared.passing import tell_passing
-from synapse_like.storage.shared.urgent import Urgent
 from synapse_like.storage.transactions import Transaction
 
 Result = TypeVar("Result")
@@ -109,7 +109,7 @@ class Database:
     :param readers: number of reading threads, each with a connection.
     :param timings: is told how long jobs take.
     :param shared: whether other processes may write to it, too.
-    :param urgent: what those on this machine must know at once.
+    :param machine: what the processes of this machine know of each other's commits, if there are several.
     :ivar claims: what only one of the processes may do at a time.
     :raises DatabaseInUse: another server runs on it.
     :raises DatabaseUnavailable: it cannot be opened.
@@ -124,15 +124,15 @@ class Database:
         readers: int = 2,
         timings: Timings | None = None,
         shared: bool = False,
-        urgent: Urgent | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self._reactor = reactor
         self._timings = timings
         self._bus = bus
         self.engine = engine
         self.caches = Caches()
-        self._holder = Holder(urgent) if shared else None
-        self._urgent = urgent
+        self._holder = Holder(machine) if shared else None
+        self._machine = machine
         #: The number of an urgent commit that was waited for in vain.
         self._given_up = 0
         self.claims = Claims(reactor, (lambda: Connection(engine, shared=True)) if shared else None, lock_of_claim)
@@ -300,6 +300,9 @@ class Database:
         """Wait until everything is known here that other processes have committed by now; at once if there are none."""
         if self._order is None:
             return
+        machine = self._machine
+        if machine is not None and machine.is_alone and machine.newest() <= self._order.last:
+            return
         mine: Deferred[int] = Deferred()
         self._lookers.append(mine)
         if not self._is_looking:
@@ -330,15 +333,15 @@ class Database:
 
     def missing(self) -> Deferred[None] | None:
         """What must be waited for before anybody is answered: news of other processes on this machine."""
-        if self._urgent is None or self._order is None:
+        if self._machine is None or self._order is None:
             return None
-        number = self._urgent.newest()
+        number = self._machine.urgent()
         return None if number <= max(self._order.last, self._given_up) else self._order.reach(number)
 
     def do_without(self) -> None:
         """Wait no more for what is `missing` now."""
-        if self._urgent is not None:
-            self._given_up = self._urgent.newest()
+        if self._machine is not None:
+            self._given_up = self._machine.urgent()
 
     def tell_others(self, *news: object) -> Deferred[None]:
         """Tell other processes, if there are any, what is worth nothing later; it is not published here.

@@ -36,7 +36,7 @@ from synapse_like.storage.database import Database
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import CommitInDoubt, for_others
-from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.transactions import Transaction
 from tests.support.postgres import PostgreSQL
 from tests.support.threads import ThreadBridge
@@ -60,13 +60,13 @@ class Process:
 
     said = 0
 
-    def __init__(self, url: str, urgent: Urgent) -> None:
+    def __init__(self, url: str, machine: Machine) -> None:
         self.time = HandMovedTime()
         self.time.advance(1_400_000_000)
         clock = ReactorClock(self.time)
         self.bridge, bus = ThreadBridge(), Bus()
         engine = open_engine(url, data_dir=Path())
-        self.database = Database(engine, self.bridge, bus, readers=1, shared=True, urgent=urgent)
+        self.database = Database(engine, self.bridge, bus, readers=1, shared=True, machine=machine)
         self.heard: set[int] = set()
         bus.subscribe(Uttered, lambda news: self.heard.add(news.number))
         self.database.start()
@@ -136,7 +136,7 @@ def processes(postgresql: PostgreSQL) -> Iterator[tuple[Process, Process]]:
         connection = Connection(open_engine(url, data_dir=Path()), exclusive=True)
         migrate(connection)
         connection.close()
-        one, two = (Process(url, urgent) for urgent in Urgent.of_several(2))
+        one, two = (Process(url, machine) for machine in Machine.of_several(2))
         one.keep()
         yield one, two
         for process in (one, two):
@@ -155,6 +155,19 @@ def until(processes: tuple[Process, ...], holds: Callable[[], bool], seconds: fl
             for other in processes:
                 other.bridge.pump(lambda other=other, at=process.said: at in other.heard, seconds=PATIENCE_SECONDS)
                 other.heard.clear()
+
+
+def test_who_knows_everything_asks_nothing(processes: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the others of a machine have committed is seen in memory that they share."""
+    one, two = processes
+    one.result(one.database.write("said", say, 7))
+    two.result(two.database.come_up_to_date())
+    assert 7 in two.heard
+    monkeypatch.setattr(two.database, "_look", lambda: pytest.fail("the database is asked"))
+    two.result(two.database.come_up_to_date())
+    one.result(one.database.write("said", say, 8))
+    with pytest.raises(pytest.fail.Exception):
+        two.result(two.database.come_up_to_date()).raiseException()
 
 
 def choose(process: Process, user_id: str, state: str) -> Deferred[None]:

@@ -539,7 +539,7 @@ def test_one_who_cannot_begin_fails_and_the_next_is_done(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Holder, "catch_up", stumble)
+        patched.setattr(Holder, "begin", stumble)
         assert one.result(one.database.write("say", say, "never")).check(ZeroDivisionError)
     assert isinstance(one.say("next"), int)
 

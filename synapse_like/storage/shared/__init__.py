@@ -8,6 +8,6 @@ have committed, soon and in the right order.
 - What others have to know of a commit stands in a table: `commit_log.py`. Before a process writes, it learns what has
   happened there, and with a commit it tells the others that there is something to read: `holder.py`.
 - A thread of each process hears that, and reads: `listener.py`. What it hears beside leaves no trace: `passing.py`.
-- What cannot wait is known at once to all processes of one machine: `urgent.py`.
+- What cannot wait is known at once to all processes of one machine: `machine.py`.
 - Each process publishes all commits, its own and the others', in one order: `order.py`.
 """

@@ -21,7 +21,7 @@ from synapse_like.protocol.events import StateSlot
 from synapse_like.storage.continuity import Continuity
 from synapse_like.storage.engines.engine import Query, Row
 from synapse_like.storage.shared.commit_log import Reading
-from synapse_like.storage.shared.urgent import Urgent
+from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.transactions import Transaction
 
 #: Who commits again so soon tells the others to read on; in seconds.
@@ -59,21 +59,23 @@ class Movable(Protocol):
 class Holder:
     """A process among those that share a database, as its writing thread sees it.
 
-    :param urgent: what others must know at once; None if there are none on this machine.
+    :param machine: what the processes of this machine know of each other; None if there are no others.
     :ivar name: by which its commits are known.
     :ivar continuity: the last commit that it knows, its own or another's.
     :ivar reading: is told what is read; None before there is anybody to be told.
     """
 
-    def __init__(self, urgent: Urgent | None = None) -> None:
+    def __init__(self, machine: Machine | None = None) -> None:
         self.name = secrets.token_hex(8)
-        self.urgent = urgent
+        self.machine = machine
         self.continuity = Continuity()
         # By the monotonic clock: when it last told the others to read on, and when it last began a commit.
         self._said_at = self._committed_at = float("-inf")
         self.reading: Reading | None = None
         # The last commit of which the copies know; None before there are any.
         self._seen: int | None = None
+        # Whether others have committed something between our last two looks.
+        self._is_among_others = False
 
     def notice(self) -> str:
         """What to say with a commit: that there is something to read, or to read on; or nothing."""
@@ -92,6 +94,22 @@ class Holder:
         """What asks for the commits that the copies do not know of, the newest first, with the news not read yet."""
         seen = self._seen if self._seen is not None else _NEVER
         return _COMMITS_SINCE, (seen, self.reading.last if self.reading is not None else _NEVER, MOST_CAUGHT_UP)
+
+    def likely(self) -> list[Query]:
+        """The same, if it is likely that there are some; for a message that asks for something else, too."""
+        return [self.unseen] if self._is_among_others else []
+
+    def come_to(self, txn: Transaction, newest: int, answers: Sequence[Sequence[Row]]) -> None:
+        """Learn of all commits up to one.
+
+        :param newest: its number.
+        :param answers: to `likely`, after that one was there.
+        """
+        if not answers and self._seen is not None and self._seen < newest:
+            _, answers = txn.lock_and_read([], [], [self.unseen])
+        for commits in answers:
+            self.catch_up(txn, commits)
+        self._is_among_others = any(answers)
 
     def begin(self, newest: int) -> None:
         """A writing transaction has begun. At the first one there are no copies yet that anything could make wrong.

@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct, field
 
 from synapse_like.protocol.events import StateSlot
-from synapse_like.storage.engines.engine import Engine, Query, RawConnection, Row
+from synapse_like.storage.engines.engine import Engine, Query, RawConnection
 from synapse_like.storage.engines.postgresql import CHANNEL
 from synapse_like.storage.news import to_log
 from synapse_like.storage.shared.commit_log import COMMITS
@@ -120,39 +120,36 @@ class Turn(Struct):
         """
         needed = sorted(needed)
         also = sorted(set(wanted) - set(needed))
-        held, (rows, commits) = txn.lock_and_read(needed, also, [_POSITIONS, self.holder.unseen], begins=True)
+        held, (rows, *commits) = txn.lock_and_read(needed, also, [_POSITIONS, *self.holder.likely()], begins=True)
         self.lanes.update(needed, held)
         positions: dict[str, int] = dict(rows)
         self.holder.begin(positions[COMMITS])
-        self.holder.catch_up(txn, commits)
+        self.holder.come_to(txn, positions[COMMITS], commits)
         return positions.get("outside", 0)
 
     def take_number(self, txn: Transaction) -> None:
         """Have the number of the commit, if it has none yet; one transaction at a time takes positions after that."""
         if self.number is None:
-            ((self.number,),) = self._take(txn, _TAKE_NUMBER)
+            self.number = self._take(txn, _TAKE_NUMBER)[-1]
 
     def take_number_and_position(self, txn: Transaction, stream: str) -> int:
         """The same, for a transaction that has none yet, and the next position of a stream with it."""
-        position: int
-        ((position, self.number),) = self._take(txn, _TAKE_NUMBER_AND_POSITION, stream)
+        position, self.number = self._take(txn, _TAKE_NUMBER_AND_POSITION, stream)
         return position
 
     def reaches(self, stream: str, position: int) -> None:
         """The last position of a stream that the transaction has given out, if it is not the first."""
         self._reached[stream] = position
 
-    def _take(self, txn: Transaction, sql: str, *more: str) -> list[Row]:
-        """Take a number, and learn of all commits up to it: then nothing of them has to be waited for any more."""
-        txn.writes += 1
-        _, (taken, commits) = txn.lock_and_read([], [], [(sql, (COMMITS, *more)), self.holder.unseen])
-        self.holder.catch_up(txn, commits)
-        return taken
+    def _take(self, txn: Transaction, sql: str, *more: str) -> list[int]:
+        """Take a number, and learn of all commits up to it: then nothing of them has to be waited for any more.
 
-    def tell_at_once(self, number: int) -> None:
-        """It is committed, and others on this machine must know."""
-        if self.holder.urgent is not None:
-            self.holder.urgent.note(number)
+        :param sql: gives the number last.
+        """
+        txn.writes += 1
+        _, ((taken,), *commits) = txn.lock_and_read([], [], [(sql, (COMMITS, *more)), *self.holder.likely()])
+        self.holder.come_to(txn, taken[-1] - 1, commits)
+        return list(taken)
 
     def last_words(self, txn: Transaction, news: Sequence[object]) -> list[Query]:
         """What writes down what the commit changes, if that concerns others; for the message that commits."""
@@ -188,8 +185,8 @@ class Turn(Struct):
         """
         if self.number is None:
             return
-        if self.is_urgent:
-            self.tell_at_once(self.number)
+        if self.holder.machine is not None:
+            self.holder.machine.note(self.number, is_urgent=self.is_urgent)
         if not self._notice and self.holder.is_doubtful:
             # It took so long that those who were told last may look no more.
             with contextlib.suppress(*engine.database_errors):
