@@ -182,7 +182,7 @@ def test_who_is_there_with_one_process_is_there_for_all_and_goes_when_the_stream
     one, two = processes
     two.input.opened(login(ALICE))
     until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "online")
-    assert two.persons.person(ALICE).position == one.persons.person(ALICE).position > 0
+    until(processes, lambda: two.persons.person(ALICE).position == one.persons.person(ALICE).position > 0)
     for _ in range(10):
         # Longer than a device is there of which nothing is heard.
         turns = iter([False, False, True])
