@@ -25,6 +25,7 @@ from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import events, profiles, rooms
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.rooms import Extremity, RoomHead
+from synapse_like.storage.shared.lanes import Where
 from synapse_like.storage.state import MEMBER, Snapshot, name_of_slot
 from synapse_like.storage.transactions import Transaction
 
@@ -32,6 +33,11 @@ from synapse_like.storage.transactions import Transaction
 ID_BYTES = 12
 #: How many of a room's newest events a new one follows at the most; the deepest, if there are more.
 MOST_FOLLOWED = 10
+
+
+def where_of_member(room_id: str, user_id: str) -> Where:
+    """Where it is written what a user has become in a room."""
+    return Where(room_id, (profiles.name_of_profile(user_id), name_of_slot((MEMBER, user_id))))
 
 
 class Place(Struct, frozen=True):
@@ -102,7 +108,7 @@ class EventCreation(Struct):
         if draft.type == MEMBER and draft.state_key is not None and draft.state_key.endswith(f":{self.server_name}"):
             # PROF-2. What the client says itself counts for more. A profile that changes at this moment is told to the
             # rooms that its user is in: this may be one of them, or has the new one.
-            txn.hold_names(f"profile {draft.state_key}", name_of_slot(draft.state_slot))
+            txn.hold_names(*where_of_member(draft.room_id, draft.state_key).names)
             profile = profiles.find(txn, draft.state_key)
             draft = replace(draft, content={**profile.content(), **draft.content})
         check_event_type(draft.type)

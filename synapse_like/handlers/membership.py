@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.directory import Directory
-from synapse_like.handlers.event_creation import EventCreation
+from synapse_like.handlers.event_creation import EventCreation, where_of_member
 from synapse_like.handlers.policy import INVITES, Policy
 from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.restricted_rooms import voucher_for
@@ -39,6 +39,7 @@ from synapse_like.storage import events, outside_memberships, room_servers, room
 from synapse_like.storage.database import Database
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.rooms import RoomHead
+from synapse_like.storage.shared.lanes import Where
 from synapse_like.storage.state import MEMBER
 from synapse_like.storage.transactions import Transaction
 
@@ -73,6 +74,11 @@ class Wish(Struct, frozen=True):
     only_from: Collection[str] | None = None
     unless: Collection[str] = ()
     servers: Sequence[str] = ()
+
+    @property
+    def where(self) -> Where:
+        """Where it is written."""
+        return where_of_member(self.room_id, self.target)
 
     @property
     def membership(self) -> object:
@@ -115,7 +121,9 @@ class Membership:
             if name.startswith("#"):
                 outcome = await self._database.write("join", once, request, self._join, user_id, name)
             else:
-                outcome = await self._database.write_to_room(name, "join", once, request, self._join, user_id, name)
+                outcome = await self._database.write_to_room(
+                    where_of_member(name, user_id), "join", once, request, self._join, user_id, name
+                )
         except Elsewhere:
             room_id = name
             if name.startswith("#"):
@@ -199,7 +207,7 @@ class Membership:
         """Make a change of membership, here or with the help of another server; the ID of the event."""
         await self._ask_policy(wish, request)
         try:
-            outcome = await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
+            outcome = await self._database.write_to_room(wish.where, "membership", once, request, self._put, wish)
         except Elsewhere:
             outcome = await self._put_in_turn(wish, request)
         event_id: str = outcome["event_id"]
@@ -211,7 +219,7 @@ class Membership:
             return await self._put_elsewhere(wish, request)
         async with self._requests.hold(f"{request.token_id} {request.request}"):
             try:
-                return await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
+                return await self._database.write_to_room(wish.where, "membership", once, request, self._put, wish)
             except Elsewhere:
                 try:
                     return await self._put_elsewhere(wish, request)
@@ -223,7 +231,7 @@ class Membership:
     async def _made_meanwhile(self, wish: Wish, request: Once, refusal: MatrixError) -> Outcome:
         """What another process has made of the same request, which is why it was refused here; or that refusal."""
         try:
-            return await self._database.write_to_room(wish.room_id, "membership", once, request, self._put, wish)
+            return await self._database.write_to_room(wish.where, "membership", once, request, self._put, wish)
         except Elsewhere:
             raise refusal from None
 

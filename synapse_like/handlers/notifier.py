@@ -157,8 +157,8 @@ class Notifier:
         bus.subscribe(CommitInDoubt, self._on_doubt)
         bus.subscribe(IgnoredChanged, self._on_ignored)
 
-    def _is_watched(self, room_id: str) -> bool:
-        return room_id in self._by_room
+    def _is_watched(self, room_id: str, user_ids: Iterable[str]) -> bool:
+        return room_id in self._by_room or not self._watchers.keys().isdisjoint(user_ids)
 
     async def catch_up(self, position: int) -> None:
         """Wait until a position that somebody has read in the database has been announced, too.

@@ -26,7 +26,6 @@ from synapse_like.federation.sending import PassingEdusLost
 from synapse_like.handlers.presence_keeping import LookersChanged, PresenceKeeper
 from synapse_like.handlers.presence_persons import Persons
 from synapse_like.handlers.presence_states import AVAILABILITY, HIDDEN
-from synapse_like.handlers.streams import came
 from synapse_like.protocol.errors import BadJson
 from synapse_like.protocol.identifiers import canonical_user_id, domain_of
 from synapse_like.protocol.profiles import SHOWN
@@ -199,7 +198,7 @@ class PresenceFederation:
     def _on_event(self, news: EventPersisted) -> None:
         if not self._persons.keeps:
             return
-        newcomers = came(news)
+        newcomers = news.arrivals
         lookers = [user_id for user_id in newcomers if user_id in self._curious]
         if lookers and not self._persons.has_lookers(news.room_id, but=lookers):
             run_in_background("poll-presence", self._ask_in_room, news.room_id)

@@ -20,7 +20,6 @@ from synapse_like.clock import Clock
 from synapse_like.federation.sharing import Shared
 from synapse_like.handlers.notifier import Notifier
 from synapse_like.handlers.presence_states import Person, Told, told_by
-from synapse_like.handlers.streams import came
 from synapse_like.protocol.errors import Unavailable
 from synapse_like.protocol.membership import JOIN
 from synapse_like.storage import presence, profiles
@@ -175,7 +174,7 @@ class Persons:
             if membership != JOIN and user_id.endswith(self._suffix):
                 # They may have been the last of ours there, and then nothing is heard of the room any more.
                 self._learned.pop(news.room_id, None)
-        if news.room_id not in self._learned and any(user_id.endswith(self._suffix) for user_id in came(news)):
+        if news.room_id not in self._learned and any(user_id.endswith(self._suffix) for user_id in news.arrivals):
             run_in_background("presence-in-room", self.learn_rooms, [news.room_id])
 
     def _moved(self, person: Person, room_id: str, *, is_in: bool) -> None:

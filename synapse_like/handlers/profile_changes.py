@@ -54,7 +54,7 @@ class ProfileChanges:
         While rooms are being told of an earlier change, it is left to the following transactions to begin anew: who
         changes their name all the time makes no more events than these do.
         """
-        txn.hold_names(f"profile {user_id}")
+        txn.hold_names(profiles.name_of_profile(user_id))
         profile = profiles.find(txn, user_id)
         txn.announce(ProfileChanged(user_id, profile.displayname, profile.avatar_url))
         is_first = profiles.untold(txn, user_id) is None

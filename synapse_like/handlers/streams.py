@@ -15,8 +15,7 @@ from msgspec import Struct, field
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
-from synapse_like.protocol.membership import JOIN
-from synapse_like.storage.events import EventPersisted, StoredEvent, Unread
+from synapse_like.storage.events import StoredEvent, is_arrival
 from synapse_like.storage.state import MEMBER
 
 Json = dict[str, Any]
@@ -97,7 +96,7 @@ class SilentStream:
 
 def arrivals(user_id: str, events: Sequence[StoredEvent]) -> Arrivals:
     """Who comes into rooms by some events."""
-    joins = [stored.event for stored in events if stored.event.type == MEMBER and _is_arrival(stored)]
+    joins = [stored.event for stored in events if stored.event.type == MEMBER and is_arrival(stored)]
     if not joins:
         return NO_ARRIVALS
     newcomers: dict[str, set[str]] = {}
@@ -105,17 +104,3 @@ def arrivals(user_id: str, events: Sequence[StoredEvent]) -> Arrivals:
         newcomers.setdefault(event.state_key or "", set()).add(event.room_id)
     entered = newcomers.pop(user_id, set())
     return Arrivals(frozenset(entered), newcomers)
-
-
-def _is_arrival(stored: StoredEvent) -> bool:
-    was = stored.replaced.content.get("membership") if stored.replaced is not None else None
-    return stored.event.content.get("membership") == JOIN and was != JOIN
-
-
-def came(news: EventPersisted) -> list[str]:
-    """Who has come into a room by an event, and was not in it before; not who only has another name there."""
-    stored = news.stored
-    if isinstance(stored, Unread):
-        return []
-    stayed = stored.event.state_key if stored.event.type == MEMBER and not _is_arrival(stored) else None
-    return [user_id for user_id, now in news.memberships.items() if now == JOIN and user_id != stayed]

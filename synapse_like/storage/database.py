@@ -38,10 +38,10 @@ from synapse_like.storage.claims import Claims
 from synapse_like.storage.connections import CommitFailed, Connection, Statistics
 from synapse_like.storage.continuity import DatabaseWentBack
 from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
-from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.news import CommitInDoubt, Wants
 from synapse_like.storage.shared.commit_log import Reading, Told, newest
 from synapse_like.storage.shared.holder import Holder
-from synapse_like.storage.shared.lanes import REST, LaneTaken, lane_of, lock_of_claim
+from synapse_like.storage.shared.lanes import REST, LaneTaken, Where, lane_of, lane_of_name, lock_of_claim
 from synapse_like.storage.shared.listener import Listener
 from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.shared.order import Order
@@ -81,6 +81,8 @@ class _Job(Struct, Generic[Result]):
     since: float = field(default_factory=time.perf_counter)
     #: What it must have for itself, where the database is shared.
     lanes: frozenset[int] = frozenset([REST])
+    #: What else it will want to have.
+    wanted: frozenset[int] = frozenset()
     tries: int = 0
     #: Whether it is one statement that reads, which needs no transaction around it.
     is_single: bool = False
@@ -148,7 +150,7 @@ class Database:
         self._put_off: list[_Job[Any]] = []
         #: The number of the last commit that is not published here, of a database that is shared.
         self._from: int | None = None
-        self._wants: Callable[[str], bool] = lambda _: True
+        self._wants: Wants = lambda *_: True
         self._order: Order | None = None
         self._is_looking = False
         self._lookers: list[Deferred[int]] = []
@@ -207,15 +209,15 @@ class Database:
         order = self._order = Order(holder.name, last, self._deliver_here, listener.hurry)
         listener.start()
 
-    def read_events_of(self, is_wanted: Callable[[str], bool]) -> None:
-        """Have events that other processes have stored be read when they are in certain rooms, and no others.
+    def read_events_of(self, wants: Wants) -> None:
+        """Have events that other processes have stored be read when they are in certain rooms or about certain users.
 
-        :param is_wanted: is asked on any thread whether somebody waits for what happens in a room.
+        :param wants: is asked on any thread.
         """
-        self._wants = is_wanted
+        self._wants = wants
 
-    def _is_wanted(self, room_id: str) -> bool:
-        return self._wants(room_id)
+    def _is_wanted(self, room_id: str, user_ids: Iterable[str]) -> bool:
+        return self._wants(room_id, user_ids)
 
     def _go_back(self) -> None:
         """What was committed is not there any more: have nothing written, and tell. On any thread."""
@@ -278,7 +280,7 @@ class Database:
 
     def write_to_room(
         self,
-        room_id: str,
+        where: str | Where,
         name: str,
         function: Callable[Concatenate[Transaction, P], Result],
         *args: P.args,
@@ -286,9 +288,14 @@ class Database:
     ) -> Deferred[Result]:
         """Run a storage function that adds to one room, and changes nothing of what is not in that room.
 
+        :param where: the ID of the room; and perhaps the names of what the function will hold (`hold_names`).
         :param name: what it is, for the log.
         """
-        job = _Job(name, lambda txn: function(txn, *args, **kwargs), lanes=frozenset([lane_of(room_id)]))
+        job = _Job(name, lambda txn: function(txn, *args, **kwargs))
+        room_id, names = (where, ()) if isinstance(where, str) else where
+        job.lanes = frozenset([lane_of(room_id)])
+        if self.is_shared:
+            job.wanted = frozenset([lane_of_name(held) for held in names])
         return self._submit(self._writes, job)
 
     @property
@@ -503,7 +510,7 @@ class Database:
             done = len(jobs)
             self._add_who_waits(jobs)
             if txn.turn is not None:
-                txn.turn.want(txn, {lane for job in jobs[done:] for lane in job.lanes})
+                txn.turn.want(txn, {lane for job in jobs[done:] for lane in job.lanes | job.wanted})
 
     def _begin_writing(self, jobs: list[_Job[Any]]) -> Transaction:
         """Begin; on a lost connection once more with a new one. Nothing was asked of it yet, so that is safe."""
@@ -516,7 +523,7 @@ class Database:
 
     def _begin_once(self, jobs: list[_Job[Any]]) -> Transaction:
         if self._holder is not None:
-            return self._writer.begin_in_lanes(jobs[0].lanes, [lane for job in jobs for lane in job.lanes])
+            return self._writer.begin_in_lanes(jobs[0].lanes, [lane for job in jobs for lane in job.lanes | job.wanted])
         txn = self._writer.begin(writable=True)
         self._writer.check_outside_changes(txn)
         return txn

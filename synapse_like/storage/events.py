@@ -9,7 +9,7 @@ history. The timeline shows neither outliers nor what was rejected or soft-faile
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, cast
 
@@ -18,11 +18,12 @@ from msgspec import Struct
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import TooLarge
 from synapse_like.protocol.events import Event, Pdu
+from synapse_like.protocol.membership import JOIN, MEMBER
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.news import CommitInDoubt, for_others, register
+from synapse_like.storage.news import CommitInDoubt, Wants, for_others, register
 from synapse_like.storage.shared.lanes import LaneTaken, lane_of
 from synapse_like.storage.transactions import Transaction
 from synapse_like.storage.values import batched, placeholders
@@ -92,12 +93,13 @@ class Unread(Struct, frozen=True):
     event_type: str
     sender: str
     is_state: bool
+    arrivals: tuple[str, ...]
 
 
 class EventPersisted(Struct, frozen=True):
     """News: an event stands in its room and in the stream of events.
 
-    :ivar stored: the event; or as much of it as is known here, if it changes nobody's membership.
+    :ivar stored: the event, or as much of it as is known here.
     :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
     :ivar destinations: the other servers that this server has to send it to.
     :ivar pdu: its wire form, if it has to be sent.
@@ -118,7 +120,23 @@ class EventPersisted(Struct, frozen=True):
         if isinstance(self.stored, Unread):
             return self.stored
         event = self.stored.event
-        return Unread(self.stored.event_nid, event.type, event.sender, event.is_state)
+        return Unread(self.stored.event_nid, event.type, event.sender, event.is_state, self.arrivals)
+
+    @property
+    def arrivals(self) -> tuple[str, ...]:
+        """Who has come into the room by it, and was not in it before; not who only has another name there."""
+        if isinstance(self.stored, Unread):
+            return self.stored.arrivals
+        event = self.stored.event
+        stayed = event.state_key if event.type == MEMBER and not is_arrival(self.stored) else None
+        return tuple([user_id for user_id, now in self.memberships.items() if now == JOIN and user_id != stayed])
+
+
+def is_arrival(stored: StoredEvent) -> bool:
+    """Whether somebody joins by the event who had not joined before."""
+    was = stored.replaced.content.get("membership") if stored.replaced is not None else None
+    now = stored.event.content.get("membership")
+    return bool(now == JOIN and was != JOIN)
 
 
 @for_others
@@ -148,13 +166,16 @@ def _written(news: EventPersisted) -> list[Any]:
         about.event_type,
         about.sender,
         about.is_state,
+        about.arrivals,
     ]
 
 
-def _read(
-    txn: Transaction, written: Sequence[Any], wants: Callable[[str], bool]
-) -> list[EventPersisted | CommitInDoubt]:
-    to_read = [event_nid for room_id, _, memberships, _, event_nid, *_ in written if memberships or wants(room_id)]
+def _unread(event_nid: int, event_type: str, sender: str, is_state: bool, arrivals: Sequence[str]) -> Unread:
+    return Unread(event_nid, event_type, sender, is_state, tuple(arrivals))
+
+
+def _read(txn: Transaction, written: Sequence[Any], wants: Wants) -> list[EventPersisted | CommitInDoubt]:
+    to_read = [nid for room_id, _, memberships, _, nid, *_ in written if wants(room_id, memberships)]
     found = {stored.event_nid: stored for stored in load(txn, to_read)} if to_read else {}
     # One that is gone already was purged: everybody looks again.
     gone = set(to_read) - found.keys()
@@ -162,7 +183,7 @@ def _read(
         EventPersisted(
             room_id,
             position,
-            found.get(about[0]) or Unread(*about),
+            found.get(about[0]) or _unread(*about),
             memberships,
             frozenset(destinations),
             is_heard=True,

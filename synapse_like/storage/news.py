@@ -6,7 +6,7 @@ that carries what the others have to read themselves says how: `register`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct, convert, to_builtins
@@ -15,8 +15,10 @@ from synapse_like.storage.transactions import Transaction
 
 News = TypeVar("News")
 
-#: Reads news of one kind; who reads can tell whether somebody waits for what happens in a room.
-Read = Callable[[Transaction, Sequence[Any], Callable[[str], bool]], Sequence[object]]
+#: Whether somebody waits for what happens in a room, or to some users.
+Wants = Callable[[str, Iterable[str]], bool]
+#: Reads news of one kind, as far as somebody waits for it.
+Read = Callable[[Transaction, Sequence[Any], Wants], Sequence[object]]
 
 
 class _Kind(Struct, frozen=True):
@@ -54,12 +56,10 @@ def to_log(news: object) -> list[Any]:
     return [name, _kinds[name].write(news)]
 
 
-def from_log(
-    txn: Transaction, written: Sequence[Sequence[Any]], wants: Callable[[str], bool] = lambda _: True
-) -> Iterator[object]:
+def from_log(txn: Transaction, written: Sequence[Sequence[Any]], wants: Wants = lambda *_: True) -> Iterator[object]:
     """News, as it stood in the log, in the same order.
 
-    :param wants: whether somebody waits for what happens in a room.
+    :param wants: whether somebody waits for what happens in a room, or to some users.
     """
     by_kind: dict[str, list[Any]] = {}
     for name, one in written:

@@ -48,6 +48,11 @@ class RoomsUntold(Struct, frozen=True):
     """News: there are rooms that have yet to be told of somebody's profile."""
 
 
+def name_of_profile(user_id: str) -> str:
+    """By which name the profile of a user is held (`Transaction.hold_names`)."""
+    return f"profile {user_id}"
+
+
 def find(txn: Transaction, user_id: str) -> Profile:
     """What rooms and observers are told of a user."""
     return of_users(txn, [user_id])[user_id]

@@ -16,7 +16,7 @@ import orjson
 
 from synapse_like.storage.continuity import Continuity
 from synapse_like.storage.engines.engine import Row
-from synapse_like.storage.news import CommitInDoubt, from_log, to_log
+from synapse_like.storage.news import CommitInDoubt, Wants, from_log, to_log
 from synapse_like.storage.transactions import Transaction
 
 #: The stream whose positions are the numbers of commits.
@@ -65,7 +65,7 @@ class Reading:
     :param name: of this process, whose own news is not read.
     :param last: the last number that is known.
     :param tell: is given commits as they are read, on the thread that reads them.
-    :param wants: whether somebody waits for what happens in a room.
+    :param wants: whether somebody waits for what happens in a room, or to some users.
     :param continuity: what this process knows of what was committed.
     """
 
@@ -74,7 +74,7 @@ class Reading:
         name: str,
         last: int,
         tell: Callable[[list[Told]], None],
-        wants: Callable[[str], bool] = lambda _: True,
+        wants: Wants = lambda *_: True,
         continuity: Continuity | None = None,
     ) -> None:
         self.name = name

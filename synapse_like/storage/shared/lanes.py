@@ -11,6 +11,7 @@ then its job is done again in a transaction that begins with it. So nobody waits
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import NamedTuple
 
 #: The lane of all that is not a room's.
 REST = 0x53594E4D
@@ -24,6 +25,13 @@ def lane_of(room_id: str) -> int:
 def lane_of_name(name: str) -> int:
     """The lane of something that is no room."""
     return lane_of(f"name {name}")
+
+
+class Where(NamedTuple):
+    """Where a job writes: in a room, and to what is no room's and has names."""
+
+    room_id: str
+    names: tuple[str, ...]
 
 
 def lock_of_claim(name: str) -> int:
