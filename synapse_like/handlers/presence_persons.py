@@ -358,6 +358,22 @@ class Persons:
         """Find out where the stream stands, when something may have been written that nobody was told of."""
         self.position = max(self.position, await self._database.read("presence-position", presence.current_position))
         self._lists_since = self.log_since = self.position
+        await self._look_who_sees_whom()
+
+    async def _look_who_sees_whom(self) -> None:
+        """Learn anew in which rooms everybody is, and who may see them by their lists."""
+        waiting = {name: person for name, person in self._persons.items() if person.is_loaded or person.rooms}
+        while waiting:
+            for person in waiting.values():
+                person.has_moved = False
+            _, rooms, observers, _ = await self._database.read("presence-of", _facts, list(waiting))
+            for user_id, person in list(waiting.items()):
+                if person.has_moved:
+                    continue
+                del waiting[user_id]
+                person.observers = observers[user_id]
+                for room_id in person.rooms ^ rooms[user_id]:
+                    self._moved(person, room_id, is_in=room_id in rooms[user_id])
 
 
 Facts = tuple[dict[str, StoredPresence], dict[str, set[str]], dict[str, set[str]], dict[str, Profile]]

@@ -29,13 +29,14 @@ from synapse_like.handlers.profile_changes import ProfileChanges
 from synapse_like.handlers.streams import NO_ARRIVALS, SilentStream, Stream
 from synapse_like.handlers.typing import FRESH_MS, LONGEST_MS, REMOTE_SECONDS, Typing, TypingHeard
 from synapse_like.protocol.errors import Forbidden, Unavailable, UnknownToken
-from synapse_like.storage import accounts, events, presence
+from synapse_like.storage import accounts, events, presence, presence_lists
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import CommitInDoubt, for_others
+from synapse_like.storage.presence_lists import Entry
 from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.transactions import Transaction
 from tests.support.postgres import PostgreSQL
@@ -182,7 +183,8 @@ def test_who_is_there_with_one_process_is_there_for_all_and_goes_when_the_stream
     one, two = processes
     two.input.opened(login(ALICE))
     until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "online")
-    until(processes, lambda: two.persons.person(ALICE).position == one.persons.person(ALICE).position > 0)
+    # The tables may tell of it before it is learned.
+    until(processes, lambda: two.persons.person(ALICE).position == one.persons.person(ALICE).position > 0, 0)
     for _ in range(10):
         # Longer than a device is there of which nothing is heard.
         turns = iter([False, False, True])
@@ -439,3 +441,25 @@ def test_rooms_that_are_to_be_told_are_looked_for_when_nobody_can_be_told_so(
         return len(looked) == 2
 
     until(processes, goes_on, 0)
+
+
+def test_who_may_see_whom_is_looked_up_when_nobody_can_be_told_that_it_has_changed(
+    processes: tuple[Process, Process],
+) -> None:
+    """PRES-4."""
+    one, two = processes
+    one.result(one.database.write("allow", presence_lists.put, Entry(BOB, ALICE, is_accepted=True)))
+    two.input.opened(login(ALICE))
+    until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "online")
+    person = two.persons.person(ALICE)
+    assert person.observers == {BOB}
+    # That she left was not heard.
+    two.persons._moved(person, ROOM, is_in=True)
+
+    def forbid(txn: Transaction) -> None:
+        txn.execute("DELETE FROM presence_lists")
+        txn.announce(CommitInDoubt())
+
+    one.result(one.database.write("forbid", forbid))
+    until(processes, lambda: not person.observers and not person.rooms, 0)
+    assert not two.persons.has_lookers(ROOM)
