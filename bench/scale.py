@@ -35,6 +35,8 @@ from tests.support.server import ROOT
 
 #: Requests on their way at the same time, where it is not one; and connections, which the processes share.
 SIDE_BY_SIDE = 16
+#: The same where a server has much to do.
+MUCH = 64
 #: What several processes may cost, as a part of what one does.
 TARGET = 1.25
 
@@ -59,7 +61,7 @@ class Scale:
     processes: tuple[int, ...] = (1, 2, 4)
     shared: bool = False
     repetitions: int = 7
-    some: int = 20
+    some: int = 100
     many: int = 160
     fan_out: int = 100
     polls: int = 5000
@@ -74,7 +76,7 @@ class Scale:
         return kinds
 
 
-QUICK = Scale(repetitions=3, some=10, many=100, fan_out=20, polls=100, idle_seconds=5)
+QUICK = Scale(repetitions=3, some=20, many=100, fan_out=20, polls=100, idle_seconds=5)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Measurement:
         self._scale = scale
         self._findings = findings
         self._txn_ids = count(1)
+        self._all_lines: list[Line] = []
         self._lines: list[Line] = []
         self._users: list[User] = []
         self._newcomers: list[User] = []
@@ -128,7 +131,8 @@ class Measurement:
         self._people()
         self._subject.start()
         with ExitStack() as closing:
-            self._lines = [closing.enter_context(Line(self._subject.address)) for _ in range(SIDE_BY_SIDE)]
+            self._all_lines = [closing.enter_context(Line(self._subject.address)) for _ in range(MUCH)]
+            self._lines = self._all_lines[:SIDE_BY_SIDE]
             yield from self._measure()
         self._subject.stop()
 
@@ -139,7 +143,7 @@ class Measurement:
             def add(name: str, number: int) -> list[User]:
                 return [User(*user) for user in site.add_users(f"{name}-{which}" for which in range(number))]
 
-            self._users = add("user", max(SIDE_BY_SIDE, self._scale.fan_out))
+            self._users = add("user", max(MUCH, self._scale.fan_out))
             self._newcomers = add("new", self._scale.some)
             self._crowd = add("crowd", self._scale.polls)
             [self._square] = site.add_rooms(self._crowd[0].user_id, 1)
@@ -148,7 +152,8 @@ class Measurement:
     def _measure(self) -> Steps:
         self._note_memory("after the start")
         senders, many = self._users[:SIDE_BY_SIDE], self._scale.many
-        own_rooms = [self._make_room([user]) for user in senders]
+        all_rooms = [self._make_room([user]) for user in self._users[:MUCH]]
+        own_rooms = all_rooms[:SIDE_BY_SIDE]
         room = self._make_room(senders)
         self._be_quiet(IDLE)
         yield
@@ -169,6 +174,12 @@ class Measurement:
 
             yield from self._repeat(f"send, one at a time, by {SIDE_BY_SIDE} connections, {where}", one_by_one)
             yield from self._repeat(f"send, {SIDE_BY_SIDE} at a time, {where}", side_by_side)
+        yield from self._repeat(
+            f"send, {MUCH} at a time, {MUCH} rooms",
+            lambda: self._side_by_side(
+                [self._say(self._users[n % MUCH], all_rooms[n % MUCH]) for n in range(many * 8)], self._all_lines
+            ),
+        )
         yield from self._join()
         page = [user.request("GET", f"/rooms/{quote(room)}/messages", dir="b", limit=50) for user in senders]
         yield from self._repeat(
@@ -201,10 +212,10 @@ class Measurement:
             self._subject.settle()
         return watch.per(len(requests))
 
-    def _side_by_side(self, requests: Sequence[bytes]) -> Usage:
+    def _side_by_side(self, requests: Sequence[bytes], lines: Sequence[Line] | None = None) -> Usage:
         watch = self._subject.watch()
         with watch:
-            ask_side_by_side(self._lines, requests)
+            ask_side_by_side(lines or self._lines, requests)
             self._subject.settle()
         return watch.per(len(requests))
 

@@ -4,7 +4,8 @@ Every command but `init` reads the settings file and then calls one function of 
 (wrong settings, a taken name, a database in use) ends as a sentence on standard error, with exit code 1; a
 traceback always means a fault of the program.
 
-Commands are in modules by subject. What one needs of the other floors it imports when it runs: `--help` is quick.
+Commands are in modules by subject. Each is loaded when it is asked for, and what it needs of the other floors when it
+runs.
 """
 
 from __future__ import annotations
@@ -12,37 +13,21 @@ from __future__ import annotations
 import click
 
 from synapse_like import __version__
-from synapse_like.commands import care, federation, identity, media, people, rooms, setup
 from synapse_like.commands.options import Commands
 
+#: The commands, by the modules that have them: one is loaded when it is asked for.
+_COMMANDS = {
+    "setup": ("init", "check-config", "run", "migrate", "rotate-key"),
+    "people": ("register-user", "reset-password", "set-admin", "deactivate-user", "export-user"),
+    "rooms": ("explain-state", "purge-room", "purge-history"),
+    "federation": ("federation",),
+    "media": ("media",),
+    "identity": ("identity",),
+    "care": ("doctor", "backup", "restore", "copy-database", "verify"),
+}
 
-@click.group(cls=Commands)
+
+@click.group(cls=Commands, modules={name: module for module, names in _COMMANDS.items() for name in names})
 @click.version_option(__version__, prog_name="synapse_like")
 def main() -> None:
     """A Matrix home server."""
-
-
-for command in (
-    setup.init,
-    setup.check_config,
-    setup.run,
-    setup.migrate,
-    setup.rotate_key,
-    people.register_user,
-    people.reset_password,
-    people.set_admin,
-    people.deactivate_user,
-    people.export_user,
-    rooms.explain_state,
-    rooms.purge_room,
-    rooms.purge_history,
-    federation.federation,
-    media.media,
-    identity.identity,
-    care.doctor,
-    care.backup,
-    care.restore,
-    care.copy_database,
-    care.verify,
-):
-    main.add_command(command)

@@ -6,7 +6,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +24,24 @@ Chosen = TypeVar("Chosen")
 
 
 class Commands(click.Group):
-    """Turns the errors that a person can mend into sentences."""
+    """Turns the errors that a person can mend into sentences, and loads a command when it is asked for.
+
+    :param modules: by the name of a command the module of this package that has it.
+    """
+
+    def __init__(self, *arguments: Any, modules: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._modules = modules or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._modules})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = self._modules.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(import_module(f"synapse_like.commands.{module}"), cmd_name.replace("-", "_"))
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -98,7 +98,7 @@ def keep_or_write(path: Path, make_text: Callable[[], str]) -> None:
 
 def _keep_or_make_certificate(config: Config) -> None:
     """Make a self-signed certificate, unless there is one or the settings name one."""
-    from synapse_like.federation.tls import make_key, make_self_signed
+    from synapse_like.federation.certificates import make_key, make_self_signed
 
     is_named = config.federation.tls_certificate or config.federation.tls_private_key
     certificate, key = config.tls_certificate, config.tls_private_key

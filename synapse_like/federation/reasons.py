@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from OpenSSL import SSL
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as NobodyListens
@@ -15,7 +16,6 @@ from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 
 from synapse_like.authorities import tls_reason
 from synapse_like.federation.errors import ServerUnreachable
-from synapse_like.federation.tls import NAME_ERRORS
 
 
 class AddressRefused(ConnectError):
@@ -43,7 +43,7 @@ def why(error: BaseException) -> str | None:
         return "; ".join(why(failure.value) or repr(failure.value) for failure in error.reasons)
     if isinstance(error, DeferredTimeoutError):
         return "it took too long"
-    if isinstance(error, NAME_ERRORS):
+    if isinstance(error, VerificationError | CertificateError):
         return "its certificate is not that of this server"
     if isinstance(error, SSL.Error):
         return tls_reason(error)

@@ -15,19 +15,11 @@ server.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from cachetools import LRUCache
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
-from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -42,8 +34,6 @@ from synapse_like.logs import get_logger
 #: Ciphers of TLS 1.2 with forward secrecy and authenticated encryption; those of TLS 1.3 all have both.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 MOST_SESSIONS = 1000
-#: For how long a self-signed certificate is made.
-SELF_SIGNED_DAYS = 3650
 
 _log = get_logger(__name__)
 
@@ -126,6 +116,9 @@ class ClientTls:
         """
         if not self.verifies(server_name):
             return
+        # Who speaks to nobody does without: it takes 4 ms.
+        from service_identity.pyopenssl import verify_hostname, verify_ip_address
+
         host, _ = split_name(server_name)
         if is_address(host):
             verify_ip_address(connection, host)
@@ -141,10 +134,6 @@ class ClientTls:
     def forget_session(self, server_name: str) -> None:
         """Begin from the beginning with a server."""
         self._sessions.pop(server_name, None)
-
-
-#: What a failed check of a name raises.
-NAME_ERRORS = (VerificationError, CertificateError)
 
 
 def _as_openssl_says(_connection: SSL.Connection, _certificate: object, _error: int, _depth: int, is_good: int) -> bool:
@@ -254,44 +243,3 @@ def _openssl_says(error: SSL.Error) -> str:
     """The reasons in an error of OpenSSL, which often has none."""
     reasons = error.args[0] if error.args else []
     return "; ".join(str(reason[-1]) for reason in reasons) or "it does not hold what it should"
-
-
-# Certificates of our own making.
-
-
-def make_key() -> str:
-    """A new private key for a certificate, in PEM."""
-    return (
-        ec.generate_private_key(ec.SECP256R1())
-        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        .decode("ascii")
-    )
-
-
-def make_self_signed(server_name: str, private_key: str) -> str:
-    """A certificate for a server that is its own authority, in PEM.
-
-    :param private_key: in PEM.
-    :raises ValueError: the key cannot be used.
-    """
-    key = serialization.load_pem_private_key(private_key.encode("ascii"), None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the private key is of another kind")
-    host, _ = split_name(server_name)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
-    name = x509.IPAddress(ip_address(host)) if is_address(host) else x509.DNSName(host)
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=SELF_SIGNED_DAYS))
-        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
