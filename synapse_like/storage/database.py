@@ -427,8 +427,11 @@ class Database:
                     return
                 jobs.append(job)
 
-    def _write_together(self, jobs: list[_Job[Any]]) -> None:
-        """Run the jobs in one transaction; if that fails, each in its own."""
+    def _write_together(self, jobs: list[_Job[Any]], *, with_others: bool = True) -> None:
+        """Run the jobs in one transaction; if that fails, each in its own.
+
+        :param with_others: whether jobs that come meanwhile are done with them.
+        """
         began = time.perf_counter()
         not_there: tuple[type[Exception], ...] = (*self.engine.database_errors, DatabaseUnavailable, DatabaseInUse)
         try:
@@ -448,7 +451,7 @@ class Database:
             self._deliver([], [(job, False, failure) for job in jobs])
             return
         try:
-            news, outcomes = self._write_once(txn, jobs)
+            news, outcomes = self._write_once(txn, jobs, with_others=with_others)
         except CommitFailed as error:
             _log.error("a commit failed", jobs=len(jobs), reason=str(error))
             failure = _unavailable(error)
@@ -458,7 +461,7 @@ class Database:
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
-                    self._write_together([job])
+                    self._write_together([job], with_others=False)
             elif not self._is_to_be_done_again(jobs[0], error):
                 self._deliver([], [(jobs[0], False, self._explained(jobs[0], error))])
         else:
@@ -466,12 +469,14 @@ class Database:
                 self._timings.wrote([began - job.since for job in jobs], time.perf_counter() - began)
             self._deliver(news, outcomes, txn.turn.number if txn.turn is not None else None)
 
-    def _write_once(self, txn: Transaction, jobs: list[_Job[Any]]) -> tuple[list[object], list[_Outcome]]:
+    def _write_once(
+        self, txn: Transaction, jobs: list[_Job[Any]], *, with_others: bool
+    ) -> tuple[list[object], list[_Outcome]]:
         writer = self._writer
         outcomes: list[_Outcome] = []
         put_off: list[_Job[Any]] = []
         try:
-            for job in self._in_turn(txn, jobs):
+            for job in self._in_turn(txn, jobs) if with_others else jobs:
                 if txn.turn is not None and not job.lanes <= txn.turn.lanes:
                     put_off.append(job)
                     continue

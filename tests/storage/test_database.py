@@ -94,6 +94,35 @@ def test_jobs_that_wait_share_one_commit(database: Database, results: Results) -
     assert results.of("all", database.read("all", streams)) == set(names)
 
 
+def test_jobs_that_come_meanwhile_share_the_commit(database: Database, results: Results) -> None:
+    def first(txn: Transaction) -> str:
+        results.watch("second", database.write("second", add, "b"))
+        return add(txn, "a")
+
+    before = database.statistics.commits
+    results.watch("first", database.write("first", first))
+    results.wait("first", "second")
+    assert database.statistics.commits - before == 1
+    assert results.of("read", database.read("streams", streams)) == {"a", "b"}
+
+
+def test_jobs_that_came_meanwhile_are_done_all_the_same_if_one_of_them_spoils_the_commit(
+    database: Database, results: Results
+) -> None:
+    def first(txn: Transaction) -> str:
+        if "spoilt" not in seen:
+            seen.append("spoilt")
+            results.watch("spoilt", database.write("spoilt", write_then_fail))
+            results.watch("last", database.write("last", add, "b"))
+        return add(txn, "a")
+
+    seen: list[str] = []
+    results.watch("first", database.write("first", first))
+    results.wait("first", "spoilt", "last")
+    assert isinstance(results.values["spoilt"], ZeroDivisionError)
+    assert results.of("read", database.read("streams", streams)) == {"a", "b"}
+
+
 def test_a_refused_job_fails_alone_and_the_others_share_their_commit(database: Database, results: Results) -> None:
     gate = Gate(database, results)
     results.watch("a", database.write("a", add, "a"))
