@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.support.client import Answer, Client, quote
+from tests.support.processes import wait_until
 from tests.support.server import HomeServer
 
 
@@ -73,7 +74,10 @@ def try_media(server: HomeServer, name: str, *words: str) -> subprocess.Complete
 
 
 def agree(server: HomeServer) -> None:
-    """Files and tables agree, and nothing is left over."""
+    """Files and tables agree, and nothing is left over.
+
+    What a server still clears away that has just started is waited for.
+    """
+    wait_until("nothing to be in doubt", lambda: not list((folder_of(server) / "doubtful").glob("*")))
     assert media(server, "reconcile") == "Files and tables agree.\n"
     assert not incoming(server)
-    assert not list((folder_of(server) / "doubtful").glob("*"))
