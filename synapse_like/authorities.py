@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL, crypto
+from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 
 _END = b"-----END CERTIFICATE-----"
 
@@ -26,9 +27,6 @@ def trust_root(ca_file: Path | None) -> Any:
     :param ca_file: PEM file of the authorities; None for those of the system.
     :raises AuthoritiesUnusable: there are none in it.
     """
-    # A server that asks no others but home servers does without: it takes 8 ms.
-    from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
-
     if ca_file is None:
         return platformTrust()
     try:

@@ -123,7 +123,6 @@ class Parent(Struct):
 
         import synapse_like.app.server
         import synapse_like.federation.connections
-        import synapse_like.federation.reasons
         from synapse_like.app.parts import engine_of
 
         # The driver of the database.

@@ -20,6 +20,7 @@ from typing import Any
 
 from cachetools import LRUCache
 from OpenSSL import SSL
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -116,9 +117,6 @@ class ClientTls:
         """
         if not self.verifies(server_name):
             return
-        # Who speaks to nobody does without: it takes 4 ms.
-        from service_identity.pyopenssl import verify_hostname, verify_ip_address
-
         host, _ = split_name(server_name)
         if is_address(host):
             verify_ip_address(connection, host)
