@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 from msgspec import Struct
 
+from synapse_like.background import run_in_background
 from synapse_like.handlers import event_pdus, outside_memberships
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_creation import EventCreation
@@ -22,6 +23,7 @@ from synapse_like.handlers.remote_membership import shown_by_others, stripped
 from synapse_like.handlers.restricted_rooms import voucher_for
 from synapse_like.handlers.room_access import is_inhabited
 from synapse_like.handlers.unwanted import check_invite
+from synapse_like.logs import get_logger
 from synapse_like.protocol.errors import AuthError, BadJson, Forbidden, MatrixError, NotFound
 from synapse_like.protocol.events import Event, EventDraft, Pdu
 from synapse_like.protocol.identifiers import domain_of, historical_user_id
@@ -41,8 +43,12 @@ from synapse_like.storage.transactions import Transaction
 
 Step = Literal["join", "leave", "knock"]
 MEMBERSHIPS: Mapping[Step, str] = {"join": JOIN, "leave": LEAVE, "knock": KNOCK}
+#: After what pauses it is looked whether an invite has come into a room that we are in; in seconds.
+INVITE_PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
 #: Keys that old events have at their top and that we do not know otherwise, and what may stand there.
 _OF_OLD = ("origin", "membership", "prev_state")
+
+_log = get_logger(__name__)
 
 
 class _Taken(Struct, frozen=True):
@@ -53,6 +59,18 @@ class _Taken(Struct, frozen=True):
 
     room_nid: int
     before: int
+
+
+class _Invite(Struct, frozen=True):
+    """An invite that we have signed.
+
+    :ivar origin: the server that has asked us to.
+    :ivar shown: what its user is to see of the room.
+    """
+
+    origin: str
+    item: CheckedEvent
+    shown: Sequence[dict[str, Any]]
 
 
 class MembershipRequests:
@@ -198,10 +216,28 @@ class MembershipRequests:
         signed = sign_pdu(rules, kept, self._server_name, self._creation.signing_key)
         event, _ = read_foreign(rules, signed)
         item = CheckedEvent(rules, event, encode_pdu(signed))
-        await self._database.write("take-invite", self._take_invite, origin, item, shown_by_others(shown))
+        invite = _Invite(origin, item, shown_by_others(shown))
+        if not await self._database.write("take-invite", self._take_invite, invite):
+            run_in_background("wait-for-invite", self._wait_for, invite)
         return signed
 
-    def _take_invite(self, txn: Transaction, origin: str, item: CheckedEvent, shown: Sequence[dict[str, Any]]) -> None:
+    async def _wait_for(self, invite: _Invite) -> None:
+        """See that an invite comes into its room. It may be that we are not in it any more by the time, for the other
+        server, and that what says so is still under way: then it never comes.
+        """
+        for pause in INVITE_PAUSES:
+            await self._creation.clock.sleep(pause)
+            try:
+                if await self._database.write("take-invite", self._take_invite, invite):
+                    return
+            except MatrixError as error:
+                # By now the user has come in, or does not want it.
+                _log.info("an invite is of no use any more", event_id=invite.item.event.event_id, reason=error.message)
+                return
+
+    def _take_invite(self, txn: Transaction, invite: _Invite) -> bool:
+        """Let a user know of an invite; False if it has yet to come into its room, as every event of that does."""
+        item = invite.item
         event = item.event
         if accounts.find(txn, event.state_slot[1]) is None:
             raise NotFound(f"There is no user {event.state_key} here.")
@@ -212,14 +248,16 @@ class MembershipRequests:
         user_id = event.state_slot[1]
         if unwanted.ignores(txn, user_id, event.sender):
             # Whoever is ignored does not learn it: the invite goes into its room, and the user is not told.
-            return
+            return True
         present = membership.in_room(txn, room.room_nid, user_id) if room is not None else None
         check_invite(txn, event.sender, user_id, present=present)
         known = events.known(txn, [event.event_id]).get(event.event_id)
-        if (room is not None and is_inhabited(txn, room)) or (known is not None and known.is_judged):
-            # It will come, or has come, as every event of the room does.
-            return
-        outside_memberships.begin(txn, item, server=origin, shown=shown)
+        if known is not None and known.is_judged:
+            return True
+        if room is not None and is_inhabited(txn, room):
+            return False
+        outside_memberships.begin(txn, item, server=invite.origin, shown=invite.shown)
+        return True
 
     # What they have in common.
 

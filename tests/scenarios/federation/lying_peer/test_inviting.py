@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from synapse_like.protocol.events import Pdu
-from tests.scenarios.federation.lying_peer.scene import (
-    honestly,
-)
+from tests.scenarios.conftest import Unique
+from tests.scenarios.federation.lying_peer.scene import honestly
 from tests.support.client import ApiError, Client, Json
 from tests.support.lying_peer import V2, Asked, LyingPeer, quote
 from tests.support.peer_rooms import PeerRoom
+from tests.support.processes import wait_until
 
 
 def invite_lies(alice: Client, peer: LyingPeer, third: LyingPeer, room: PeerRoom) -> Iterator[tuple[str, Json]]:
@@ -76,6 +76,21 @@ def test_invite_is_ended_by_nobody_who_may_not(alice: Client, peer: LyingPeer, t
             assert room.room_id in alice.synced_rooms()
     peer.send(alice.server, [room.say(peer.user("mallory"), "m.room.member", out, alice.user_id)])
     assert room.room_id not in alice.synced_rooms()
+
+
+@pytest.mark.parametrize("version", ["spec-2014", "11"])
+def test_invite_that_overtakes_the_end_of_our_being_there_is_not_lost(
+    alice: Client, peer: LyingPeer, unique: Unique, version: str
+) -> None:
+    """FED-7: to the other server we are not in the room any more, and it sends us nothing of it."""
+    mallory, bob = peer.user("mallory"), Client(alice.server).register(unique("bob"))
+    room = peer.host(version, mallory)
+    alice.join(room.room_id)
+    kick = room.say(mallory, "m.room.member", {"membership": "leave"}, alice.user_id)
+    peer.invite(alice.server, room, mallory, bob.user_id)
+    assert room.room_id not in bob.synced_rooms()
+    peer.send(alice.server, [kick])
+    wait_until("the invite", lambda: room.room_id in bob.synced_rooms())
 
 
 def test_invited_server_that_changes_the_invite_is_not_believed(alice: Client, peer: LyingPeer) -> None:
