@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
@@ -170,6 +169,8 @@ def _line(model: type[Settings], fault: Fault, source: str, overridden: Mapping[
 
 def _unknown(model: type[Settings], place: Place) -> str:
     """What to say of a key that is no setting."""
+    from difflib import get_close_matches
+
     *headings, key = place
     near = get_close_matches(str(key), _keys_under(model, headings), n=1)
     return f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"

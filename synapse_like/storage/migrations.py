@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -17,17 +18,25 @@ from synapse_like.storage.connections import Connection
 from synapse_like.storage.engines.engine import DatabaseUnavailable
 from synapse_like.storage.transactions import Transaction
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 #: The packages in which the folders of steps are.
 HOME_SERVER = "synapse_like.storage"
 IDENTITY_SERVER = "synapse_like.storage.identity"
 
 
 class Step(Struct, frozen=True):
-    """One migration: its number, its name, and its statements."""
+    """One migration: its number, its name, and the file of its statements."""
 
     number: int
     name: str
-    statements: tuple[str, ...]
+    file: Traversable
+
+    def statements(self) -> list[str]:
+        """What it does, in SQL; read when it is done, so that a server with nothing to do reads nothing."""
+        text = re.sub(r"--[^\n]*", "", self.file.read_text(encoding="utf-8"))
+        return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def steps(package: str = HOME_SERVER) -> list[Step]:
@@ -39,9 +48,7 @@ def steps(package: str = HOME_SERVER) -> list[Step]:
     for file in files(package).joinpath("schema").iterdir():
         match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
         if match:
-            text = re.sub(r"--[^\n]*", "", file.read_text(encoding="utf-8"))
-            statements = tuple(part.strip() for part in text.split(";") if part.strip())
-            found.append(Step(int(match[1]), match[2], statements))
+            found.append(Step(int(match[1]), match[2], file))
     return sorted(found, key=lambda step: step.number)
 
 
@@ -53,8 +60,9 @@ def migrate(connection: Connection, package: str = HOME_SERVER, *, up_to: int | 
     :returns: the steps that were applied; none if there was nothing to do.
     :raises DatabaseUnavailable: the database was made by a newer version of this program, or is not for it.
     """
-    connection.transact(_make_record)
-    applied = connection.transact(_applied)
+    applied = _read_applied(connection)
+    if not applied:
+        connection.transact(_make_record)
     known = steps(package)
     newest = known[-1].number
     if _are_of_another_kind(applied, known):
@@ -133,6 +141,6 @@ def _complete_first_step(txn: Transaction) -> None:
 
 
 def _apply(txn: Transaction, step: Step) -> None:
-    for statement in step.statements:
+    for statement in step.statements():
         txn.execute(statement)
     txn.execute("INSERT INTO schema_migrations (number, name) VALUES (?, ?)", (step.number, step.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from synapse_like.storage.connections import Connection
@@ -36,10 +38,14 @@ def test_a_database_of_another_kind_of_server_is_refused_and_untouched(connectio
     assert migrate(connection) == []
 
 
-def test_a_step_that_fails_leaves_nothing_of_itself(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_nothing_of_itself(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from synapse_like.storage import migrations
 
-    broken = migrations.Step(9999, "broken", ("CREATE TABLE half (x BIGINT)", "CREATE TABLE rooms (x BIGINT)"))
+    file = tmp_path / "9999_broken.sql"
+    file.write_text("CREATE TABLE half (x BIGINT); -- and then\nCREATE TABLE rooms (x BIGINT);")
+    broken = migrations.Step(9999, "broken", file)
     monkeypatch.setattr(migrations, "steps", lambda package: [*steps(package), broken])
     with pytest.raises(connection.engine.database_errors):
         migrate(connection)
