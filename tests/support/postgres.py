@@ -184,7 +184,7 @@ class PostgreSQL:
             "full_page_writes": "off",
             "autovacuum": "on" if self._keeps else "off",
             "shared_buffers": "32MB",
-            "max_connections": "200",
+            "max_connections": "400",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         with self.log.open("ab") as log:
