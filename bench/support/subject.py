@@ -40,7 +40,7 @@ from bench.support.usage import (
 )
 from tests.support.certificates import Authority
 from tests.support.postgres import HOW_TO_INSTALL, PostgreSQL, find_binaries
-from tests.support.processes import dying_with_us
+from tests.support.processes import dying_with_us, wait_until
 from tests.support.server import QUICK, ROOT, HomeServer
 
 #: Bytes on disk by table: those of its rows, and those of its indexes.
@@ -154,8 +154,7 @@ class Subject:
         self._process = self._server.launch()
         self._wait_for_health()
         # Before that, all connections would be those of the first.
-        while listening_sockets(self.address[1]) < self._processes:
-            time.sleep(0.01)
+        wait_until("all processes to listen", lambda: listening_sockets(self.address[1]) >= self._processes)
 
     def stop(self) -> None:
         """Stop the home server in good order, if it runs."""

@@ -10,7 +10,7 @@ others learn it by the news that it was recorded.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 
 from cachetools import LRUCache
 from twisted.internet.defer import Deferred
@@ -216,20 +216,25 @@ class Persons:
 
     async def load(self, persons: Iterable[Person]) -> None:
         """Read what the tables say of some persons, and who may see them."""
+        async for person, (rows, rooms, observers, names) in self._facts_of(persons):
+            user_id = person.user_id
+            person.adopt(rows.get(user_id))
+            person.profile = person.profile or tuple(names[user_id].content().items())
+            person.observers |= observers[user_id]
+            for room_id in rooms[user_id]:
+                self._moved(person, room_id, is_in=True)
+
+    async def _facts_of(self, persons: Iterable[Person]) -> AsyncIterator[tuple[Person, Facts]]:
+        """What the tables say of each of some persons; read once more of those who have moved meanwhile."""
         waiting = {person.user_id: person for person in persons}
         while waiting:
             for person in waiting.values():
                 person.has_moved = False
-            rows, rooms, observers, names = await self._database.read("presence-of", _facts, list(waiting))
+            facts = await self._database.read("presence-of", _facts, list(waiting))
             for user_id, person in list(waiting.items()):
-                if person.has_moved:
-                    continue
-                del waiting[user_id]
-                person.adopt(rows.get(user_id))
-                person.profile = person.profile or tuple(names[user_id].content().items())
-                person.observers |= observers[user_id]
-                for room_id in rooms[user_id]:
-                    self._moved(person, room_id, is_in=True)
+                if not person.has_moved:
+                    del waiting[user_id]
+                    yield person, facts
 
     def take_up(self, row: StoredPresence) -> Person:
         """Somebody is there, as the tables say: others were told so before."""
@@ -362,18 +367,11 @@ class Persons:
 
     async def _look_who_sees_whom(self) -> None:
         """Learn anew in which rooms everybody is, and who may see them by their lists."""
-        waiting = {name: person for name, person in self._persons.items() if person.is_loaded or person.rooms}
-        while waiting:
-            for person in waiting.values():
-                person.has_moved = False
-            _, rooms, observers, _ = await self._database.read("presence-of", _facts, list(waiting))
-            for user_id, person in list(waiting.items()):
-                if person.has_moved:
-                    continue
-                del waiting[user_id]
-                person.observers = observers[user_id]
-                for room_id in person.rooms ^ rooms[user_id]:
-                    self._moved(person, room_id, is_in=room_id in rooms[user_id])
+        known = [person for person in self._persons.values() if person.is_loaded or person.rooms]
+        async for person, (_, rooms, observers, _) in self._facts_of(known):
+            person.observers = observers[person.user_id]
+            for room_id in person.rooms ^ rooms[person.user_id]:
+                self._moved(person, room_id, is_in=room_id in rooms[person.user_id])
 
 
 Facts = tuple[dict[str, StoredPresence], dict[str, set[str]], dict[str, set[str]], dict[str, Profile]]
