@@ -5,6 +5,7 @@ The server has two processes and knows where both may be; nobody tells it which 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -147,6 +148,8 @@ def test_what_the_replica_had_not_got_is_lost_and_nothing_after_it(pair: Pair, u
     lost = [alice.send(room, f"lost {number}") for number in range(3)]
     told, token = hear(bob, since, len(lost))
     assert told == lost
+    pair.server.forget_log()
+    wait_until("both processes to know of it", lambda: has_asked_both(pair.server, bob, token))
     processes = pair.server.process_ids[1:]
     pair.primary.kill9()
     pair.change()
@@ -172,6 +175,13 @@ def hear(client: Client, token: str, count: int) -> tuple[list[str], str]:
         heard += ids(answer["chunk"])
         token = answer["end"]
     return heard, token
+
+
+def has_asked_both(server: HomeServer, client: Client, token: str) -> bool:
+    """Ask one of the processes for what comes after a token; whether each has answered that by now."""
+    client.another_connection().events(token, timeout=0)
+    asked = re.findall(r"answered process=(\d) .*/events status=200 .*", server.recent_log())
+    return set(asked) == {"1", "2"}
 
 
 def has(replica: PostgreSQL, event_id: str) -> bool:
