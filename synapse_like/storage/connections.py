@@ -15,7 +15,7 @@ from msgspec import Struct
 from synapse_like.logs import get_logger
 from synapse_like.storage.caches import Caches
 from synapse_like.storage.continuity import Continuity, DatabaseWentBack, leap
-from synapse_like.storage.engines.engine import Engine, RawConnection, RawCursor, Row
+from synapse_like.storage.engines.engine import Engine, RawConnection, Row
 from synapse_like.storage.positions import OUTSIDE
 from synapse_like.storage.shared.holder import Holder
 from synapse_like.storage.shared.turns import Turn
@@ -39,27 +39,6 @@ class Statistics(Struct):
 
 class CommitFailed(Exception):
     """The database failed at the very commit: nobody can tell whether it happened, so nothing may be done again."""
-
-
-class _Late:
-    """A connection on which a transaction begins with its first statement.
-
-    :param begin: the statement that begins it.
-    """
-
-    def __init__(self, connection: RawConnection, begin: str) -> None:
-        self._connection = connection
-        self._begin = begin
-        self.has_begun = False
-
-    def execute(self, query: Any, params: Any = (), /) -> RawCursor:
-        if not self.has_begun:
-            self._connection.execute(self._begin)
-            self.has_begun = True
-        return self._connection.execute(query, params)
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class Connection:
@@ -125,12 +104,8 @@ class Connection:
             raise
         return txn
 
-    def begin_late(self) -> Transaction:
-        """A reading transaction that begins with its first statement, if there ever is one."""
-        return Transaction(_Late(self.raw, self.engine.begin_read), self.engine, self.caches, writable=False)
-
     def without_begin(self) -> Transaction:
-        """What reads one statement, which is a transaction by itself."""
+        """Each statement that it reads is a transaction by itself, and sees what was committed before it."""
         return Transaction(self.raw, self.engine, self.caches, writable=False)
 
     def look(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
@@ -192,8 +167,6 @@ class Connection:
 
     def roll_back(self, txn: Transaction) -> None:
         """Undo everything the transaction did."""
-        if isinstance(txn.raw, _Late) and not txn.raw.has_begun:
-            return
         self.statistics.rollbacks += 1
         for undo in txn.on_rollback:
             undo()

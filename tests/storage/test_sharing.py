@@ -502,7 +502,7 @@ def test_how_far_one_has_read_never_goes_back_whichever_thread_is_slow(url: str,
     reading = Reading("other", first, overtaken)
     connection = Connection(open_engine(url, data_dir=Path()))
     rows = connection.look("SELECT number, maker, rooms, kinds, news FROM commits WHERE number > ?", (first,))
-    txn = connection.begin_late()
+    txn = connection.without_begin()
     reading.read(txn, rows[:1])
     assert reading.last == first + 3
     reading.read(txn, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -360,8 +361,20 @@ class PostgresEngine:
         connection.execute(f"LISTEN {CHANNEL}")
 
     def notices(self, connection: RawConnection, seconds: float) -> list[str]:
-        heard: Any = connection
-        return [notice.payload for notice in heard.notifies(timeout=seconds, stop_after=1)]
+        said = self._said(connection)
+        if said or not seconds:
+            return said
+        # The driver would wake ten times in a second, for a signal that only the main thread gets.
+        raw: Any = connection
+        poll = select.poll()
+        poll.register(raw.fileno(), select.POLLIN)
+        return self._said(connection) if poll.poll(seconds * 1000) else []
+
+    @staticmethod
+    def _said(connection: RawConnection) -> list[str]:
+        """What has been said by now."""
+        raw: Any = connection
+        return [notice.payload for notice in raw.notifies(timeout=0, stop_after=1)]
 
     def notify(self, connection: RawConnection, text: str = "") -> None:
         connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, text))

@@ -132,29 +132,32 @@ class Listener:
     def _hear(self, connection: Connection, seconds: float) -> bool:
         """Hear whether to read on; what passes is told at once, after what was committed before it.
 
-        :param seconds: how long to wait for the first that is said, be it only that there is something to read.
+        :param seconds: how long to wait for the first that another says, be it only that there is something to read.
         """
+        until = time.monotonic() + seconds
         is_to_read_on = False
-        for notice in connection.engine.notices(connection.raw, seconds):
-            maker, _, rest = notice.partition(" ")
-            if maker in ("", self._reading.name):
-                continue
-            if rest in ("", "+"):
-                is_to_read_on |= rest == "+"
-                continue
-            left, _, text = rest.partition(" ")
-            text = self._parts.pop(maker, "") + text
-            if left != "0":
-                self._parts[maker] = text
-                continue
-            while self._read(connection) == MOST_AT_ONCE:
-                pass
-            txn = connection.begin(writable=False)
-            try:
-                self._tell_passing(list(from_log(txn, orjson.loads(text))))
-            finally:
-                connection.roll_back(txn)
-        return is_to_read_on
+        while True:
+            notices = connection.engine.notices(connection.raw, max(0, until - time.monotonic()))
+            others = [notice for notice in notices if notice.partition(" ")[0] != self._reading.name]
+            for notice in others:
+                is_to_read_on |= self._understand(connection, notice)
+            if others or not notices or time.monotonic() >= until:
+                return is_to_read_on
+
+    def _understand(self, connection: Connection, notice: str) -> bool:
+        """Take in what another has said; whether it is to read on."""
+        maker, _, rest = notice.partition(" ")
+        if rest in ("", "+"):
+            return rest == "+"
+        left, _, text = rest.partition(" ")
+        text = self._parts.pop(maker, "") + text
+        if left != "0":
+            self._parts[maker] = text
+            return False
+        while self._read(connection) == MOST_AT_ONCE:
+            pass
+        self._tell_passing(list(from_log(connection.without_begin(), orjson.loads(text))))
+        return False
 
     def _read(self, connection: Connection) -> int:
         """Read on; how many commits there were."""
@@ -164,13 +167,11 @@ class Listener:
         )
         if not rows:
             return 0
-        txn = connection.begin_late()
-        try:
-            if rows[0][0] > self._reading.last + 1:
-                txn.caches.clear()
-                self._missed(rows[0][0] - 1)
-                self._reading.has_read(rows[0][0] - 1)
-            self._reading.read(txn, rows)
-        finally:
-            connection.roll_back(txn)
+        # What was committed by then can be read by every statement: none of them needs a transaction around it.
+        txn = connection.without_begin()
+        if rows[0][0] > self._reading.last + 1:
+            txn.caches.clear()
+            self._missed(rows[0][0] - 1)
+            self._reading.has_read(rows[0][0] - 1)
+        self._reading.read(txn, rows)
         return len(rows)
