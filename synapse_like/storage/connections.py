@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct
 
 from synapse_like.logs import get_logger
 from synapse_like.storage.caches import Caches
 from synapse_like.storage.continuity import Continuity, DatabaseWentBack, leap
-from synapse_like.storage.engines.engine import Engine, RawConnection, Row
+from synapse_like.storage.engines.engine import Engine, Query, RawConnection, Row
 from synapse_like.storage.positions import OUTSIDE
 from synapse_like.storage.shared.holder import Holder
 from synapse_like.storage.shared.turns import Turn
@@ -23,6 +23,9 @@ from synapse_like.storage.transactions import Transaction
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
+
+#: How often commands have changed the tables.
+_CHANGED_OUTSIDE: Query = ("SELECT position FROM stream_positions WHERE stream = ?", (OUTSIDE,))
 
 _log = get_logger(__name__)
 
@@ -98,10 +101,22 @@ class Connection:
         turn = Turn(self._holder)
         txn = Transaction(self.raw, self.engine, self.caches, writable=True, turn=turn)
         try:
-            self.note_outside_changes(turn.begin(txn, needed, wanted))
+            self._note_outside_changes(turn.begin(txn, needed, wanted))
         except BaseException:
             self.roll_back(txn)
             raise
+        return txn
+
+    def begin_writing(self) -> Transaction:
+        """Start a writing transaction, and forget all copies if a command has changed the tables since the last one.
+
+        :raises DatabaseWentBack: what was committed is not there any more.
+        """
+        if self._went_back:
+            raise DatabaseWentBack
+        txn = Transaction(self.raw, self.engine, self.caches, writable=True)
+        [rows], _ = txn.ask([_CHANGED_OUTSIDE], begins=True)
+        self._note_outside_changes(rows[0][0] if rows else 0)
         return txn
 
     def without_begin(self) -> Transaction:
@@ -113,13 +128,11 @@ class Connection:
         self.statistics.statements += 1
         return self.raw.execute(self.engine.adapt(sql), parameters).fetchall()
 
-    def check_outside_changes(self, txn: Transaction) -> None:
-        """Forget all copies if a command has changed the tables since the last look."""
-        row = txn.one("SELECT position FROM stream_positions WHERE stream = ?", (OUTSIDE,))
-        self.note_outside_changes(row[0] if row is not None else 0)
+    def _note_outside_changes(self, changes: int) -> None:
+        """Forget all copies if a command has changed the tables since the last look.
 
-    def note_outside_changes(self, changes: int) -> None:
-        """The same, with how often commands have changed something by now."""
+        :param changes: how often any has by now.
+        """
         if changes != self._outside_changes:
             if self._outside_changes is not None:
                 self.caches.clear()
@@ -141,11 +154,8 @@ class Connection:
         last = txn.turn.last_words(txn, txn.news) if txn.turn is not None else []
         began = time.monotonic()
         try:
-            if last:
-                self.engine.write_and_commit(self.raw, last)
-            else:
-                self.raw.execute("COMMIT")
-        except self.engine.passing_errors:
+            self.engine.write_and_commit(self.raw, [*txn.waiting, *last])
+        except (*self.engine.passing_errors, *self.engine.refusals):
             # The database says that nothing of it stands.
             raise
         except self.engine.database_errors as error:

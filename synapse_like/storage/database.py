@@ -529,9 +529,7 @@ class Database:
     def _begin_once(self, jobs: list[_Job[Any]]) -> Transaction:
         if self._holder is not None:
             return self._writer.begin_in_lanes(jobs[0].lanes, [lane for job in jobs for lane in job.lanes | job.wanted])
-        txn = self._writer.begin(writable=True)
-        self._writer.check_outside_changes(txn)
-        return txn
+        return self._writer.begin_writing()
 
     def _is_to_be_done_again(self, job: _Job[Any], error: Exception) -> bool:
         """Whether a job that was alone in its transaction only stood in the way of another process's; it waits then."""

@@ -38,6 +38,17 @@ LOADED_AT_ONCE = 500
 #: Places between two events that follow each other in the stream of events.
 GAP = 2**20
 
+_INSERT = (
+    "INSERT INTO events"
+    " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, position, pdu)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    # What it says stays as it was first stored: it may have been redacted since.
+    " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
+    " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
+    " is_outgoing = excluded.is_outgoing, position = excluded.position"
+    " WHERE events.room_nid = excluded.room_nid RETURNING event_nid, redacted_by"
+)
+
 
 class Standing(IntEnum):
     """What this server makes of an event.
@@ -231,32 +242,23 @@ def insert(
     :param is_outgoing: does this server see to it that the other servers in the room get it?
     :param told_at: its position in the stream of events, if its place does not say it.
     """
-    row = txn.execute(
-        "INSERT INTO events"
-        " (event_id, room_nid, place, snapshot_before, snapshot_after, replaces, standing, is_outgoing, position, pdu)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        # What it says stays as it was first stored: it may have been redacted since.
-        " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
-        " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
-        " is_outgoing = excluded.is_outgoing, position = excluded.position"
-        " WHERE events.room_nid = excluded.room_nid RETURNING event_nid, redacted_by",
-        (
-            event.event_id,
-            room_nid,
-            place,
-            snapshot_before,
-            snapshot_after,
-            replaced.event_nid if replaced is not None else None,
-            int(standing),
-            int(is_outgoing),
-            told_at,
-            pdu,
-        ),
-    ).fetchone()
-    if row is None:
+    values = (
+        event.event_id,
+        room_nid,
+        place,
+        snapshot_before,
+        snapshot_after,
+        replaced.event_nid if replaced is not None else None,
+        int(standing),
+        int(is_outgoing),
+        told_at,
+        pdu,
+    )
+    rows = txn.execute_now(_INSERT, values)
+    if not rows:
         # At this moment another process put it into another room: a server may choose the IDs of its events.
         raise LaneTaken(lane_of(event.event_id))
-    event_nid, redacted_by = row
+    [(event_nid, redacted_by)] = rows
     replaced_event = replaced.event if replaced is not None else None
     stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu), told_at=told_at)
     if redacted_by is not None:

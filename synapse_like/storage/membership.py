@@ -115,7 +115,7 @@ def count_joined(txn: Transaction, room_nids: Iterable[int]) -> dict[int, int]:
 
 def record_change(txn: Transaction, user_id: str, change: MembershipChange) -> None:
     """Log that one of our own users came or went."""
-    txn.execute(
+    txn.execute_later(
         "INSERT INTO membership_changes (slot_id, position, room_nid, event_nid, membership) VALUES (?, ?, ?, ?, ?)",
         (
             make_slot_id(txn, (MEMBER, user_id)),

@@ -41,7 +41,7 @@ def _take_first(txn: Transaction, stream: str) -> int:
 
 
 def _write_last(txn: Transaction, stream: str) -> None:
-    txn.execute("UPDATE stream_positions SET position = ? WHERE stream = ?", (txn.positions[stream], stream))
+    txn.execute_later("UPDATE stream_positions SET position = ? WHERE stream = ?", (txn.positions[stream], stream))
 
 
 def current(txn: Transaction, stream: str) -> int:

@@ -50,29 +50,41 @@ def once(
     key = blake2b((request.request or "").encode(), digest_size=16).digest()
     # Whoever ends the token meanwhile waits for the end of this, or this for that.
     kept = " FOR KEY SHARE OF t" if txn.is_shared else ""
-    row = txn.one(
+    query = (
         "SELECT r.result FROM access_tokens t LEFT JOIN retransmissions r"
-        f" ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?{kept}",
-        (key, request.token_id),
+        f" ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?{kept}"
     )
-    if row is None:
+    [rows], _ = txn.ask([(query, (key, request.token_id))])
+    if not rows:
         raise UnknownToken("This access token has been ended. Please log in again.")
+    [row] = rows
     if row[0] is not None:
         first: Outcome = orjson.loads(row[0])
         return first
+    done = txn.outcomes.get((request.token_id, key))
+    if done is not None:
+        return done[0]
     outcome = function(txn, *args, **kwargs)
-    if request.request is None:
-        return outcome
-    txn.execute(
-        "INSERT INTO retransmissions (token_id, request_hash, result, created_at) VALUES (?, ?, ?, ?)",
-        (request.token_id, key, orjson.dumps(outcome).decode(), request.now_ms),
-    )
+    if request.request is not None:
+        txn.outcomes[request.token_id, key] = outcome, request.now_ms
+        txn.before_commit("outcomes", lambda: _record(txn))
     return outcome
+
+
+def _record(txn: Transaction) -> None:
+    """Write down what was done in a transaction, at its end."""
+    for (token_id, key), (outcome, now_ms) in txn.outcomes.items():
+        txn.execute_later(
+            "INSERT INTO retransmissions (token_id, request_hash, result, created_at) VALUES (?, ?, ?, ?)",
+            (token_id, key, orjson.dumps(outcome).decode(), now_ms),
+        )
 
 
 def was_done(txn: Transaction, request: Once) -> bool:
     """Whether a request has been done, and its outcome recorded."""
     key = blake2b((request.request or "").encode(), digest_size=16).digest()
+    if (request.token_id, key) in txn.outcomes:
+        return True
     found = txn.one("SELECT 1 FROM retransmissions WHERE token_id = ? AND request_hash = ?", (request.token_id, key))
     return found is not None
 

@@ -202,7 +202,7 @@ def advance(txn: Transaction, room: RoomHead, extremities: tuple[Extremity, ...]
 
 def _write_head(txn: Transaction, room: RoomHead) -> None:
     newest = orjson.dumps([extremity.event_nid for extremity in room.extremities]).decode()
-    txn.execute(
+    txn.execute_later(
         "UPDATE room_heads SET extremities = ?, snapshot_id = ?, entered_depth = ? WHERE room_nid = ?",
         (newest, room.snapshot.snapshot_id, room.entered_depth, room.room_nid),
     )

@@ -292,7 +292,7 @@ def set_current(txn: Transaction, room_nid: int, held: Iterable[tuple[int, int, 
 
 def unset_current(txn: Transaction, room_nid: int, slot: int) -> None:
     """Take a slot out of the current state of its room."""
-    txn.execute("DELETE FROM current_state WHERE room_nid = ? AND slot_id = ?", (room_nid, slot))
+    txn.execute_later("DELETE FROM current_state WHERE room_nid = ? AND slot_id = ?", (room_nid, slot))
 
 
 def current(txn: Transaction, room_nid: int) -> list[int]:
@@ -341,7 +341,7 @@ def current_of_type(txn: Transaction, room_nid: int, event_type: str) -> list[in
 
 def delete_room(txn: Transaction, room_nid: int) -> None:
     """Take all state of a room out."""
-    txn.execute("DELETE FROM current_state WHERE room_nid = ?", (room_nid,))
+    txn.execute_later("DELETE FROM current_state WHERE room_nid = ?", (room_nid,))
     txn.execute(
         "DELETE FROM state_deltas WHERE snapshot_id IN (SELECT snapshot_id FROM state_snapshots WHERE room_nid = ?)",
         (room_nid,),

@@ -33,12 +33,14 @@ class Transaction:
         "news",
         "on_commit",
         "on_rollback",
+        "outcomes",
         "outdated",
         "positions",
         "raw",
         "slots",
         "statements",
         "turn",
+        "waiting",
         "writable",
         "writes",
     )
@@ -56,6 +58,8 @@ class Transaction:
         self._adapt = engine.adapt
         # For those who run it.
         self.raw = connection
+        #: Statements that are to be run with the next message, or with the commit.
+        self.waiting: list[Query] = []
         self.last_writes: dict[object, Callable[[], None]] = {}
         self.on_commit: list[Callable[[], None]] = []
         self.on_rollback: list[Callable[[], None]] = []
@@ -73,6 +77,8 @@ class Transaction:
         self.positions: dict[str, int] = {}
         #: Where the rooms stand that it writes to (`rooms.py`), whatever is forgotten of the copies meanwhile.
         self.heads: dict[str, Any] = {}
+        #: Answers to requests that it does once (`retransmissions.py`), with when they came; written at its end.
+        self.outcomes: dict[tuple[int, bytes], tuple[dict[str, Any], int]] = {}
         #: Numbers of (type, state key) that this transaction has given out (`state.py`).
         self.slots: dict[tuple[str, str], int] = {}
         self.statements = 0
@@ -80,20 +86,41 @@ class Transaction:
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> RawCursor:
         """Run a statement that changes something."""
-        self.statements += 1
         self.writes += 1
-        return self.raw.execute(self._adapt(sql), parameters)
+        return self._run(sql, parameters)
+
+    def execute_later(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """The same for one that gives nothing: it is run before the next one that may, or right before the commit.
+
+        :param sql: one of few, which are kept ready.
+        """
+        if not self._engine.gathers:
+            self.execute(sql, parameters)
+            return
+        self.writes += 1
+        self.statements += 1
+        self.waiting.append((sql, parameters))
+
+    def execute_now(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """The same with a statement that gives rows, in one message with those that were to be run later."""
+        self.writes += 1
+        [rows], _ = self.ask([(sql, parameters)])
+        return rows
 
     def one(self, sql: str, parameters: Sequence[object] = ()) -> Row | None:
         """The first row of a query, or None."""
-        self.statements += 1
-        row: Row | None = self.raw.execute(self._adapt(sql), parameters).fetchone()
+        row: Row | None = self._run(sql, parameters).fetchone()
         return row
 
     def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Every row of a query."""
+        return self._run(sql, parameters).fetchall()
+
+    def _run(self, sql: str, parameters: Sequence[object]) -> RawCursor:
+        if self.waiting:
+            self.ask([])
         self.statements += 1
-        return self.raw.execute(self._adapt(sql), parameters).fetchall()
+        return self.raw.execute(self._adapt(sql), parameters)
 
     def insert(self, sql: str, parameters: Sequence[object] = ()) -> Any:
         """Run an ``INSERT … RETURNING`` and give the first column of what it returned."""
@@ -104,9 +131,12 @@ class Transaction:
     def insert_rows(self, sql: str, rows: Sequence[Sequence[object]], then: str = "") -> list[Row]:
         """Insert many rows with few statements; what they return, in any order, if they return something.
 
-        :param sql: up to ``VALUES``.
+        :param sql: up to ``VALUES``; one of few, as in `execute_later`.
         :param then: what follows the values.
         """
+        if len(rows) == 1 and "RETURNING" not in then:
+            self.execute_later(f"{sql} VALUES ({placeholders(rows[0])}) {then}", rows[0])
+            return []
         returned: list[Row] = []
         for part in batched(rows, MOST_VALUES // max(1, len(rows[0]) if rows else 1)):
             values = ", ".join([f"({placeholders(part[0])})"] * len(part))
@@ -195,12 +225,19 @@ class Transaction:
 
     # For those who run it.
 
-    def lock_and_read(
-        self, needed: Sequence[int], wanted: Sequence[int], queries: Sequence[Query], *, begins: bool = False
-    ) -> tuple[set[int], list[list[Row]]]:
-        """Take locks, and read something when they are held: see `Engine`."""
-        self.statements += 1
-        return self._engine.lock_and_read(self.raw, needed, wanted, queries, begins=begins)
+    def ask(
+        self,
+        queries: Sequence[Query],
+        *,
+        begins: bool = False,
+        needed: Sequence[int] = (),
+        wanted: Sequence[int] = (),
+    ) -> tuple[list[list[Row]], set[int]]:
+        """Run some statements, and those that were to be run later, in one message: see `Engine`."""
+        waiting, self.waiting = self.waiting, []
+        self.statements += bool(queries)
+        read, held = self._engine.ask(self.raw, [*waiting, *queries], begins=begins, needed=needed, wanted=wanted)
+        return read[len(waiting) :], held
 
     def marks(self) -> tuple[int, int, int]:
         """Where it stands before a job: how much it has written, and how much is to come of it."""

@@ -11,7 +11,7 @@ from synapse_like.protocol.errors import UnknownToken
 from synapse_like.storage import accounts, login_sessions, retransmissions
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.login_sessions import LoginSession
-from synapse_like.storage.retransmissions import KEPT_MS, Once, once
+from synapse_like.storage.retransmissions import KEPT_MS, Once, Outcome, once
 from synapse_like.storage.transactions import Transaction
 
 ALICE = "@alice:here"
@@ -133,6 +133,21 @@ def test_a_retransmit_gets_the_first_answer(connection: Connection, alice: str) 
     assert connection.transact(once, Once(other, "PUT /a/1", 3), work) == {"time": 3}
     assert connection.transact(once, Once(token_id, None, 3), work) == {"time": 4}
     assert connection.transact(once, Once(token_id, None, 3), work) == {"time": 5}
+
+
+def test_what_is_asked_for_twice_is_done_once_if_both_share_a_commit(connection: Connection, alice: str) -> None:
+    token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    work = Counter()
+
+    def both(txn: Transaction) -> list[Outcome]:
+        request = Once(token_id, "PUT /a/1", 1)
+        assert not retransmissions.was_done(txn, request)
+        outcomes = [once(txn, request, work), once(txn, Once(token_id, "PUT /a/2", 1), work), once(txn, request, work)]
+        assert retransmissions.was_done(txn, request)
+        return outcomes
+
+    assert connection.transact(both) == [{"time": 1}, {"time": 2}, {"time": 1}]
+    assert connection.transact(once, Once(token_id, "PUT /a/2", 2), work) == {"time": 2}
 
 
 def test_answers_are_kept_for_a_day_and_no_longer_than_their_token(connection: Connection, alice: str) -> None:

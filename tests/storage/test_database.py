@@ -159,6 +159,27 @@ def test_a_statement_that_the_database_refuses_spoils_nobody(database: Database,
     assert results.of("all", database.read("all", streams)) == {"same", "other"}
 
 
+def test_a_statement_that_the_database_refuses_with_the_commit_spoils_nobody(
+    database: Database, results: Results
+) -> None:
+    """What came with the commit was refused: that is no doubt whether it stands."""
+
+    def of_nobody(txn: Transaction) -> None:
+        txn.execute_later(
+            "INSERT INTO retransmissions (token_id, request_hash, result, created_at) VALUES (?, ?, ?, ?)",
+            (4711, b"hash", "{}", 1),
+        )
+
+    gate = Gate(database, results)
+    results.watch("a", database.write("a", add, "a"))
+    results.watch("refused", database.write("refused", of_nobody))
+    results.watch("b", database.write("b", add, "b"))
+    gate.open()
+    results.wait("a", "b", "refused")
+    assert isinstance(results.values["refused"], database.engine.database_errors)
+    assert results.of("all", database.read("all", streams)) == {"a", "b"}
+
+
 def test_news_comes_after_the_commit_in_order_and_never_from_a_job_that_failed(
     database: Database, results: Results, bus: Bus
 ) -> None:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 #: A row of what a query gives.
 Row = tuple[Any, ...]
 
-#: A statement with what stands for its parameters, `$1` and so on.
-Query = tuple[str, Sequence[int | str]]
+#: A statement with what stands for its parameters.
+Query = tuple[str, Sequence[object]]
 
 #: How long to wait for a database that somebody else has locked, or for the connection to it.
 BUSY_SECONDS = 10
@@ -70,6 +70,10 @@ class Engine(Protocol):
     database_errors: tuple[type[Exception], ...]
     #: Those after which the same transaction, done once more, may succeed: it stood in another's way.
     passing_errors: tuple[type[Exception], ...]
+    #: Those by which it refuses a statement: nothing stands of its transaction, be it that it came with the commit.
+    refusals: tuple[type[Exception], ...]
+    #: Whether several statements in one message cost less than one by one.
+    gathers: bool
     begin_write: str
     begin_read: str
     #: Appended to a SELECT that must lock its rows against other writers.
@@ -136,27 +140,27 @@ class Engine(Protocol):
         """Give locks back that were got by `try_locks`."""
         ...
 
-    def lock_and_read(
+    def ask(
         self,
         connection: RawConnection,
-        needed: Sequence[int],
-        wanted: Sequence[int],
         queries: Sequence[Query],
         *,
-        begins: bool,
-    ) -> tuple[set[int], list[list[Row]]]:
-        """Have a writing transaction hold locks until its end, and read something: all in one message.
+        begins: bool = False,
+        needed: Sequence[int] = (),
+        wanted: Sequence[int] = (),
+    ) -> tuple[list[list[Row]], set[int]]:
+        """Run some statements of a writing transaction: all in one message.
 
-        :param needed: locks that are waited for, one after the other.
-        :param wanted: locks that are taken if they can be had at once.
-        :param queries: what is read when they are held.
+        :param queries: those statements, each one of few: they are kept ready.
         :param begins: whether the transaction begins with that.
-        :returns: the locks that are held of those wanted, and what was read by each query.
+        :param needed: locks that are waited for before they are run, one after the other, and held until its end.
+        :param wanted: locks that are taken, too, if they can be had at once.
+        :returns: what each statement gave, and the locks that are held of those wanted.
         """
         ...
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
-        """Write something more and commit: in one message."""
+        """Run some more statements and commit: in one message. They are of the kind that `ask` takes."""
         ...
 
     def roll_back(self, connection: RawConnection) -> None:

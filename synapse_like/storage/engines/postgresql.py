@@ -66,6 +66,11 @@ _KEPT_ALIVE_THERE = {
     "tcp_keepalives_count": GIVEN_UP_SECONDS // 4,
     "tcp_user_timeout": GIVEN_UP_SECONDS * 1000,
 }
+#: Locks that last as long as the transaction.
+_LOCK, _TRY_LOCK = (
+    "SELECT pg_advisory_xact_lock(?)",
+    "SELECT number, pg_try_advisory_xact_lock(number) FROM (SELECT ? AS number) AS lane",
+)
 #: What a client says that wants to know whether there is TLS: its length and a number. A letter is answered.
 _IS_THERE_TLS = struct.pack("!II", 8, 80877103)
 
@@ -102,6 +107,7 @@ class PostgresEngine:
     for_update = " FOR UPDATE"
     size_query = "SELECT pg_database_size(current_database())"
     can_be_shared = True
+    gathers = True
 
     #: The lock of the one who has stepped aside from the others.
     _APART = 0x53594E41
@@ -125,6 +131,11 @@ class PostgresEngine:
             psycopg.InterfaceError,
         )
         self.database_errors: tuple[type[Exception], ...] = (psycopg.Error,)
+        self.refusals: tuple[type[Exception], ...] = (
+            psycopg.IntegrityError,
+            psycopg.DataError,
+            psycopg.ProgrammingError,
+        )
         self.passing_errors: tuple[type[Exception], ...] = (
             psycopg.errors.DeadlockDetected,
             psycopg.errors.SerializationFailure,
@@ -291,21 +302,20 @@ class PostgresEngine:
 
     # What those who share it keep from each other.
 
-    def lock_and_read(
+    def ask(
         self,
         connection: RawConnection,
-        needed: Sequence[int],
-        wanted: Sequence[int],
         queries: Sequence[Query],
         *,
-        begins: bool,
-    ) -> tuple[set[int], list[list[Row]]]:
+        begins: bool = False,
+        needed: Sequence[int] = (),
+        wanted: Sequence[int] = (),
+    ) -> tuple[list[list[Row]], set[int]]:
         raw: Any = connection
-        lock, try_lock = "SELECT pg_advisory_xact_lock($1)", "SELECT $1, pg_try_advisory_xact_lock($1)"
         # Each statement of the message sees what was committed when its turn comes: the last, after all locks are held.
         parts = ["BEGIN"] if begins else []
-        parts += [self._execute(raw, lock, [number], "(BIGINT)") for number in needed]
-        parts += [self._execute(raw, try_lock, [number], "(BIGINT)") for number in wanted]
+        parts += [self._execute(raw, _LOCK, [number], "(BIGINT)") for number in needed]
+        parts += [self._execute(raw, _TRY_LOCK, [number], "(BIGINT)") for number in wanted]
         parts += [self._execute(raw, sql, values) for sql, values in queries]
         cursor = raw.execute("; ".join(parts), prepare=False)
         for _ in range(begins + len(needed)):
@@ -317,16 +327,16 @@ class PostgresEngine:
             cursor.nextset()
         read: list[list[Row]] = []
         for _ in queries:
-            read.append(cursor.fetchall())
+            read.append(cursor.fetchall() if cursor.description is not None else [])
             cursor.nextset()
-        return held, read
+        return read, held
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
         raw: Any = connection
         parts = [self._execute(raw, sql, values) for sql, values in statements]
         raw.execute("; ".join([*parts, "COMMIT"]), prepare=False)
 
-    def _execute(self, raw: Any, statement: str, values: Sequence[int | str], kinds: str = "") -> str:
+    def _execute(self, raw: Any, statement: str, values: Sequence[object], kinds: str = "") -> str:
         """A statement of a message of several, which is ready on the connection: there is no other way to use it there.
 
         :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
@@ -335,8 +345,8 @@ class PostgresEngine:
         name = known.get(statement)
         if name is None:
             name = known[statement] = f"synapse_like_{len(known)}"
-            raw.execute(f"PREPARE {name} {kinds} AS {statement}", prepare=False)
-        given = ", ".join([str(value) if isinstance(value, int) else _quoted(value) for value in values])
+            raw.execute(f"PREPARE {name} {kinds} AS {_numbered(statement)}", prepare=False)
+        given = ", ".join(map(_literal, values))
         return f"EXECUTE {name} ({given})" if given else f"EXECUTE {name}"
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
@@ -432,6 +442,27 @@ class PostgresEngine:
         postgresql_faults.make_indexes_anew(connection)
 
 
-def _quoted(text: str) -> str:
-    """A text as it stands in SQL, where a backslash means itself (`standard_conforming_strings`)."""
-    return "'" + text.replace("'", "''") + "'"
+def _numbered(sql: str) -> str:
+    """A statement in which `?` stands for each parameter, as PostgreSQL has it: `$1`, `$2` and so on."""
+    first, *rest = sql.split("?")
+    return first + "".join([f"${number}{part}" for number, part in enumerate(rest, 1)])
+
+
+def _literal(value: object) -> str:
+    """A value as it stands in SQL.
+
+    :raises TypeError: it is of a kind that is not used there.
+    :raises ValueError: it is a text that would end there for PostgreSQL.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("PostgreSQL has no texts with NUL in them")
+        # A backslash means itself (`standard_conforming_strings`).
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, bytes):
+        return f"'\\x{value.hex()}'"
+    if value is None:
+        return "NULL"
+    raise TypeError(f"{type(value).__name__} cannot be written in SQL")

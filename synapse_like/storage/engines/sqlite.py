@@ -36,6 +36,8 @@ class SqliteEngine:
     connection_errors: tuple[type[Exception], ...] = ()
     database_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
     passing_errors: tuple[type[Exception], ...] = ()
+    refusals: tuple[type[Exception], ...] = ()
+    gathers = False
     can_be_shared = False
     begin_write = "BEGIN IMMEDIATE"
     begin_read = "BEGIN"
@@ -155,19 +157,23 @@ class SqliteEngine:
     def watch(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext()
 
-    def lock_and_read(
+    def ask(
         self,
         connection: RawConnection,
-        needed: Sequence[int],
-        wanted: Sequence[int],
         queries: Sequence[Query],
         *,
-        begins: bool,
-    ) -> tuple[set[int], list[list[Row]]]:
-        raise NotImplementedError("nobody else writes to SQLite")
+        begins: bool = False,
+        needed: Sequence[int] = (),
+        wanted: Sequence[int] = (),
+    ) -> tuple[list[list[Row]], set[int]]:
+        if begins:
+            connection.execute(self.begin_write)
+        return [connection.execute(sql, values).fetchall() for sql, values in queries], set()
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
-        raise NotImplementedError("nobody else writes to SQLite")
+        for sql, values in statements:
+            connection.execute(sql, values)
+        connection.execute("COMMIT")
 
     def roll_back(self, connection: RawConnection) -> None:
         with contextlib.suppress(sqlite3.Error):

@@ -34,8 +34,8 @@ MOST_CAUGHT_UP = 500
 
 #: The newest commits first, after a number; news only of those after another one.
 _COMMITS_SINCE = (
-    "SELECT number, maker, rooms, kinds, CASE WHEN number > $2 THEN news END FROM commits"
-    " WHERE number > $1 ORDER BY number DESC LIMIT $3"
+    "SELECT number, maker, rooms, kinds, CASE WHEN number > ? THEN news END FROM commits"
+    " WHERE number > ? ORDER BY number DESC LIMIT ?"
 )
 #: A number that no commit has.
 _NEVER = 2**62
@@ -93,7 +93,7 @@ class Holder:
     def unseen(self) -> Query:
         """What asks for the commits that the copies do not know of, the newest first, with the news not read yet."""
         seen = self._seen if self._seen is not None else _NEVER
-        return _COMMITS_SINCE, (seen, self.reading.last if self.reading is not None else _NEVER, MOST_CAUGHT_UP)
+        return _COMMITS_SINCE, (self.reading.last if self.reading is not None else _NEVER, seen, MOST_CAUGHT_UP)
 
     def likely(self) -> list[Query]:
         """The same, if it is likely that there are some; for a message that asks for something else, too."""
@@ -106,7 +106,7 @@ class Holder:
         :param answers: to `likely`, after that one was there.
         """
         if not answers and self._seen is not None and self._seen < newest:
-            _, answers = txn.lock_and_read([], [], [self.unseen])
+            answers, _ = txn.ask([self.unseen])
         for commits in answers:
             self.catch_up(txn, commits)
         self._is_among_others = any(answers)

@@ -21,12 +21,12 @@ from synapse_like.storage.transactions import Transaction
 
 #: Where the log stands, and how often commands have changed something beside the server.
 _POSITIONS: Query = ("SELECT stream, position FROM stream_positions WHERE stream IN ('commits', 'outside')", ())
-_REACH = "UPDATE stream_positions SET position = $1 WHERE stream = $2"
-_TAKE_NUMBER = "UPDATE stream_positions SET position = position + 1 WHERE stream = $1 RETURNING position"
+_REACH = "UPDATE stream_positions SET position = ? WHERE stream = ?"
+_TAKE_NUMBER = "UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position"
 # The second row is not touched before the first one is had: it is joined to what that gives.
 _TAKE_NUMBER_AND_POSITION = (
-    "WITH number AS (UPDATE stream_positions SET position = position + 1 WHERE stream = $1 RETURNING position)"
-    " UPDATE stream_positions AS s SET position = s.position + 1 FROM number WHERE s.stream = $2"
+    "WITH number AS (UPDATE stream_positions SET position = position + 1 WHERE stream = ? RETURNING position)"
+    " UPDATE stream_positions AS s SET position = s.position + 1 FROM number WHERE s.stream = ?"
     " RETURNING s.position, number.position"
 )
 
@@ -77,7 +77,7 @@ class Turn(Struct):
         """Have such lanes as can be had at once."""
         missing = lanes - self.lanes
         if missing:
-            held, (commits,) = txn.lock_and_read([], sorted(missing), [self.holder.unseen])
+            (commits,), held = txn.ask([self.holder.unseen], wanted=sorted(missing))
             self.lanes |= held
             self.holder.catch_up(txn, commits)
 
@@ -120,7 +120,7 @@ class Turn(Struct):
         """
         needed = sorted(needed)
         also = sorted(set(wanted) - set(needed))
-        held, (rows, *commits) = txn.lock_and_read(needed, also, [_POSITIONS, *self.holder.likely()], begins=True)
+        (rows, *commits), held = txn.ask([_POSITIONS, *self.holder.likely()], begins=True, needed=needed, wanted=also)
         self.lanes.update(needed, held)
         positions: dict[str, int] = dict(rows)
         self.holder.begin(positions[COMMITS])
@@ -147,7 +147,7 @@ class Turn(Struct):
         :param sql: gives the number last.
         """
         txn.writes += 1
-        _, ((taken,), *commits) = txn.lock_and_read([], [], [(sql, (COMMITS, *more)), *self.holder.likely()])
+        ((taken,), *commits), _ = txn.ask([(sql, (COMMITS, *more)), *self.holder.likely()])
         self.holder.come_to(txn, taken[-1] - 1, commits)
         return list(taken)
 
@@ -164,7 +164,7 @@ class Turn(Struct):
             rooms.append([room_id, head.as_moved(self.moved[room_id])] if head is not None else room_id)
         notice = self._notice = self.holder.notice()
         assert self.number is not None, "it has just been taken"
-        values: list[int | str] = [
+        values: list[object] = [
             self.number,
             self.holder.name,
             orjson.dumps(rooms).decode(),
@@ -172,9 +172,9 @@ class Turn(Struct):
             told,
             int(time.time() * 1000),
         ]
-        sql = "INSERT INTO commits (number, maker, rooms, kinds, news, made_at) VALUES ($1, $2, $3, $4, $5, $6)"
+        sql = "INSERT INTO commits (number, maker, rooms, kinds, news, made_at) VALUES (?, ?, ?, ?, ?, ?)"
         if notice:
-            sql, values = f"{sql} RETURNING pg_notify($7, $8)", [*values, CHANNEL, notice]
+            sql, values = f"{sql} RETURNING pg_notify(?, ?)", [*values, CHANNEL, notice]
         return [*((_REACH, (position, stream)) for stream, position in self._reached.items()), (sql, values)]
 
     def committed(self, engine: Engine, connection: RawConnection, began: float) -> None:
