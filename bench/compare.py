@@ -22,10 +22,12 @@ from typing import TypeVar
 import twisted
 from bench import federation, send
 from bench.send import AS_A_WHOLE, AT_THE_END, BYTES, DATABASES, STARTED, Scale, take_turns
+from bench.support.installed import install, make, usual_venvs
 from bench.support.place import place
-from bench.support.reference import ASKED_ELSEWHERE, install, reference, usual_venv
+from bench.support.reference import ASKED_ELSEWHERE, reference
+from bench.support.reference import installed as reference_installed
 from bench.support.results import Results
-from bench.support.subject import OWN, Subject
+from bench.support.subject import Kind, Subject, installed
 from bench.support.tables import table
 from bench.support.usage import Usage, middle, spread
 from tests.support.server import ROOT
@@ -56,6 +58,9 @@ FEDERATION = federation.Scale(3, 100, 30, {10: 6, 100: 3}, 3)
 SMALL_FEDERATION = federation.Scale(2, 100, 10, {10: 3}, 2)
 
 U = TypeVar("U")
+
+#: Ours and the other one.
+Kinds = tuple[Kind, Kind]
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,8 @@ class Row:
 # One server.
 
 
-def compare_alone(database: str, scale: Scale, venv: Path) -> str:
+def compare_alone(database: str, scale: Scale, kinds: Kinds) -> str:
     """Have one server of each kind do the work of `bench.send`; the tables."""
-    kinds = (OWN, reference(venv))
     ours, theirs = both = [Results[Usage](database) for _ in kinds]
     for measurement, settings in ((send.Measurement, {}), (send.Storm, {"presence.enabled": True})):
         with ExitStack() as ending:
@@ -150,9 +154,8 @@ def _number(results: Results[U], title: str, row: str) -> tuple[float, str]:
 # Two servers that federate.
 
 
-def compare_federation(database: str, scale: federation.Scale, venv: Path) -> str:
+def compare_federation(database: str, scale: federation.Scale, kinds: Kinds) -> str:
     """Have two servers of each kind do the work of `bench.federation`; the tables."""
-    kinds = (OWN, reference(venv))
     ours, theirs = both = [Results[federation.Both](database) for _ in kinds]
     with ExitStack() as ending:
         settings = ending.enter_context(federation.trusting())
@@ -160,7 +163,7 @@ def compare_federation(database: str, scale: federation.Scale, venv: Path) -> st
         for kind, results in zip(kinds, both, strict=True):
             a, b = (ending.enter_context(Subject(database, settings(), kind)) for _ in range(2))
             # Where many are sent at a time, some of the other server's may not come.
-            all_come = kind is OWN
+            all_come = kind is kinds[0]
             measurements.append(federation.Measurement(a, b, scale, results, all_come=all_come).steps())
         take_turns(measurements)
     factor = POSTGRESQL if database == "postgresql" else 1
@@ -218,7 +221,7 @@ def main() -> None:
         prog="python -m bench.compare", description="Measure what the home server costs beside Synapse."
     )
     parser.add_argument("--database", choices=[*DATABASES, "both"], default="sqlite")
-    parser.add_argument("--synapse-venv", type=Path, default=usual_venv(), help="where it is, or is installed")
+    parser.add_argument("--venvs", type=Path, default=usual_venvs(), help="where both are, or are installed")
     parser.add_argument("--federation", choices=["no", "too", "only"], default="too")
     parser.add_argument("--quick", action="store_true", help="rough figures, of little")
     parser.add_argument(
@@ -231,16 +234,18 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    version = install(options.synapse_venv)
+    install(own := make(options.venvs / "own"), f"{ROOT}[postgres]")
+    theirs, version = reference_installed(options.venvs / "synapse")
+    kinds = (installed(own), reference(theirs))
     parts = [place(f"Twisted {twisted.__version__}", f"Synapse {version}"), _load(), REMARKS]
     print("\n\n".join(parts), flush=True)
     for database in DATABASES if options.database == "both" else (options.database,):
         if options.federation != "only":
-            parts.append(compare_alone(database, SMALL if options.quick else FULL, options.synapse_venv))
+            parts.append(compare_alone(database, SMALL if options.quick else FULL, kinds))
             print("\n" + parts[-1], flush=True)
         if options.federation != "no":
             scale = SMALL_FEDERATION if options.quick else FEDERATION
-            parts.append(compare_federation(database, scale, options.synapse_venv))
+            parts.append(compare_federation(database, scale, kinds))
             print("\n" + parts[-1], flush=True)
     options.output.write_text("\n\n".join(parts) + "\n")
 

@@ -8,11 +8,9 @@ cost little. To other servers on this machine it speaks by TLS, and does not che
 
 from __future__ import annotations
 
-import os
 import secrets
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from bench.support.installed import install, make
 from bench.support.lines import request
 from bench.support.subject import Kind
 from tests.support.processes import dying_with_us, free_port
@@ -31,32 +30,24 @@ _ANY = {"per_second": 1e6, "burst_count": 1_000_000}
 ASKED_ELSEWHERE = {"register": "/_matrix/client/v3/register"}
 
 
-def usual_venv() -> Path:
-    """Where it is installed if nothing else is said."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "synapse_like_bench" / "synapse"
-
-
-def install(venv: Path) -> str:
-    """Install it, if it is not there; its version.
+def installed(venv: Path) -> tuple[Path, str]:
+    """Install it, if it is not there; the Python that runs it, and its version.
 
     :raises subprocess.CalledProcessError: that failed.
     """
-    python = venv / "bin/python"
+    python = make(venv)
     tell: list[str | Path] = [python, "-c", "from importlib.metadata import version; print(version('matrix-synapse'))"]
-    if not python.exists() or subprocess.run(tell, capture_output=True, check=False).returncode:
-        venv.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-    return subprocess.run(tell, capture_output=True, text=True, check=True).stdout.strip()
+    if subprocess.run(tell, capture_output=True, check=False).returncode:
+        install(python, PACKAGE)
+    return python, subprocess.run(tell, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def reference(venv: Path) -> Kind:
+def reference(python: Path) -> Kind:
     """This kind of home server.
 
-    :param venv: where it is installed.
+    :param python: what runs it.
     """
-    return Kind(partial(ReferenceServer, venv), _registration)
+    return Kind(partial(ReferenceServer, python), _registration)
 
 
 def _registration(name: str, password: str) -> bytes:
@@ -67,14 +58,14 @@ def _registration(name: str, password: str) -> bytes:
 class ReferenceServer:
     """One home server with its data directory, made for a `Subject`.
 
-    :param venv: where it is installed.
+    :param python: what runs it.
     :param database: `sqlite`, or the URL of an empty PostgreSQL database.
     :param settings: those of our own server; what of them matters here is done likewise.
     """
 
-    def __init__(self, venv: Path, data_dir: Path, database: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, python: Path, data_dir: Path, database: str, settings: Mapping[str, object]) -> None:
         self.data_dir = data_dir
-        self._python = venv / "bin/python"
+        self._python = python
         self._port, self._federation_port = free_port(), free_port()
         data_dir.mkdir(parents=True)
         self._config = data_dir / "homeserver.yaml"

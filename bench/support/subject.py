@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -89,6 +90,11 @@ class Kind:
 
 
 OWN = Kind(HomeServer, registration)
+
+
+def installed(python: Path) -> Kind:
+    """Ours, run by the Python of a venv that has what it needs and nothing else."""
+    return Kind(partial(HomeServer, python=python), registration)
 
 
 class Subject:

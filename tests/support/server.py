@@ -38,6 +38,7 @@ class HomeServer:
     :param settings: what its configuration says beside the defaults; keys such as `registration.mode`.
     :param name: its server name, if it is not to be `localhost` and its federation port.
     :param federation_port: where it listens for other servers; any free one if left out.
+    :param python: runs it, as it is installed for that; if left out, what lies beside the tests is run.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class HomeServer:
         settings: Mapping[str, object] = QUICK,
         name: str | None = None,
         federation_port: int | None = None,
+        python: Path | None = None,
     ) -> None:
+        self._python = python
         self.data_dir = data_dir
         self.database = database
         self.port = free_port()
@@ -122,8 +125,8 @@ class HomeServer:
         assert not self.is_running, "it runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "synapse_like", "run", "--config", self.config],
-                cwd=ROOT,
+                [self._python or sys.executable, "-m", "synapse_like", "run", "--config", self.config],
+                cwd=ROOT if self._python is None else self.data_dir,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
