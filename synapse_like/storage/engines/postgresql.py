@@ -314,9 +314,10 @@ class PostgresEngine:
         raw: Any = connection
         # Each statement of the message sees what was committed when its turn comes: the last, after all locks are held.
         parts = ["BEGIN"] if begins else []
-        parts += [self._execute(raw, _LOCK, [number], "(BIGINT)") for number in needed]
-        parts += [self._execute(raw, _TRY_LOCK, [number], "(BIGINT)") for number in wanted]
-        parts += [self._execute(raw, sql, values) for sql, values in queries]
+        names = self._names_on(raw)
+        parts += [_execute(raw, names, _LOCK, [number], "(BIGINT)") for number in needed]
+        parts += [_execute(raw, names, _TRY_LOCK, [number], "(BIGINT)") for number in wanted]
+        parts += [_execute(raw, names, sql, values) for sql, values in queries]
         cursor = raw.execute("; ".join(parts), prepare=False)
         for _ in range(begins + len(needed)):
             cursor.nextset()
@@ -327,27 +328,19 @@ class PostgresEngine:
             cursor.nextset()
         read: list[list[Row]] = []
         for _ in queries:
-            read.append(cursor.fetchall() if cursor.description is not None else [])
+            read.append(cursor.fetchall() if cursor.pgresult.nfields else [])
             cursor.nextset()
         return read, held
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
         raw: Any = connection
-        parts = [self._execute(raw, sql, values) for sql, values in statements]
+        names = self._names_on(raw) if statements else {}
+        parts = [_execute(raw, names, sql, values) for sql, values in statements]
         raw.execute("; ".join([*parts, "COMMIT"]), prepare=False)
 
-    def _execute(self, raw: Any, statement: str, values: Sequence[object], kinds: str = "") -> str:
-        """A statement of a message of several, which is ready on the connection: there is no other way to use it there.
-
-        :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
-        """
-        known = self._names.setdefault(raw, {})
-        name = known.get(statement)
-        if name is None:
-            name = known[statement] = f"synapse_like_{len(known)}"
-            raw.execute(f"PREPARE {name} {kinds} AS {_numbered(statement)}", prepare=False)
-        given = ", ".join(map(_literal, values))
-        return f"EXECUTE {name} ({given})" if given else f"EXECUTE {name}"
+    def _names_on(self, connection: RawConnection) -> dict[str, str]:
+        """Names of the statements that a connection has ready for messages of several."""
+        return self._names.setdefault(connection, {})
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
         connection.execute(
@@ -440,6 +433,21 @@ class PostgresEngine:
         from synapse_like.storage.engines import postgresql_faults
 
         postgresql_faults.make_indexes_anew(connection)
+
+
+def _execute(raw: Any, names: dict[str, str], statement: str, values: Sequence[object], kinds: str = "") -> str:
+    """A statement of a message of several, which is ready on the connection: there is no other way to use it there.
+
+    :param names: of those that are ready; a new one is added.
+    :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
+    """
+    name = names.get(statement)
+    if name is None:
+        name = f"synapse_like_{len(names)}"
+        raw.execute(f"PREPARE {name} {kinds} AS {_numbered(statement)}", prepare=False)
+        names[statement] = name
+    given = ", ".join(map(_literal, values))
+    return f"EXECUTE {name} ({given})" if given else f"EXECUTE {name}"
 
 
 def _numbered(sql: str) -> str:
