@@ -123,9 +123,8 @@ class Transaction:
         return self.raw.execute(self._adapt(sql), parameters)
 
     def insert(self, sql: str, parameters: Sequence[object] = ()) -> Any:
-        """Run an ``INSERT … RETURNING`` and give the first column of what it returned."""
-        row = self.execute(sql, parameters).fetchone()
-        assert row is not None, "the statement has a RETURNING clause"
+        """Run an ``INSERT … RETURNING``, as `execute_now` does, and give the first column of what it returned."""
+        [row] = self.execute_now(sql, parameters)
         return row[0]
 
     def insert_rows(self, sql: str, rows: Sequence[Sequence[object]], then: str = "") -> list[Row]:

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 from synapse_like.storage.engines.engine import (
     BUSY_SECONDS,
@@ -25,6 +24,9 @@ from synapse_like.storage.engines.engine import (
     Row,
 )
 from synapse_like.storage.watching import Watch
+
+if TYPE_CHECKING:
+    from synapse_like.storage.engines.postgresql_messages import MessageConnection
 
 #: The lock that each server has on its database: for itself, or together with others. Any constant will do, as long as
 #: every server uses the same one.
@@ -115,17 +117,19 @@ class PostgresEngine:
     def __init__(self, url: str, identity: Identity | None = None) -> None:
         try:
             import psycopg
+
+            from synapse_like.storage.engines.postgresql_messages import MessageConnection
         except ImportError as error:
             raise DatabaseUnavailable(
                 "the database is PostgreSQL but its driver is missing: pip install 'synapse_like[postgres]'"
             ) from error
         self._psycopg = psycopg
+        self._connect: Callable[..., MessageConnection] = MessageConnection.connect
         self._url = url
         self._identity = identity
         self._watch = Watch(
             self._waits_for_answer, self._is_there, self._cut, every=LOOK_EVERY_SECONDS, patience=PATIENT_LOOKS
         )
-        self._names: WeakKeyDictionary[RawConnection, dict[str, str]] = WeakKeyDictionary()
         self.connection_errors: tuple[type[Exception], ...] = (
             psycopg.OperationalError,
             psycopg.InterfaceError,
@@ -149,7 +153,7 @@ class PostgresEngine:
         if shared:
             there["idle_in_transaction_session_timeout"] = LONGEST_THOUGHT * 1000
         try:
-            connection = self._psycopg.connect(self._url, autocommit=True, prepare_threshold=2, **self._usual())
+            connection = self._connect(self._url, autocommit=True, prepare_threshold=2, **self._usual())
             sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in there.items())
             connection.execute(f"SELECT {sets}")
         except self._psycopg.Error as error:
@@ -311,36 +315,19 @@ class PostgresEngine:
         needed: Sequence[int] = (),
         wanted: Sequence[int] = (),
     ) -> tuple[list[list[Row]], set[int]]:
-        raw: Any = connection
+        raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
         # Each statement of the message sees what was committed when its turn comes: the last, after all locks are held.
         parts = ["BEGIN"] if begins else []
-        names = self._names_on(raw)
-        parts += [_execute(raw, names, _LOCK, [number], "(BIGINT)") for number in needed]
-        parts += [_execute(raw, names, _TRY_LOCK, [number], "(BIGINT)") for number in wanted]
-        parts += [_execute(raw, names, sql, values) for sql, values in queries]
-        cursor = raw.execute("; ".join(parts), prepare=False)
-        for _ in range(begins + len(needed)):
-            cursor.nextset()
-        held: set[int] = set()
-        for _ in wanted:
-            [(number, is_held)] = cursor.fetchall()
-            held.update([number] if is_held else ())
-            cursor.nextset()
-        read: list[list[Row]] = []
-        for _ in queries:
-            read.append(cursor.fetchall() if cursor.pgresult.nfields else [])
-            cursor.nextset()
-        return read, held
+        parts += [raw.ready(_LOCK, [number], "(BIGINT)") for number in needed]
+        parts += [raw.ready(_TRY_LOCK, [number], "(BIGINT)") for number in wanted]
+        parts += [raw.ready(sql, values) for sql, values in queries]
+        found = raw.together(parts)[begins + len(needed) :]
+        held = {number for [(number, is_held)] in found[: len(wanted)] if is_held}
+        return found[len(wanted) :], held
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
-        raw: Any = connection
-        names = self._names_on(raw) if statements else {}
-        parts = [_execute(raw, names, sql, values) for sql, values in statements]
-        raw.execute("; ".join([*parts, "COMMIT"]), prepare=False)
-
-    def _names_on(self, connection: RawConnection) -> dict[str, str]:
-        """Names of the statements that a connection has ready for messages of several."""
-        return self._names.setdefault(connection, {})
+        raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
+        raw.together([*(raw.ready(sql, values) for sql, values in statements), "COMMIT"])
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
         connection.execute(
@@ -433,44 +420,3 @@ class PostgresEngine:
         from synapse_like.storage.engines import postgresql_faults
 
         postgresql_faults.make_indexes_anew(connection)
-
-
-def _execute(raw: Any, names: dict[str, str], statement: str, values: Sequence[object], kinds: str = "") -> str:
-    """A statement of a message of several, which is ready on the connection: there is no other way to use it there.
-
-    :param names: of those that are ready; a new one is added.
-    :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
-    """
-    name = names.get(statement)
-    if name is None:
-        name = f"synapse_like_{len(names)}"
-        raw.execute(f"PREPARE {name} {kinds} AS {_numbered(statement)}", prepare=False)
-        names[statement] = name
-    given = ", ".join(map(_literal, values))
-    return f"EXECUTE {name} ({given})" if given else f"EXECUTE {name}"
-
-
-def _numbered(sql: str) -> str:
-    """A statement in which `?` stands for each parameter, as PostgreSQL has it: `$1`, `$2` and so on."""
-    first, *rest = sql.split("?")
-    return first + "".join([f"${number}{part}" for number, part in enumerate(rest, 1)])
-
-
-def _literal(value: object) -> str:
-    """A value as it stands in SQL.
-
-    :raises TypeError: it is of a kind that is not used there.
-    :raises ValueError: it is a text that would end there for PostgreSQL.
-    """
-    if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError("PostgreSQL has no texts with NUL in them")
-        # A backslash means itself (`standard_conforming_strings`).
-        return "'" + value.replace("'", "''") + "'"
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, bytes):
-        return f"'\\x{value.hex()}'"
-    if value is None:
-        return "NULL"
-    raise TypeError(f"{type(value).__name__} cannot be written in SQL")
