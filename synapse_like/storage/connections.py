@@ -85,7 +85,7 @@ class Connection:
             raise DatabaseWentBack
         turn = Turn(self._holder) if writable and self._holder is not None else None
         txn = Transaction(self.raw, self.engine, self.caches, writable=writable, turn=turn)
-        self.raw.execute(self.engine.begin_write if writable else self.engine.begin_read)
+        self.engine.begin(self.raw, writable=writable)
         return txn
 
     def begin_in_lanes(self, needed: Iterable[int], wanted: Iterable[int]) -> Transaction:
@@ -225,7 +225,7 @@ class Connection:
         finally:
             self.roll_back(txn)
         if is_broken:
-            self.raw.execute(self.engine.begin_write)
+            self.engine.begin(self.raw, writable=True)
             leap(txn)
             self.raw.execute("COMMIT")
             self.write_no_more()

@@ -74,8 +74,6 @@ class Engine(Protocol):
     refusals: tuple[type[Exception], ...]
     #: Whether several statements in one message cost less than one by one.
     gathers: bool
-    begin_write: str
-    begin_read: str
     #: Appended to a SELECT that must lock its rows against other writers.
     for_update: str
     #: A query for the size of the database, in bytes.
@@ -138,6 +136,10 @@ class Engine(Protocol):
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
         """Give locks back that were got by `try_locks`."""
+        ...
+
+    def begin(self, connection: RawConnection, *, writable: bool) -> None:
+        """Begin a transaction; one that only reads sees what was committed when it read first, and nothing later."""
         ...
 
     def ask(

@@ -104,8 +104,6 @@ class PostgresEngine:
     """
 
     name = "postgresql"
-    begin_write = "BEGIN"
-    begin_read = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     for_update = " FOR UPDATE"
     size_query = "SELECT pg_database_size(current_database())"
     can_be_shared = True
@@ -305,6 +303,10 @@ class PostgresEngine:
         return None
 
     # What those who share it keep from each other.
+
+    def begin(self, connection: RawConnection, *, writable: bool) -> None:
+        raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
+        raw.together(["BEGIN" if writable else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"])
 
     def ask(
         self,

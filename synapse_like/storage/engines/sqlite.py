@@ -39,8 +39,6 @@ class SqliteEngine:
     refusals: tuple[type[Exception], ...] = ()
     gathers = False
     can_be_shared = False
-    begin_write = "BEGIN IMMEDIATE"
-    begin_read = "BEGIN"
     for_update = ""
     size_query = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
 
@@ -157,6 +155,9 @@ class SqliteEngine:
     def watch(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext()
 
+    def begin(self, connection: RawConnection, *, writable: bool) -> None:
+        connection.execute("BEGIN IMMEDIATE" if writable else "BEGIN")
+
     def ask(
         self,
         connection: RawConnection,
@@ -167,7 +168,7 @@ class SqliteEngine:
         wanted: Sequence[int] = (),
     ) -> tuple[list[list[Row]], set[int]]:
         if begins:
-            connection.execute(self.begin_write)
+            self.begin(connection, writable=True)
         return [connection.execute(sql, values).fetchall() for sql, values in queries], set()
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
