@@ -234,8 +234,9 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    install(own := make(options.venvs / "own"), f"{ROOT}[postgres]")
-    theirs, version = reference_installed(options.venvs / "synapse")
+    venvs = options.venvs.absolute()
+    install(own := make(venvs / "own"), f"{ROOT}[postgres]")
+    theirs, version = reference_installed(venvs / "synapse")
     kinds = (installed(own), reference(theirs))
     parts = [place(f"Twisted {twisted.__version__}", f"Synapse {version}"), _load(), REMARKS]
     print("\n\n".join(parts), flush=True)

@@ -21,7 +21,7 @@ def usual_venvs() -> Path:
 def make(venv: Path) -> Path:
     """Make a venv, if it is not there; its Python."""
     python = venv / "bin/python"
-    if not python.exists():
+    if not (venv / "bin/pip").exists():
         venv.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     return python

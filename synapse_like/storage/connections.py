@@ -115,7 +115,11 @@ class Connection:
         if self._went_back:
             raise DatabaseWentBack
         txn = Transaction(self.raw, self.engine, self.caches, writable=True)
-        [rows], _ = txn.ask([_CHANGED_OUTSIDE], begins=True)
+        try:
+            [rows], _ = txn.ask([_CHANGED_OUTSIDE], begins=True)
+        except BaseException:
+            self.roll_back(txn)
+            raise
         self._note_outside_changes(rows[0][0] if rows else 0)
         return txn
 
@@ -155,10 +159,9 @@ class Connection:
         began = time.monotonic()
         try:
             self.engine.write_and_commit(self.raw, [*txn.waiting, *last])
-        except (*self.engine.passing_errors, *self.engine.refusals):
-            # The database says that nothing of it stands.
-            raise
         except self.engine.database_errors as error:
+            if isinstance(error, self.engine.passing_errors) or self.engine.is_refusal(error):
+                raise
             self.caches.clear()
             raise CommitFailed(f"{type(error).__name__}: {error}") from error
         if txn.turn is not None:

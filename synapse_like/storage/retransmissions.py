@@ -75,8 +75,10 @@ def _record(txn: Transaction) -> None:
     """Write down what was done in a transaction, at its end."""
     for (token_id, key), (outcome, now_ms) in txn.outcomes.items():
         txn.execute_later(
-            "INSERT INTO retransmissions (token_id, request_hash, result, created_at) VALUES (?, ?, ?, ?)",
-            (token_id, key, orjson.dumps(outcome).decode(), now_ms),
+            # The token may have been ended meanwhile, in the same transaction.
+            "INSERT INTO retransmissions (token_id, request_hash, result, created_at)"
+            " SELECT token_id, ?, ?, ? FROM access_tokens WHERE token_id = ?",
+            (key, orjson.dumps(outcome).decode(), now_ms, token_id),
         )
 
 

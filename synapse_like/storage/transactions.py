@@ -233,10 +233,12 @@ class Transaction:
         wanted: Sequence[int] = (),
     ) -> tuple[list[list[Row]], set[int]]:
         """Run some statements, and those that were to be run later, in one message: see `Engine`."""
-        waiting, self.waiting = self.waiting, []
         self.statements += bool(queries)
-        read, held = self._engine.ask(self.raw, [*waiting, *queries], begins=begins, needed=needed, wanted=wanted)
-        return read[len(waiting) :], held
+        read, held = self._engine.ask(self.raw, [*self.waiting, *queries], begins=begins, needed=needed, wanted=wanted)
+        # Not before that: if it failed, what waits has not been done, and nothing may be committed without it.
+        waited = len(self.waiting)
+        self.waiting.clear()
+        return read[waited:], held
 
     def marks(self) -> tuple[int, int, int]:
         """Where it stands before a job: how much it has written, and how much is to come of it."""

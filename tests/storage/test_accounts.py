@@ -150,6 +150,21 @@ def test_what_is_asked_for_twice_is_done_once_if_both_share_a_commit(connection:
     assert connection.transact(once, Once(token_id, "PUT /a/2", 2), work) == {"time": 2}
 
 
+def test_what_is_done_once_may_share_a_commit_with_the_end_of_its_token(connection: Connection, alice: str) -> None:
+    token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
+    work = Counter()
+
+    def do_and_log_out(txn: Transaction) -> Outcome:
+        outcome = once(txn, Once(token_id, "PUT /a/1", 1), work)
+        accounts.delete_token(txn, token_id)
+        return outcome
+
+    assert connection.transact(do_and_log_out) == {"time": 1}
+    assert connection.look("SELECT * FROM retransmissions") == []
+    with pytest.raises(UnknownToken):
+        connection.transact(once, Once(token_id, "PUT /a/1", 1), work)
+
+
 def test_answers_are_kept_for_a_day_and_no_longer_than_their_token(connection: Connection, alice: str) -> None:
     token_id = connection.transact(accounts.add_token, alice, b"1", now_ms=1)
     work = Counter()

@@ -13,6 +13,7 @@ from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.state import SLOTS
 from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
@@ -178,6 +179,28 @@ def test_a_statement_that_the_database_refuses_with_the_commit_spoils_nobody(
     results.wait("a", "b", "refused")
     assert isinstance(results.values["refused"], database.engine.database_errors)
     assert results.of("all", database.read("all", streams)) == {"a", "b"}
+
+
+def test_what_is_refused_with_the_commit_is_not_in_doubt_whatever_the_reason(
+    database: Database, results: Results, bus: Bus
+) -> None:
+    if not database.engine.gathers:
+        return
+    doubts: list[object] = []
+    bus.subscribe(CommitInDoubt, doubts.append)
+
+    def take_too_long(txn: Transaction) -> None:
+        txn.execute("SET LOCAL statement_timeout = 50")
+        txn.execute_later("SELECT pg_sleep(10)")
+
+    gate = Gate(database, results)
+    results.watch("a", database.write("a", add, "a"))
+    results.watch("late", database.write("late", take_too_long))
+    gate.open()
+    results.wait("a", "late")
+    assert isinstance(results.values["late"], Exception)
+    assert doubts == []
+    assert results.of("all", database.read("all", streams)) == {"a"}
 
 
 def test_news_comes_after_the_commit_in_order_and_never_from_a_job_that_failed(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from synapse_like.storage.caches import CacheKind
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database
 from synapse_like.storage.engines import postgresql as driver
-from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Identity
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Identity, Query, RawConnection
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.news import CommitInDoubt, for_others
@@ -453,6 +453,29 @@ def test_who_missed_what_is_kept_no_more_goes_on(
 def say_and_forget(txn: Transaction, word: str) -> None:
     say(txn, word)
     forget_old(txn, now_ms=1 << 45)
+
+
+def test_a_commit_in_doubt_that_stands_is_found_without_anybody_saying_so(
+    url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(listening, "LOOK_EVERY_SECONDS", 600)
+    process = Process(url)
+    request.addfinalizer(process.database.stop)
+    engine = process.database.engine
+    commit = engine.write_and_commit
+
+    def commit_and_be_lost(connection: RawConnection, statements: Sequence[Query]) -> None:
+        commit(connection, statements)
+        if statements:
+            monkeypatch.setattr(engine, "write_and_commit", commit)
+            raise psycopg.OperationalError("lost")
+
+    # By then it has stopped looking by itself.
+    time.sleep(4 * listening.READ_ON_SECONDS)
+    monkeypatch.setattr(engine, "write_and_commit", commit_and_be_lost)
+    process.result(process.database.write("say", say, "there all the same"))
+    process.result(Deferred.fromCoroutine(process.database.come_up_to_date()))
+    assert [type(news) for news in process.news] == [CommitInDoubt, CommitInDoubt]
 
 
 def test_a_commit_in_doubt_is_looked_for_again_when_its_number_is_there() -> None:

@@ -70,8 +70,6 @@ class Engine(Protocol):
     database_errors: tuple[type[Exception], ...]
     #: Those after which the same transaction, done once more, may succeed: it stood in another's way.
     passing_errors: tuple[type[Exception], ...]
-    #: Those by which it refuses a statement: nothing stands of its transaction, be it that it came with the commit.
-    refusals: tuple[type[Exception], ...]
     #: Whether several statements in one message cost less than one by one.
     gathers: bool
     #: Appended to a SELECT that must lock its rows against other writers.
@@ -163,6 +161,10 @@ class Engine(Protocol):
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
         """Run some more statements and commit: in one message. They are of the kind that `ask` takes."""
+        ...
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether the database says by an error, be it one of a commit, that nothing stands of the transaction."""
         ...
 
     def roll_back(self, connection: RawConnection) -> None:

@@ -68,6 +68,8 @@ _KEPT_ALIVE_THERE = {
     "tcp_keepalives_count": GIVEN_UP_SECONDS // 4,
     "tcp_user_timeout": GIVEN_UP_SECONDS * 1000,
 }
+#: How texts stand in a message of several statements, whatever is usual for the role and the database.
+_WRITTEN_SO = {"standard_conforming_strings": "on", "client_encoding": "UTF8"}
 #: Locks that last as long as the transaction.
 _LOCK, _TRY_LOCK = (
     "SELECT pg_advisory_xact_lock(?)",
@@ -133,11 +135,6 @@ class PostgresEngine:
             psycopg.InterfaceError,
         )
         self.database_errors: tuple[type[Exception], ...] = (psycopg.Error,)
-        self.refusals: tuple[type[Exception], ...] = (
-            psycopg.IntegrityError,
-            psycopg.DataError,
-            psycopg.ProgrammingError,
-        )
         self.passing_errors: tuple[type[Exception], ...] = (
             psycopg.errors.DeadlockDetected,
             psycopg.errors.SerializationFailure,
@@ -147,13 +144,17 @@ class PostgresEngine:
         )
 
     def connect(self, *, exclusive: bool, shared: bool = False) -> RawConnection:
-        there = dict(_KEPT_ALIVE_THERE)
+        there = {**_KEPT_ALIVE_THERE, **_WRITTEN_SO}
         if shared:
             there["idle_in_transaction_session_timeout"] = LONGEST_THOUGHT * 1000
         try:
             connection = self._connect(self._url, autocommit=True, prepare_threshold=2, **self._usual())
             sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in there.items())
-            connection.execute(f"SELECT {sets}")
+            try:
+                connection.execute(f"SELECT {sets}")
+            except BaseException:
+                connection.close()
+                raise
         except self._psycopg.Error as error:
             raise DatabaseUnavailable(
                 f"cannot connect to PostgreSQL ({self._safe_url()}): {str(error).strip()}"
@@ -285,6 +286,10 @@ class PostgresEngine:
     def adapt(self, sql: str) -> str:
         return self._adapt(sql)
 
+    def is_refusal(self, error: Exception) -> bool:
+        # One that ends the connection may come after the commit.
+        return isinstance(error, self._psycopg.Error) and error.diag.severity_nonlocalized == "ERROR"
+
     def roll_back(self, connection: RawConnection) -> None:
         # Past the driver, which would forget all statements that it has ready, for fear of tables that are gone by it.
         raw: Any = connection
@@ -329,7 +334,7 @@ class PostgresEngine:
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
         raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
-        raw.together([*(raw.ready(sql, values) for sql, values in statements), "COMMIT"])
+        raw.commit_with([raw.ready(sql, values) for sql, values in statements])
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
         connection.execute(

@@ -15,7 +15,7 @@ from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn
+from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import tuple_row
 
 from synapse_like.storage.engines.engine import Row
@@ -35,7 +35,7 @@ class MessageConnection(psycopg.Connection[Row]):
         :param values: one for each `?` in the statement.
         :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
         :raises TypeError: a value is of a kind that is not used there.
-        :raises psycopg.DataError: a text would end in the middle for PostgreSQL.
+        :raises ValueError: a text would end in the middle for PostgreSQL.
         """
         name = self._names.get(statement)
         if name is None:
@@ -50,19 +50,34 @@ class MessageConnection(psycopg.Connection[Row]):
 
         :raises psycopg.Error: one was refused, and none after it was run; or the connection is lost.
         """
+        return [self._rows(result) if result.ntuples else [] for result in self._exchange(statements)]
+
+    def commit_with(self, statements: Sequence[str]) -> None:
+        """Send the last statements of a transaction, and commit it.
+
+        :raises psycopg.Error: one of them or the commit was refused; or the connection is lost.
+        """
+        *_, committed = self._exchange([*statements, "COMMIT"])
+        if committed.command_status != b"COMMIT":
+            raise psycopg.errors.InFailedSqlTransaction("the transaction had failed before, and was rolled back")
+
+    def _exchange(self, statements: Sequence[str]) -> Sequence[PGresult]:
         with self.lock:
             self.pgconn.send_query("; ".join(statements).encode())
-            results = self.wait(execute(self.pgconn))
-        found: list[list[Row]] = []
-        for result in results:
-            if result.status == ExecStatus.FATAL_ERROR:
-                raise error_from_result(result)
-            if result.ntuples:
-                self._loading.set_pgresult(result)
-                found.append(self._loading.load_rows(0, result.ntuples, tuple))
-            else:
-                found.append([])
-        return found
+            results: Sequence[PGresult] = self.wait(execute(self.pgconn))
+        if results and results[-1].status == ExecStatus.FATAL_ERROR:
+            error = error_from_result(results[-1])
+            if isinstance(error, psycopg.errors.InvalidSqlStatementName):
+                # Something has made the connection forget them.
+                self._names.clear()
+            raise error
+        if len(results) != len(statements):
+            raise psycopg.OperationalError("PostgreSQL has not answered every statement")
+        return results
+
+    def _rows(self, result: PGresult) -> list[Row]:
+        self._loading.set_pgresult(result)
+        return self._loading.load_rows(0, result.ntuples, tuple)
 
 
 def _numbered(sql: str) -> str:
@@ -75,7 +90,7 @@ def _literal(value: object) -> str:
     """A value as it stands in SQL."""
     if isinstance(value, str):
         if "\0" in value:
-            raise psycopg.DataError("PostgreSQL has no texts with NUL (0x00) in them")
+            raise ValueError("PostgreSQL has no texts with NUL in them")
         # A backslash means itself (`standard_conforming_strings`).
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, int):

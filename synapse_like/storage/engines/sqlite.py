@@ -36,7 +36,6 @@ class SqliteEngine:
     connection_errors: tuple[type[Exception], ...] = ()
     database_errors: tuple[type[Exception], ...] = (sqlite3.Error,)
     passing_errors: tuple[type[Exception], ...] = ()
-    refusals: tuple[type[Exception], ...] = ()
     gathers = False
     can_be_shared = False
     for_update = ""
@@ -175,6 +174,10 @@ class SqliteEngine:
         for sql, values in statements:
             connection.execute(sql, values)
         connection.execute("COMMIT")
+
+    def is_refusal(self, error: Exception) -> bool:
+        # A commit may have failed in the middle of writing.
+        return False
 
     def roll_back(self, connection: RawConnection) -> None:
         with contextlib.suppress(sqlite3.Error):
