@@ -202,6 +202,7 @@ class Grounds:
                 grown = subject.bytes_on_disk() - before
                 findings.bytes[axis, size] = grown / size
                 _say(f"made: {size} {axis}, {grown / 2**20:.1f} MiB, {time.monotonic() - began:.1f} s")
+        subject.look_at_the_tables()
 
     def _with_members(self, site: Building, user: User, axis: str, size: int) -> Ground:
         [room] = site.add_rooms(user.user_id, 1)

@@ -162,6 +162,12 @@ class Subject:
         # Before that, all connections would be those of the first.
         wait_until("all processes to listen", lambda: listening_sockets(self.address[1]) >= self._processes)
 
+    def look_at_the_tables(self) -> None:
+        """Have PostgreSQL know what its tables are like, as autovacuum sees to elsewhere."""
+        if self._postmaster is not None:
+            with psycopg.connect(self._url, autocommit=True) as connection:
+                connection.execute("VACUUM ANALYZE")
+
     def stop(self) -> None:
         """Stop the home server in good order, if it runs."""
         if self._process is not None:
