@@ -100,6 +100,27 @@ def test_nothing_goes_on_without_what_was_to_be_run_before(kept: Connection, eng
     assert len(seen) == 2
 
 
+def test_a_transaction_that_could_not_be_begun_leaves_nothing_open(
+    kept: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("synapse_like.storage.connections._CHANGED_OUTSIDE", ("SELECT nothing_of_the_kind", ()))
+        with pytest.raises(engine.database_errors):
+            kept.begin_writing()
+    kept.commit(kept.begin_writing())
+
+
+def test_statements_that_the_connection_has_forgotten_are_made_ready_again(kept: Connection, engine: Engine) -> None:
+    if not engine.gathers:
+        return
+    kept.transact(lambda txn: txn.execute_later(KEEP, (1, "one", b"")))
+    kept.raw.execute("DEALLOCATE ALL")
+    with pytest.raises(engine.database_errors):
+        kept.transact(lambda txn: txn.execute_later(KEEP, (2, "two", b"")))
+    kept.transact(lambda txn: txn.execute_later(KEEP, (3, "three", b"")))
+    assert kept.look("SELECT number FROM kept ORDER BY number") == [(1,), (3,)]
+
+
 def test_texts_are_what_they_are_whatever_is_usual_there(kept: Connection, engine: Engine) -> None:
     if not engine.gathers:
         return

@@ -72,8 +72,8 @@ _KEPT_ALIVE_THERE = {
 _WRITTEN_SO = {"standard_conforming_strings": "on", "client_encoding": "UTF8"}
 #: Locks that last as long as the transaction.
 _LOCK, _TRY_LOCK = (
-    "SELECT pg_advisory_xact_lock(?)",
-    "SELECT number, pg_try_advisory_xact_lock(number) FROM (SELECT ? AS number) AS lane",
+    "SELECT pg_advisory_xact_lock(CAST(? AS BIGINT))",
+    "SELECT pg_try_advisory_xact_lock(CAST(? AS BIGINT))",
 )
 #: What a client says that wants to know whether there is TLS: its length and a number. A letter is answered.
 _IS_THERE_TLS = struct.pack("!II", 8, 80877103)
@@ -307,11 +307,10 @@ class PostgresEngine:
     def path(self) -> Path | None:
         return None
 
-    # What those who share it keep from each other.
+    # Messages of a transaction.
 
     def begin(self, connection: RawConnection, *, writable: bool) -> None:
-        raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
-        raw.together(["BEGIN" if writable else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"])
+        _messages(connection).together(["BEGIN" if writable else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"])
 
     def ask(
         self,
@@ -322,19 +321,21 @@ class PostgresEngine:
         needed: Sequence[int] = (),
         wanted: Sequence[int] = (),
     ) -> tuple[list[list[Row]], set[int]]:
-        raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
+        raw = _messages(connection)
         # Each statement of the message sees what was committed when its turn comes: the last, after all locks are held.
         parts = ["BEGIN"] if begins else []
-        parts += [raw.ready(_LOCK, [number], "(BIGINT)") for number in needed]
-        parts += [raw.ready(_TRY_LOCK, [number], "(BIGINT)") for number in wanted]
+        parts += [raw.ready(_LOCK, [number]) for number in needed]
+        parts += [raw.ready(_TRY_LOCK, [number]) for number in wanted]
         parts += [raw.ready(sql, values) for sql, values in queries]
         found = raw.together(parts)[begins + len(needed) :]
-        held = {number for [(number, is_held)] in found[: len(wanted)] if is_held}
+        held = {number for number, [(is_held,)] in zip(wanted, found, strict=False) if is_held}
         return found[len(wanted) :], held
 
     def write_and_commit(self, connection: RawConnection, statements: Sequence[Query]) -> None:
-        raw: MessageConnection = connection  # type: ignore[assignment]  # what `connect` makes
+        raw = _messages(connection)
         raw.commit_with([raw.ready(sql, values) for sql, values in statements])
+
+    # What those who share it keep from each other.
 
     def release_locks(self, connection: RawConnection, locks: Sequence[int]) -> None:
         connection.execute(
@@ -427,3 +428,8 @@ class PostgresEngine:
         from synapse_like.storage.engines import postgresql_faults
 
         postgresql_faults.make_indexes_anew(connection)
+
+
+def _messages(connection: RawConnection) -> MessageConnection:
+    """A connection that `connect` has made, as what it is."""
+    return connection  # type: ignore[return-value]

@@ -29,18 +29,18 @@ class MessageConnection(psycopg.Connection[Row]):
         self._names: dict[str, str] = {}
         self._loading = Transformer(self)
 
-    def ready(self, statement: str, values: Sequence[object], kinds: str = "") -> str:
+    def ready(self, statement: str, values: Sequence[object] = ()) -> str:
         """How a message has a statement, which is made ready first if it is not.
 
-        :param values: one for each `?` in the statement.
-        :param kinds: the types of its parameters, if PostgreSQL cannot find them out.
+        :param statement: PostgreSQL must be able to find out of what type each parameter is.
+        :param values: one for each `?` in it.
         :raises TypeError: a value is of a kind that is not used there.
         :raises ValueError: a text would end in the middle for PostgreSQL.
         """
         name = self._names.get(statement)
         if name is None:
             name = f"synapse_like_{len(self._names)}"
-            self.execute(f"PREPARE {name} {kinds} AS {_numbered(statement)}", prepare=False)
+            self.execute(f"PREPARE {name} AS {_numbered(statement)}", prepare=False)
             self._names[statement] = name
         given = ", ".join(map(_literal, values))
         return f"EXECUTE {name} ({given})" if given else f"EXECUTE {name}"
