@@ -12,7 +12,7 @@ import selectors
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ MEMBERS = 10
 POLLING = 20
 #: Requests on their way at the same time.
 SIDE_BY_SIDE = 8
+#: Connections for changes of presence, which are answered once a second, all together: nothing else waits for that.
+FOR_PRESENCE = 16
 #: The time is shown in so many parts of the same length; in the first ones, caches fill up.
 PARTS = 3
 PASSWORD = "correct horse"
@@ -134,6 +136,9 @@ class Soak:
         self._dice = Random(2014)
         self._numbers = count()
         self._lines = [ending.enter_context(Line(subject.address)) for _ in range(SIDE_BY_SIDE)]
+        #: Whoever has waited longest comes first; those that have been asked nothing yet owe no answer.
+        self._for_presence = deque(ending.enter_context(Line(subject.address)) for _ in range(FOR_PRESENCE))
+        self._owing: set[Line] = set()
         answers = ask_side_by_side(self._lines, [registration(f"user-{n}", PASSWORD) for n in range(USERS)])
         self._users = list(map(user_of, answers))
         self._rooms = {self._make_room(members): members for members in self._groups()}
@@ -164,7 +169,9 @@ class Soak:
             self._join_and_leave()
         if "pages" in kinds:
             self._page_back()
-        single = [kind for kind in kinds if kind not in {"new rooms", "joins and leaves", "pages"}]
+        for _ in range(kinds.count("presence")):
+            self._change_presence()
+        single = [kind for kind in kinds if kind not in {"new rooms", "joins and leaves", "pages", "presence"}]
         ask_side_by_side(self._lines, [self._request(kind) for kind in single])
         if self._pollers.failure is not None:
             raise self._pollers.failure
@@ -179,9 +186,6 @@ class Soak:
         if kind == "typing":
             body: dict[str, object] = {"typing": number % 2 == 0, "timeout": 5000}
             return user.request("PUT", f"{path}/typing/{quote(user.user_id)}", body)
-        if kind == "presence":
-            status = {"presence": "online", "status_msg": f"Doing thing {number}"}
-            return user.request("PUT", f"/presence/{quote(user.user_id)}/status", status)
         if kind == "initial syncs":
             return user.request("GET", "/initialSync", limit=10)
         if kind == "states":
@@ -189,6 +193,16 @@ class Soak:
         assert kind == "logins", kind
         name = user.user_id[1:].partition(":")[0]
         return request("POST", "/login", {"type": "m.login.password", "user": name, "password": PASSWORD})
+
+    def _change_presence(self) -> None:
+        line = self._for_presence.popleft()
+        if line in self._owing:
+            line.receive()
+        user = self._dice.choice(self._users)
+        status = {"presence": "online", "status_msg": f"Doing thing {next(self._numbers)}"}
+        line.send(user.request("PUT", f"/presence/{quote(user.user_id)}/status", status))
+        self._owing.add(line)
+        self._for_presence.append(line)
 
     def _create_and_leave(self) -> None:
         user = self._dice.choice(self._users)
