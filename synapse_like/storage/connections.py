@@ -165,7 +165,7 @@ class Connection:
             self.caches.clear()
             raise CommitFailed(f"{type(error).__name__}: {error}") from error
         if txn.turn is not None:
-            txn.turn.committed(self.engine, self.raw, began)
+            txn.turn.committed(self.engine, self.without_begin(), began)
         self.statistics.statements += txn.statements
         if txn.writes:
             self.statistics.commits += 1

@@ -46,6 +46,7 @@ from synapse_like.storage.shared.listener import Listener
 from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.shared.order import Order
 from synapse_like.storage.shared.passing import tell_passing
+from synapse_like.storage.shared.turns import Turn
 from synapse_like.storage.transactions import Transaction
 
 Result = TypeVar("Result")
@@ -204,8 +205,8 @@ class Database:
         def tell_passing(news: list[object]) -> None:
             self._reactor.callFromThread(self._deliver_here, news, ())
 
-        reading = holder.reading = Reading(holder.name, last, tell, self._is_wanted, holder.continuity)
-        listener = self._listener = Listener(connect, reading, missed, tell_passing, self._go_back)
+        reading = holder.reading = Reading(holder.name, last, self._is_wanted, holder.continuity)
+        listener = self._listener = Listener(connect, reading, tell, missed, tell_passing, self._go_back)
         order = self._order = Order(holder.name, last, self._deliver_here, listener.hurry)
         listener.start()
 
@@ -468,7 +469,7 @@ class Database:
         else:
             if self._timings is not None:
                 self._timings.wrote([began - job.since for job in jobs], time.perf_counter() - began)
-            self._deliver(news, outcomes, txn.turn.number if txn.turn is not None else None)
+            self._deliver(news, outcomes, txn.turn)
 
     def _look_into_it(self) -> None:
         """Have the writing thread read what stands: nobody tells this process of its own commits."""
@@ -603,13 +604,13 @@ class Database:
             _log.error("a database job failed", job=job.name, reason=f"{type(error).__name__}: {error}")
         return _caught()
 
-    def _deliver(self, news: Sequence[object], outcomes: list[_Outcome], number: int | None = None) -> None:
+    def _deliver(self, news: Sequence[object], outcomes: list[_Outcome], turn: Turn | None = None) -> None:
         """Publish news and give results.
 
-        :param number: of their commit, if other processes know of it, too.
+        :param turn: of the transaction that was committed for it, in a database that is shared.
         """
-        if self._order is not None and number is not None:
-            self._reactor.callFromThread(self._order.ours, number, news, outcomes)
+        if self._order is not None and turn is not None:
+            self._reactor.callFromThread(self._order.ours, turn.number, news, outcomes, turn.heard)
         else:
             self._reactor.callFromThread(self._deliver_here, news, outcomes)
 

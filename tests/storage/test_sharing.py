@@ -27,7 +27,7 @@ from synapse_like.storage.engines import postgresql as driver
 from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Identity, Query, RawConnection
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.migrations import migrate
-from synapse_like.storage.news import CommitInDoubt, for_others
+from synapse_like.storage.news import CommitInDoubt, for_others, from_log
 from synapse_like.storage.shared import commit_log
 from synapse_like.storage.shared import listener as listening
 from synapse_like.storage.shared.commit_log import Reading, Told, forget_old, unsay
@@ -301,8 +301,8 @@ def test_who_missed_too_much_looks_at_everything_again(
     heard: list[Any] = []
     gaps: list[int] = []
     engine = open_engine(url, data_dir=Path())
-    reading = Reading("asleep", 0, heard.extend)
-    listener = Listener(lambda: Connection(engine), reading, gaps.append, heard.extend, Mock())
+    reading = Reading("asleep", 0)
+    listener = Listener(lambda: Connection(engine), reading, heard.extend, gaps.append, Mock(), Mock())
     listener.start()
     wait_until("what is left to be heard", lambda: bool(heard))
     listener.stop()
@@ -321,7 +321,7 @@ def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_agai
     one.result(one.database.write("unsay", unsay, '"unsaid"'))
     heard: list[Told] = []
     engine = open_engine(url, data_dir=Path())
-    listener = Listener(lambda: Connection(engine), Reading("late", before, heard.extend), print, print, print)
+    listener = Listener(lambda: Connection(engine), Reading("late", before), heard.extend, print, print, print)
     listener.start()
     wait_until("all of it", lambda: len(heard) >= 3)
     listener.stop()
@@ -509,26 +509,27 @@ def test_what_is_forgotten_leaves_no_hole_whatever_the_clocks_say(url: str, proc
         assert other.execute(numbers).fetchall() == [(newest,)]
 
 
-def test_how_far_one_has_read_never_goes_back_whichever_thread_is_slow(url: str, processes: list[Process]) -> None:
+def test_how_far_one_has_read_never_goes_back_whichever_thread_is_slow(
+    url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the writing thread has read is not asked for again, nor is what it did not ask for taken as read."""
     one, _ = processes
     first = one.result(one.database.read("newest", commit_log.newest))
     for word in "abc":
         one.say(word)
-    told: list[Told] = []
+    reading = Reading("other", first)
 
-    def overtaken(commits: list[Told]) -> None:
-        told.extend(commits)
-        if len(told) == 1:
-            reading.has_read(first + 3)
+    def overtaken(*arguments: Any) -> Iterator[object]:
+        reading.has_read(first + 3)
+        return from_log(*arguments)
 
-    reading = Reading("other", first, overtaken)
+    monkeypatch.setattr(commit_log, "from_log", overtaken)
     connection = Connection(open_engine(url, data_dir=Path()))
     rows = connection.look("SELECT number, maker, rooms, kinds, news FROM commits WHERE number > ?", (first,))
     txn = connection.without_begin()
-    reading.read(txn, rows[:1])
+    told = reading.read(txn, rows[:1])
     assert reading.last == first + 3
-    reading.read(txn, rows)
+    told += reading.read(txn, rows)
     reading.ours(first + 2)
     connection.close()
     assert [number for number, _, _ in told] == [first + 1]

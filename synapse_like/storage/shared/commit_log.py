@@ -10,7 +10,7 @@ or was not connected for a while, reads on from the last number that it knows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -64,7 +64,6 @@ class Reading:
 
     :param name: of this process, whose own news is not read.
     :param last: the last number that is known.
-    :param tell: is given commits as they are read, on the thread that reads them.
     :param wants: whether somebody waits for what happens in a room, or to some users.
     :param continuity: what this process knows of what was committed.
     """
@@ -73,14 +72,12 @@ class Reading:
         self,
         name: str,
         last: int,
-        tell: Callable[[list[Told]], None],
         wants: Wants = lambda *_: True,
         continuity: Continuity | None = None,
     ) -> None:
         self.name = name
         self.last = last
         self.continuity = continuity or Continuity()
-        self._tell = tell
         self._wants = wants
         self._lock = threading.Lock()
 
@@ -89,24 +86,25 @@ class Reading:
         with self._lock:
             self.last = max(self.last, number)
 
-    def read(self, txn: Transaction, rows: Sequence[Row]) -> None:
-        """Tell what stands in some rows of the log that follow what was read before; two threads may tell the same.
+    def read(self, txn: Transaction, rows: Sequence[Row]) -> list[Told]:
+        """What stands in some rows of the log that follow what was read before; two threads may read the same.
 
         :param rows: number, maker, rooms, kinds and news of commits, one after the other.
         """
         last = self.last
         rows = [row for row in rows if row[0] > last]
         if not rows or rows[0][0] != last + 1:
-            return
+            return []
         written = []
         for _, maker, _, kinds, told in rows:
             for kind in orjson.loads(kinds):
                 txn.caches.drop_kind(kind)
             written.append([] if maker == self.name else orjson.loads(told))
         news = from_log(txn, [item for several in written for item in several], self._wants)
-        self._tell([(row[0], row[1], [next(news) for _ in told]) for row, told in zip(rows, written, strict=True)])
+        commits = [(row[0], row[1], [next(news) for _ in told]) for row, told in zip(rows, written, strict=True)]
         self.has_read(rows[-1][0])
         self.continuity.knows_of(rows[-1][0], rows[-1][1])
+        return commits
 
     def ours(self, number: int) -> None:
         """A commit of our own stands."""

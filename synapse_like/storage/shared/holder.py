@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 import orjson
 
+from synapse_like.logs import get_logger
 from synapse_like.protocol.events import StateSlot
 from synapse_like.storage.continuity import Continuity
 from synapse_like.storage.engines.engine import Query, Row
-from synapse_like.storage.shared.commit_log import Reading
+from synapse_like.storage.shared.commit_log import Reading, Told
 from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.transactions import Transaction
 
@@ -39,6 +40,8 @@ _COMMITS_SINCE = (
 )
 #: A number that no commit has.
 _NEVER = 2**62
+
+_log = get_logger(__name__)
 
 
 class Movable(Protocol):
@@ -74,6 +77,8 @@ class Holder:
         self.reading: Reading | None = None
         # The last commit of which the copies know; None before there are any.
         self._seen: int | None = None
+        # What this transaction has read of the log.
+        self._rows: list[Row] = []
         # Whether others have committed something between our last two looks.
         self._is_among_others = False
 
@@ -116,6 +121,7 @@ class Holder:
 
         :param newest: the number of the newest commit.
         """
+        self._rows = []
         if self._seen is None:
             self._seen = newest
 
@@ -136,8 +142,7 @@ class Holder:
                 for kind in orjson.loads(kinds):
                     txn.caches.drop_kind(kind)
         self._seen = rows[-1][0]
-        if self.reading is not None:
-            self.reading.read(txn, rows)
+        self._rows += rows
 
     def _forget(self, txn: Transaction, rooms: Sequence[Any]) -> None:
         for room in rooms:
@@ -148,6 +153,20 @@ class Holder:
             head: Movable | None = txn.caches.find("heads", room_id)
             if head is not None:
                 head.move(txn, place)
+
+    def read(self, txn: Transaction) -> list[Told]:
+        """What a transaction that is committed has read of the log, as far as the listener has not read it meanwhile.
+
+        It is told together with what became of the transaction: to be told twice costs more.
+        """
+        if self.reading is None:
+            return []
+        try:
+            return self.reading.read(txn, self._rows)
+        except Exception as error:
+            # The commit stands, whatever this is. The listener reads it once more, and says why it cannot.
+            _log.info("what others have committed is read later", reason=f"{type(error).__name__}: {error}")
+            return []
 
     def have_committed(self, number: int, began: float, notice: str) -> None:
         """A commit of this process stands.

@@ -14,7 +14,7 @@ from synapse_like.storage.connections import Connection
 from synapse_like.storage.continuity import DatabaseWentBack
 from synapse_like.storage.engines.engine import BUSY_SECONDS, DatabaseUnavailable
 from synapse_like.storage.news import from_log
-from synapse_like.storage.shared.commit_log import Reading
+from synapse_like.storage.shared.commit_log import Reading, Told
 
 #: After how many seconds the log is read if nobody said that there is something to read.
 LOOK_EVERY_SECONDS = 2.0
@@ -35,6 +35,7 @@ class Listener:
 
     :param connect: makes its connection.
     :param reading: how far this process has read.
+    :param tell: is given commits as they are read.
     :param missed: is given a number when what was before it cannot be read any more.
     :param tell_passing: is given news of others that stands in no log.
     :param went_back: is called, and nothing more is read, if what was committed is not there any more.
@@ -44,12 +45,14 @@ class Listener:
         self,
         connect: Callable[[], Connection],
         reading: Reading,
+        tell: Callable[[list[Told]], None],
         missed: Callable[[int], None],
         tell_passing: Callable[[list[object]], None],
         went_back: Callable[[], None],
     ) -> None:
         self._connect = connect
         self._reading = reading
+        self._tell = tell
         self._went_back = went_back
         self._missed = missed
         self._tell_passing = tell_passing
@@ -173,5 +176,5 @@ class Listener:
             txn.caches.clear()
             self._missed(rows[0][0] - 1)
             self._reading.has_read(rows[0][0] - 1)
-        self._reading.read(txn, rows)
+        self._tell(self._reading.read(txn, rows))
         return len(rows)

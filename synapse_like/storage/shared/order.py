@@ -61,8 +61,17 @@ class Order:
             if not reached.called:
                 reached.callback(None)
 
-    def ours(self, number: int, news: Sequence[object], outcomes: Any) -> None:
-        """One of our own commits stands."""
+    def ours(self, number: int | None, news: Sequence[object], outcomes: Any, heard: Iterable[Told] = ()) -> None:
+        """One of our own commits stands.
+
+        :param number: None if it is nothing to others.
+        :param heard: commits that were read in the log on the way to it.
+        """
+        self._note(heard)
+        if number is None:
+            self._go_on()
+            self._deliver(news, outcomes)
+            return
         self._doubtful.pop(number, None)
         if number <= self._last:
             # Everybody has looked again, instead of being told.
@@ -73,13 +82,16 @@ class Order:
 
     def heard(self, commits: Iterable[Told]) -> None:
         """Some commits were read in the log."""
+        self._note(commits)
+        self._go_on()
+
+    def _note(self, commits: Iterable[Told]) -> None:
         for number, maker, news in commits:
             if number > self._last:
                 if maker == self._name:
                     self._found.add(number)
                 else:
                     self._theirs[number] = news
-        self._go_on()
 
     def in_doubt(self, number: int, news: Sequence[object]) -> None:
         """A commit of ours failed, and may stand or not, perhaps only later: if it does, it is in the log.

@@ -11,10 +11,10 @@ import orjson
 from msgspec import Struct, field
 
 from synapse_like.protocol.events import StateSlot
-from synapse_like.storage.engines.engine import Engine, Query, RawConnection
+from synapse_like.storage.engines.engine import Engine, Query
 from synapse_like.storage.engines.postgresql import CHANNEL
 from synapse_like.storage.news import to_log
-from synapse_like.storage.shared.commit_log import COMMITS
+from synapse_like.storage.shared.commit_log import COMMITS, Told
 from synapse_like.storage.shared.holder import Holder, Movable
 from synapse_like.storage.shared.lanes import LaneTaken, lane_of, lane_of_name
 from synapse_like.storage.transactions import Transaction
@@ -42,6 +42,7 @@ class Turn(Struct):
     :ivar kinds: of copies that are wrong now.
     :ivar number: of its commit, once it has one.
     :ivar is_urgent: whether others must know of it before they answer anybody.
+    :ivar heard: commits of others that it has read; from when it is committed on.
     """
 
     holder: Holder
@@ -51,6 +52,7 @@ class Turn(Struct):
     kinds: set[str] = field(default_factory=set)
     number: int | None = None
     is_urgent: bool = False
+    heard: list[Told] = field(default_factory=list)
     # Of the job that is being done.
     _held_now: set[str] = field(default_factory=set)
     _moved_now: dict[str, set[StateSlot]] = field(default_factory=dict)
@@ -177,18 +179,20 @@ class Turn(Struct):
             sql, values = f"{sql} RETURNING pg_notify(?, ?)", [*values, CHANNEL, notice]
         return [*((_REACH, (position, stream)) for stream, position in self._reached.items()), (sql, values)]
 
-    def committed(self, engine: Engine, connection: RawConnection, began: float) -> None:
+    def committed(self, engine: Engine, txn: Transaction, began: float) -> None:
         """The commit stands.
 
-        :param connection: on which it was made.
+        :param txn: reads on the same connection.
         :param began: when it was begun, by the monotonic clock.
         """
         if self.number is None:
+            self.heard = self.holder.read(txn)
             return
         if self.holder.machine is not None:
             self.holder.machine.note(self.number, is_urgent=self.is_urgent)
         if not self._notice and self.holder.is_doubtful:
             # It took so long that those who were told last may look no more.
             with contextlib.suppress(*engine.database_errors):
-                engine.notify(connection, self.holder.name)
+                engine.notify(txn.raw, self.holder.name)
+        self.heard = self.holder.read(txn)
         self.holder.have_committed(self.number, began, self._notice)
