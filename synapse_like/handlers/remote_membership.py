@@ -154,19 +154,20 @@ class RemoteMembership:
         A server that has not heard of that end would let them in as if they had never gone. What we say would come
         before the end in its history, and after it in that of others, so that they would never agree.
         """
-        end = await self._database.read("end-of-stay", self._end_of_stay, user_id, room_id)
-        if end is None:
-            return await self._make("join", server, user_id, room_id, content), None
-        for pause in (*PAUSES, None):
+        pauses = iter(PAUSES)
+        while True:
             made = await self._make("join", server, user_id, room_id, content)
-            if end.event_id in made.event.auth_events:
+            # Not before: that a ban was lifted may have come here while the other server was asked.
+            end = await self._database.read("end-of-stay", self._end_of_stay, user_id, room_id)
+            if end is None or end.event_id in made.event.auth_events:
                 return made, end
             if not await self._database.read("is-all-here", self._is_all_here, made.event.auth_events):
                 # What came after the end is not here yet, and the join rests on it.
                 return made, end
-            if pause is not None:
-                await self._creation.clock.sleep(pause)
-        raise _is_behind(server, end)
+            pause = next(pauses, None)
+            if pause is None:
+                raise _is_behind(server, end)
+            await self._creation.clock.sleep(pause)
 
     def _end_of_stay(self, txn: Transaction, user_id: str, room_id: str) -> Event | None:
         """The event by which a user left a room, or was put out."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from synapse_like.handlers.remote_membership import RemoteMembership
 from synapse_like.handlers.room_locks import RoomLocks
 from synapse_like.protocol.errors import Forbidden
 from synapse_like.protocol.events import Event, EventDraft
+from synapse_like.protocol.membership_templates import write_template
 from synapse_like.protocol.room_versions import SPEC_2014, V1, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.storage import accounts, gaps, membership, rooms
@@ -201,6 +204,35 @@ def test_who_waited_for_somebody_elses_join_does_not_ask_another_server(connecti
     join = remote.join(SECOND, server.branch.room_id, ["a.example"], {})
     Deferred.fromCoroutine(join).addCallback(results.append)
     assert results == [None]
+
+
+@some_versions
+def test_who_is_unbanned_while_they_ask_to_be_let_in_is_let_in(connection: Connection, rules: RoomRules) -> None:
+    """MEM-3: the other server knows of the end of the ban, and this one hears of it when it has asked."""
+    server = Newcomer(connection, rules)
+    branch = server.branch
+    server.join(branch, OURS)
+    server.listener.hear([branch.member(ALICE, "ban", OURS)])
+    lifted = branch.member(ALICE, "leave", OURS)
+    template = write_template(rules, branch.fork().member(OURS, "join"))
+    asked: list[str] = []
+
+    class Friend:
+        async def make_membership(self, *_: object) -> object:
+            server.listener.hear([lifted])
+            return {"room_version": rules.name, "event": template}
+
+        async def send_membership(self, _server: str, step: str, *_: object) -> object:
+            asked.append(step)
+            raise ServerUnreachable("a.example", "it is down")
+
+    database: Any = DirectDatabase(connection)
+    client: Any = Friend()
+    unused: Any = None
+    joins: Any = SimpleNamespace(under_way=nullcontext)
+    remote = RemoteMembership(database, client, unused, server.creation, RoomLocks(), joins)
+    Deferred.fromCoroutine(remote.join(OURS, branch.room_id, ["a.example"], {})).addErrback(lambda _: None)
+    assert asked == ["join"]
 
 
 def test_an_invite_that_is_turned_down_and_taken_back_at_two_processes_ends_once(postgresql: PostgreSQL) -> None:
