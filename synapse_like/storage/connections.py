@@ -88,11 +88,12 @@ class Connection:
         self.engine.begin(self.raw, writable=writable)
         return txn
 
-    def begin_in_lanes(self, needed: Iterable[int], wanted: Iterable[int]) -> Transaction:
+    def begin_in_lanes(self, needed: Iterable[int], wanted: Iterable[int], firsts: Sequence[Query] = ()) -> Transaction:
         """Start a writing transaction in a database that is shared.
 
         :param needed: the lanes that are waited for.
         :param wanted: those that are held if they can be had at once.
+        :param firsts: what the jobs ask first.
         :raises DatabaseWentBack: what was committed is not there any more.
         """
         assert self._holder is not None, "else there are no lanes"
@@ -101,26 +102,28 @@ class Connection:
         turn = Turn(self._holder)
         txn = Transaction(self.raw, self.engine, self.caches, writable=True, turn=turn)
         try:
-            self._note_outside_changes(turn.begin(txn, needed, wanted))
+            self._note_outside_changes(turn.begin(txn, needed, wanted, firsts))
         except BaseException:
             self.roll_back(txn)
             raise
         return txn
 
-    def begin_writing(self) -> Transaction:
+    def begin_writing(self, firsts: Sequence[Query] = ()) -> Transaction:
         """Start a writing transaction, and forget all copies if a command has changed the tables since the last one.
 
+        :param firsts: what the jobs ask first.
         :raises DatabaseWentBack: what was committed is not there any more.
         """
         if self._went_back:
             raise DatabaseWentBack
         txn = Transaction(self.raw, self.engine, self.caches, writable=True)
         try:
-            [rows], _ = txn.ask([_CHANGED_OUTSIDE], begins=True)
+            [rows, *answers], _ = txn.ask([_CHANGED_OUTSIDE, *firsts], begins=True)
         except BaseException:
             self.roll_back(txn)
             raise
         self._note_outside_changes(rows[0][0] if rows else 0)
+        txn.has_foreseen(firsts, answers)
         return txn
 
     def without_begin(self) -> Transaction:

@@ -37,7 +37,7 @@ from synapse_like.storage.caches import Caches
 from synapse_like.storage.claims import Claims
 from synapse_like.storage.connections import CommitFailed, Connection, Statistics
 from synapse_like.storage.continuity import DatabaseWentBack
-from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine, Query
 from synapse_like.storage.news import CommitInDoubt, Wants
 from synapse_like.storage.shared.commit_log import Reading, Told, newest
 from synapse_like.storage.shared.holder import Holder
@@ -47,7 +47,7 @@ from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.shared.order import Order
 from synapse_like.storage.shared.passing import tell_passing
 from synapse_like.storage.shared.turns import Turn
-from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.transactions import Transaction, first_question
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
@@ -84,12 +84,19 @@ class _Job(Struct, Generic[Result]):
     lanes: frozenset[int] = frozenset([REST])
     #: What else it will want to have.
     wanted: frozenset[int] = frozenset()
+    #: What it asks first, where that is known.
+    first: Query | None = None
     tries: int = 0
     #: Whether it is one statement that reads, which needs no transaction around it.
     is_single: bool = False
 
 
 _Outcome = tuple[_Job[Any], bool, Any]
+
+
+def _firsts(jobs: Iterable[_Job[Any]]) -> list[Query]:
+    """What some jobs ask first, each thing once."""
+    return list(dict.fromkeys(job.first for job in jobs if job.first is not None))
 
 
 def _unavailable(error: Exception) -> Failure:
@@ -277,7 +284,17 @@ class Database:
 
         :param name: what it is, for the log.
         """
-        return self._submit(self._writes, _Job(name, lambda txn: function(txn, *args, **kwargs)))
+        return self._submit(self._writes, self._job(name, function, *args, **kwargs))
+
+    def _job(
+        self,
+        name: str,
+        function: Callable[Concatenate[Transaction, P], Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> _Job[Result]:
+        first = first_question(function, *args, is_shared=self.is_shared)
+        return _Job(name, lambda txn: function(txn, *args, **kwargs), first=first)
 
     def write_to_room(
         self,
@@ -292,7 +309,7 @@ class Database:
         :param where: the ID of the room; and perhaps the names of what the function will hold (`hold_names`).
         :param name: what it is, for the log.
         """
-        job = _Job(name, lambda txn: function(txn, *args, **kwargs))
+        job = self._job(name, function, *args, **kwargs)
         room_id, names = (where, ()) if isinstance(where, str) else where
         job.lanes = frozenset([lane_of(room_id)])
         if self.is_shared:
@@ -523,8 +540,11 @@ class Database:
             yield from jobs[done:]
             done = len(jobs)
             self._add_who_waits(jobs)
+            firsts = _firsts(jobs[done:])
             if txn.turn is not None:
-                txn.turn.want(txn, {lane for job in jobs[done:] for lane in job.lanes | job.wanted})
+                txn.turn.want(txn, {lane for job in jobs[done:] for lane in job.lanes | job.wanted}, firsts)
+            else:
+                txn.foresee(firsts)
 
     def _begin_writing(self, jobs: list[_Job[Any]]) -> Transaction:
         """Begin; on a lost connection once more with a new one. Nothing was asked of it yet, so that is safe."""
@@ -536,9 +556,11 @@ class Database:
             return self._begin_once(jobs)
 
     def _begin_once(self, jobs: list[_Job[Any]]) -> Transaction:
-        if self._holder is not None:
-            return self._writer.begin_in_lanes(jobs[0].lanes, [lane for job in jobs for lane in job.lanes | job.wanted])
-        return self._writer.begin_writing()
+        firsts = _firsts(jobs)
+        if self._holder is None:
+            return self._writer.begin_writing(firsts)
+        lanes = [lane for job in jobs for lane in job.lanes | job.wanted]
+        return self._writer.begin_in_lanes(jobs[0].lanes, lanes, firsts)
 
     def _is_to_be_done_again(self, job: _Job[Any], error: Exception) -> bool:
         """Whether a job that was alone in its transaction only stood in the way of another process's; it waits then."""

@@ -14,7 +14,8 @@ import orjson
 from msgspec import Struct
 
 from synapse_like.protocol.errors import UnknownToken
-from synapse_like.storage.transactions import Transaction
+from synapse_like.storage.engines.engine import Query
+from synapse_like.storage.transactions import Transaction, asks_first
 
 P = ParamSpec("P")
 Outcome = dict[str, Any]
@@ -36,6 +37,22 @@ class Once(Struct, frozen=True):
     now_ms: int
 
 
+def _first(is_shared: bool, request: Once, *_: object) -> Query:
+    """What asks whether a request was done, and whether its token is there."""
+    # Whoever ends the token meanwhile waits for the end of this, or this for that.
+    kept = " FOR KEY SHARE OF t" if is_shared else ""
+    sql = (
+        "SELECT r.result FROM access_tokens t LEFT JOIN retransmissions r"
+        f" ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?{kept}"
+    )
+    return sql, (_key(request), request.token_id)
+
+
+def _key(request: Once) -> bytes:
+    return blake2b((request.request or "").encode(), digest_size=16).digest()
+
+
+@asks_first(_first)
 def once(
     txn: Transaction,
     request: Once,
@@ -47,14 +64,8 @@ def once(
 
     :raises UnknownToken: the access token was ended since the request came in.
     """
-    key = blake2b((request.request or "").encode(), digest_size=16).digest()
-    # Whoever ends the token meanwhile waits for the end of this, or this for that.
-    kept = " FOR KEY SHARE OF t" if txn.is_shared else ""
-    query = (
-        "SELECT r.result FROM access_tokens t LEFT JOIN retransmissions r"
-        f" ON r.token_id = t.token_id AND r.request_hash = ? WHERE t.token_id = ?{kept}"
-    )
-    [rows], _ = txn.ask([(query, (key, request.token_id))])
+    key = _key(request)
+    rows = txn.first(_first(txn.is_shared, request))
     if not rows:
         raise UnknownToken("This access token has been ended. Please log in again.")
     [row] = rows
@@ -84,7 +95,7 @@ def _record(txn: Transaction) -> None:
 
 def was_done(txn: Transaction, request: Once) -> bool:
     """Whether a request has been done, and its outcome recorded."""
-    key = blake2b((request.request or "").encode(), digest_size=16).digest()
+    key = _key(request)
     if (request.token_id, key) in txn.outcomes:
         return True
     found = txn.one("SELECT 1 FROM retransmissions WHERE token_id = ? AND request_hash = ?", (request.token_id, key))

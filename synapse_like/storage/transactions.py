@@ -8,7 +8,7 @@ the time when it is known how that has ended: `when_committed`, `when_rolled_bac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from synapse_like.storage.caches import Cache, CacheKind, Caches, Key, Value
 from synapse_like.storage.engines.engine import Engine, Query, RawConnection, RawCursor, Row
@@ -18,6 +18,33 @@ from synapse_like.storage.values import MOST_VALUES, batched, placeholders
 if TYPE_CHECKING:
     from synapse_like.storage.shared.turns import Turn
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+#: By storage function, what it asks first: from whether the database is shared, and its arguments.
+_first_questions: dict[Any, Callable[..., Query]] = {}
+
+
+def asks_first(question: Callable[..., Query]) -> Callable[[Function], Function]:
+    """Mark a storage function of which it is known from its arguments what it asks first (`Transaction.first`).
+
+    Of jobs that share a transaction, that is asked in one message.
+
+    :param question: is given whether the database is shared, and the arguments of the function.
+    """
+
+    def mark(function: Function) -> Function:
+        _first_questions[function] = question
+        return function
+
+    return mark
+
+
+def first_question(function: object, *arguments: Any, is_shared: bool) -> Query | None:
+    """What a storage function asks first; None if that is not known."""
+    question = _first_questions.get(function)
+    return question(is_shared, *arguments) if question is not None else None
+
 
 class Transaction:
     """One open transaction, as the storage functions see it."""
@@ -25,6 +52,7 @@ class Transaction:
     __slots__ = (
         "_adapt",
         "_engine",
+        "_foreseen",
         "caches",
         "for_update",
         "generation",
@@ -75,6 +103,7 @@ class Transaction:
         self.outdated: set[object] = set()
         #: Stream positions handed out by this transaction (`positions.py`).
         self.positions: dict[str, int] = {}
+        self._foreseen: dict[Query, list[Row]] = {}
         #: Where the rooms stand that it writes to (`rooms.py`), whatever is forgotten of the copies meanwhile.
         self.heads: dict[str, Any] = {}
         #: Answers to requests that it does once (`retransmissions.py`), with when they came; written at its end.
@@ -233,12 +262,32 @@ class Transaction:
         wanted: Sequence[int] = (),
     ) -> tuple[list[list[Row]], set[int]]:
         """Run some statements, and those that were to be run later, in one message: see `Engine`."""
-        self.statements += bool(queries)
+        self.statements += len(queries)
         read, held = self._engine.ask(self.raw, [*self.waiting, *queries], begins=begins, needed=needed, wanted=wanted)
         # Not before that: if it failed, what waits has not been done, and nothing may be committed without it.
         waited = len(self.waiting)
         self.waiting.clear()
         return read[waited:], held
+
+    def foresee(self, queries: Sequence[Query]) -> None:
+        """Ask in one message what jobs will ask first."""
+        new = [query for query in dict.fromkeys(queries) if query not in self._foreseen]
+        if new:
+            self.has_foreseen(new, self.ask(new)[0])
+
+    def has_foreseen(self, queries: Sequence[Query], answers: Sequence[list[Row]]) -> None:
+        """The same where it was asked together with something else."""
+        self._foreseen.update(zip(queries, answers, strict=True))
+
+    def first(self, query: Query) -> list[Row]:
+        """Every row of a query that was perhaps foreseen; as it was when the job's turn had not yet come.
+
+        :param query: with its values in a tuple.
+        """
+        rows = self._foreseen.pop(query, None)
+        if rows is None:
+            [rows], _ = self.ask([query])
+        return rows
 
     def marks(self) -> tuple[int, int, int]:
         """Where it stands before a job: how much it has written, and how much is to come of it."""

@@ -75,13 +75,19 @@ class Turn(Struct):
         """
         self._hold_lanes(txn, {lane_of_name(name) for name in names})
 
-    def want(self, txn: Transaction, lanes: set[int]) -> None:
-        """Have such lanes as can be had at once."""
+    def want(self, txn: Transaction, lanes: set[int], firsts: Sequence[Query] = ()) -> None:
+        """Have such lanes as can be had at once.
+
+        :param firsts: what is asked first by jobs that want them.
+        """
         missing = lanes - self.lanes
-        if missing:
-            (commits,), held = txn.ask([self.holder.unseen], wanted=sorted(missing))
-            self.lanes |= held
-            self.holder.catch_up(txn, commits)
+        if not missing:
+            txn.foresee(firsts)
+            return
+        (commits, *answers), held = txn.ask([self.holder.unseen, *firsts], wanted=sorted(missing))
+        txn.has_foreseen(firsts, answers)
+        self.lanes |= held
+        self.holder.catch_up(txn, commits)
 
     def _hold_lanes(self, txn: Transaction, lanes: set[int]) -> None:
         self.want(txn, lanes)
@@ -115,14 +121,20 @@ class Turn(Struct):
 
     # The transaction.
 
-    def begin(self, txn: Transaction, needed: Iterable[int], wanted: Iterable[int]) -> int:
+    def begin(
+        self, txn: Transaction, needed: Iterable[int], wanted: Iterable[int], firsts: Sequence[Query] = ()
+    ) -> int:
         """Begin; wait for some lanes, have such others as can be had at once, and learn what happened there.
 
+        :param firsts: what is asked first by the jobs.
         :returns: how often commands have changed something beside the server.
         """
         needed = sorted(needed)
         also = sorted(set(wanted) - set(needed))
-        (rows, *commits), held = txn.ask([_POSITIONS, *self.holder.likely()], begins=True, needed=needed, wanted=also)
+        questions = [_POSITIONS, *firsts, *self.holder.likely()]
+        (rows, *answers), held = txn.ask(questions, begins=True, needed=needed, wanted=also)
+        commits = answers[len(firsts) :]
+        txn.has_foreseen(firsts, answers[: len(firsts)])
         self.lanes.update(needed, held)
         positions: dict[str, int] = dict(rows)
         self.holder.begin(positions[COMMITS])
