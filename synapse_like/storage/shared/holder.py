@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import Any, Protocol
 
 import orjson
@@ -32,6 +33,9 @@ SOON_SECONDS = 0.03
 SAID_SECONDS, DOUBTFUL_SECONDS = 0.04, 0.08
 #: Of how many commits a writing transaction learns one by one what they changed; before that, it forgets everything.
 MOST_CAUGHT_UP = 500
+#: After how many looks in vain it is not likely any more that others have committed something. To ask for it in vain
+#: costs less than to ask for it in a message of its own.
+PATIENCE = 4
 
 #: The newest commits first, after a number; news only of those after another one.
 _COMMITS_SINCE = (
@@ -42,6 +46,13 @@ _COMMITS_SINCE = (
 _NEVER = 2**62
 
 _log = get_logger(__name__)
+
+
+class Look(Enum):
+    """When a writing transaction looks what others have committed: when it begins, and when its commit has a number."""
+
+    BEGIN = 0
+    NUMBER = 1
 
 
 class Movable(Protocol):
@@ -79,8 +90,8 @@ class Holder:
         self._seen: int | None = None
         # What this transaction has read of the log.
         self._rows: list[Row] = []
-        # Whether others have committed something between our last two looks.
-        self._is_among_others = False
+        # How often in a row nothing was found, by when it was looked.
+        self._in_vain = dict.fromkeys(Look, PATIENCE)
 
     def notice(self) -> str:
         """What to say with a commit: that there is something to read, or to read on; or nothing."""
@@ -100,11 +111,11 @@ class Holder:
         seen = self._seen if self._seen is not None else _NEVER
         return _COMMITS_SINCE, (self.reading.last if self.reading is not None else _NEVER, seen, MOST_CAUGHT_UP)
 
-    def likely(self) -> list[Query]:
+    def likely(self, look: Look) -> list[Query]:
         """The same, if it is likely that there are some; for a message that asks for something else, too."""
-        return [self.unseen] if self._is_among_others else []
+        return [self.unseen] if self._in_vain[look] < PATIENCE else []
 
-    def come_to(self, txn: Transaction, newest: int, answers: Sequence[Sequence[Row]]) -> None:
+    def come_to(self, txn: Transaction, newest: int, look: Look, answers: Sequence[Sequence[Row]]) -> None:
         """Learn of all commits up to one.
 
         :param newest: its number.
@@ -114,7 +125,7 @@ class Holder:
             answers, _ = txn.ask([self.unseen])
         for commits in answers:
             self.catch_up(txn, commits)
-        self._is_among_others = any(answers)
+        self._in_vain[look] = 0 if any(answers) else self._in_vain[look] + 1
 
     def begin(self, newest: int) -> None:
         """A writing transaction has begun. At the first one there are no copies yet that anything could make wrong.

@@ -15,7 +15,7 @@ from synapse_like.storage.engines.engine import Engine, Query
 from synapse_like.storage.engines.postgresql import CHANNEL
 from synapse_like.storage.news import to_log
 from synapse_like.storage.shared.commit_log import COMMITS, Told
-from synapse_like.storage.shared.holder import Holder, Movable
+from synapse_like.storage.shared.holder import Holder, Look, Movable
 from synapse_like.storage.shared.lanes import LaneTaken, lane_of, lane_of_name
 from synapse_like.storage.transactions import Transaction
 
@@ -131,14 +131,14 @@ class Turn(Struct):
         """
         needed = sorted(needed)
         also = sorted(set(wanted) - set(needed))
-        questions = [_POSITIONS, *firsts, *self.holder.likely()]
+        questions = [_POSITIONS, *firsts, *self.holder.likely(Look.BEGIN)]
         (rows, *answers), held = txn.ask(questions, begins=True, needed=needed, wanted=also)
         commits = answers[len(firsts) :]
         txn.has_foreseen(firsts, answers[: len(firsts)])
         self.lanes.update(needed, held)
         positions: dict[str, int] = dict(rows)
         self.holder.begin(positions[COMMITS])
-        self.holder.come_to(txn, positions[COMMITS], commits)
+        self.holder.come_to(txn, positions[COMMITS], Look.BEGIN, commits)
         return positions.get("outside", 0)
 
     def take_number(self, txn: Transaction) -> None:
@@ -161,8 +161,8 @@ class Turn(Struct):
         :param sql: gives the number last.
         """
         txn.writes += 1
-        ((taken,), *commits), _ = txn.ask([(sql, (COMMITS, *more)), *self.holder.likely()])
-        self.holder.come_to(txn, taken[-1] - 1, commits)
+        ((taken,), *commits), _ = txn.ask([(sql, (COMMITS, *more)), *self.holder.likely(Look.NUMBER)])
+        self.holder.come_to(txn, taken[-1] - 1, Look.NUMBER, commits)
         return list(taken)
 
     def last_words(self, txn: Transaction, news: Sequence[object]) -> list[Query]:
