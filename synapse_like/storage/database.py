@@ -454,6 +454,11 @@ class Database:
         not_there: tuple[type[Exception], ...] = (*self.engine.database_errors, DatabaseUnavailable, DatabaseInUse)
         try:
             txn = self._begin_writing(jobs)
+        except self.engine.passing_errors as error:
+            # Tokens are locked with the beginning, and another process ends some.
+            refused = [job for job in jobs if not self._is_to_be_done_again(job, error)]
+            self._deliver([], [(job, False, self._explained(job, error)) for job in refused])
+            return
         except not_there as error:
             # Each of them would wait as long as all of them have.
             _log.error("the database cannot be written", jobs=len(jobs), reason=str(error).strip())
@@ -547,9 +552,11 @@ class Database:
                 txn.foresee(firsts)
 
     def _begin_writing(self, jobs: list[_Job[Any]]) -> Transaction:
-        """Begin; on a lost connection once more with a new one. Nothing was asked of it yet, so that is safe."""
+        """Begin; on a lost connection once more with a new one. Nothing was written by it yet, so that is safe."""
         try:
             return self._begin_once(jobs)
+        except self.engine.passing_errors:
+            raise
         except self.engine.connection_errors as error:
             _log.warning("the connection to the database was lost, connecting again", reason=str(error).strip())
             self._writer.reconnect()

@@ -1,7 +1,8 @@
 """The first answer to each idempotent request (API-4).
 
 The answer is recorded in the transaction that does what was asked, so there is never the one without the other: not
-after a crash, and not while a retransmit overtakes its original, since both go through the one writing thread.
+after a crash, and not while a retransmit overtakes its original, since both go through the one writing thread; or
+through those of two processes, of which one waits for the other's lane.
 """
 
 from __future__ import annotations

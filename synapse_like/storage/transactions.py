@@ -279,8 +279,12 @@ class Transaction:
         """The same where it was asked together with something else."""
         self._foreseen.update(zip(queries, answers, strict=True))
 
+    def forget_foreseen(self) -> None:
+        """What was foreseen may be otherwise now: have it asked again."""
+        self._foreseen.clear()
+
     def first(self, query: Query) -> list[Row]:
-        """Every row of a query that was perhaps foreseen; as it was when the job's turn had not yet come.
+        """Every row of a query that was perhaps foreseen: what changes them must `forget_foreseen`.
 
         :param query: with its values in a tuple.
         """

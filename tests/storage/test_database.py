@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from synapse_like.protocol.errors import Forbidden
+from synapse_like.protocol.errors import Forbidden, UnknownToken
+from synapse_like.storage import accounts
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.database import Database
-from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
+from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine, Query, RawConnection
 from synapse_like.storage.news import CommitInDoubt
+from synapse_like.storage.retransmissions import Once, once
 from synapse_like.storage.state import SLOTS
 from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge
@@ -81,6 +84,47 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+
+def begin_token(txn: Transaction) -> int:
+    accounts.create(txn, "@user:x", password_hash=None, now_ms=1)
+    return accounts.add_token(txn, "@user:x", b"token", now_ms=1)
+
+
+def test_what_jobs_ask_first_is_asked_for_all_of_them_at_once(
+    database: Database, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token_id = results.of("begin", database.write("begin", begin_token))
+    gate = Gate(database, results)
+    asked: list[int] = []
+
+    def ask(connection: RawConnection, queries: Sequence[Query], **others: Any) -> Any:
+        asked.append(len(queries))
+        return really_ask(connection, queries, **others)
+
+    really_ask = database.engine.ask
+    monkeypatch.setattr(database.engine, "ask", ask)
+    names = [f"PUT /a/{n}" for n in range(5)]
+    for name in names:
+        results.watch(name, database.write("say", once, Once(token_id, name, 1), lambda _, said: {"id": said}, name))
+    # Each is done once, also of those that come together.
+    results.watch("again", database.write("say", once, Once(token_id, names[0], 1), lambda _: {"id": "another"}))
+    gate.open()
+    results.wait(*names, "again")
+    assert [results.values[name] for name in names] == [{"id": name} for name in names]
+    assert results.values["again"] == {"id": names[0]}
+    assert asked == [5, 1]
+
+
+def test_a_request_that_waits_behind_the_end_of_its_token_is_not_done(database: Database, results: Results) -> None:
+    token_id = results.of("begin", database.write("begin", begin_token))
+    gate = Gate(database, results)
+    results.watch("log out", database.write("log-out", accounts.delete_token, token_id))
+    said = database.write("say", once, Once(token_id, "PUT /a/1", 1), lambda _: {"id": "said"})
+    results.watch("said", said)
+    gate.open()
+    results.wait("log out", "said")
+    assert isinstance(results.values["said"], UnknownToken)
 
 
 def test_jobs_that_wait_share_one_commit(database: Database, results: Results) -> None:

@@ -14,7 +14,7 @@ from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import V1
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import accounts, events, rooms, state
-from synapse_like.storage.retransmissions import Once, once
+from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.transactions import Transaction
 from tests.storage.test_sharing import NAMES, ROOMS, Process, prepare
 from tests.support.postgres import PostgreSQL
@@ -162,6 +162,90 @@ def test_a_token_that_another_process_ends_at_this_moment_does_nothing_more(url:
     see_waiting(url)
     ending.go_on()
     assert two.result(said).check(UnknownToken)
+
+
+def add_tokens(txn: Transaction, *names: bytes) -> list[int]:
+    user_id = f"@{names[0].hex()}:x"
+    accounts.create(txn, user_id, password_hash=None, now_ms=1)
+    return [accounts.add_token(txn, user_id, name, now_ms=1) for name in names]
+
+
+def hold_up(process: Process, room_id: str) -> Callable[[], None]:
+    """Have the writing thread wait after a commit, so that what is asked of it meanwhile begins together.
+
+    :returns: what lets it go on.
+    """
+    entered, let_go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        assert let_go.wait(30)
+
+    process.database.write_to_room(room_id, "hold-up", lambda txn: txn.when_committed(wait))
+    assert entered.wait(30)
+    return let_go.set
+
+
+def test_a_request_that_another_process_does_meanwhile_is_not_done_again(processes: list[Process]) -> None:
+    """API-4: whether it was done is asked anew when its room is had, even if another job had it first."""
+    one, two = processes
+    [token_id] = one.result(one.database.write("begin", add_tokens, b"meanwhile"))
+    request = Once(token_id, "say it", 1)
+    times: list[Transaction] = []
+
+    def do(txn: Transaction) -> Outcome:
+        times.append(txn)
+        return {"event_id": "$x"}
+
+    first = Paused(one, ROOMS[0], once, request, do)
+    go_on = hold_up(two, ROOMS[1])
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def have_room(txn: Transaction) -> None:
+        has_begun.set()
+        assert goes_on.wait(30)
+        txn.hold_room(ROOMS[0])
+
+    before = two.database.write_to_room(ROOMS[1], "have-room", have_room)
+    second = two.database.write_to_room(ROOMS[0], "say", once, request, do)
+    go_on()
+    assert has_begun.wait(30)
+    outcome = first.go_on()
+    goes_on.set()
+    assert two.result(before) is None
+    assert two.result(second) == outcome
+    assert len(times) == 1
+
+
+def test_requests_and_the_end_of_their_tokens_that_wait_for_each_other_are_all_done(
+    url: str, processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no connection is made anew for that."""
+    one, two = processes
+    tokens = one.result(one.database.write("begin", add_tokens, b"first", b"second"))
+    go_on = hold_up(two, ROOMS[1])
+    monkeypatch.setattr(two.database._writer, "reconnect", lambda: pytest.fail("the connection is there"))
+    has_first, goes_on = threading.Event(), threading.Event()
+
+    def end_both(txn: Transaction) -> None:
+        accounts.delete_token(txn, tokens[0])
+        has_first.set()
+        assert goes_on.wait(30)
+        accounts.delete_token(txn, tokens[1])
+
+    ending = one.database.write("log-out", end_both)
+    assert has_first.wait(30)
+    said = [
+        two.database.write_to_room(ROOMS[1], "say", once, Once(token_id, "say it", 1), lambda _: {"event_id": "$x"})
+        for token_id in reversed(tokens)
+    ]
+    go_on()
+    see_waiting(url)
+    goes_on.set()
+    assert one.result(ending) is None
+    for one_said in said:
+        outcome = two.result(one_said)
+        assert outcome == {"event_id": "$x"} or outcome.check(UnknownToken)
 
 
 def test_two_who_wait_for_each_other_are_both_done(url: str, processes: list[Process]) -> None:

@@ -93,7 +93,7 @@ class Reading:
         """
         last = self.last
         rows = [row for row in rows if row[0] > last]
-        if not rows or rows[0][0] != last + 1:
+        if not rows or rows[0][0] != last + 1 or rows[-1][0] != last + len(rows):
             return []
         written = []
         for _, maker, _, kinds, told in rows:

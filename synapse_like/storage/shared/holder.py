@@ -1,7 +1,7 @@
 """A process among those that share a database, as its writing thread sees it.
 
-Before it writes, it learns what the others have changed: its copies may be wrong by it. What a writing transaction has
-read of the log is not read again by the listener.
+Before it writes, it learns what the others have changed: its copies may be wrong by it. What a transaction that was
+committed has read of the log is not read again by the listener, if that did not come first.
 
 **Quiet.** To wake all processes for each commit would cost more than the commit. A process that commits one thing after
 the other tells them to read on, which they do every few milliseconds for a while (`READ_ON_SECONDS` in `listener.py`);
@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from enum import Enum
+from enum import IntEnum
 from typing import Any, Protocol
 
 import orjson
@@ -48,7 +48,7 @@ _NEVER = 2**62
 _log = get_logger(__name__)
 
 
-class Look(Enum):
+class Look(IntEnum):
     """When a writing transaction looks what others have committed: when it begins, and when its commit has a number."""
 
     BEGIN = 0
@@ -76,7 +76,7 @@ class Holder:
     :param machine: what the processes of this machine know of each other; None if there are no others.
     :ivar name: by which its commits are known.
     :ivar continuity: the last commit that it knows, its own or another's.
-    :ivar reading: is told what is read; None before there is anybody to be told.
+    :ivar reading: how far the log is read; None before there is anybody to be told of it.
     """
 
     def __init__(self, machine: Machine | None = None) -> None:
@@ -91,7 +91,7 @@ class Holder:
         # What this transaction has read of the log.
         self._rows: list[Row] = []
         # How often in a row nothing was found, by when it was looked.
-        self._in_vain = dict.fromkeys(Look, PATIENCE)
+        self._in_vain = [PATIENCE for _ in Look]
 
     def notice(self) -> str:
         """What to say with a commit: that there is something to read, or to read on; or nothing."""
@@ -147,6 +147,8 @@ class Holder:
         rows = commits[::-1]
         if rows[0][0] > self._seen + 1:
             txn.caches.clear()
+            # It is for the listener, from where it was read last.
+            self._rows = []
         for _, maker, rooms, kinds, _ in rows:
             if maker != self.name:
                 self._forget(txn, orjson.loads(rooms))
@@ -154,6 +156,7 @@ class Holder:
                     txn.caches.drop_kind(kind)
         self._seen = rows[-1][0]
         self._rows += rows
+        self.continuity.knows_of(rows[-1][0], rows[-1][1])
 
     def _forget(self, txn: Transaction, rooms: Sequence[Any]) -> None:
         for room in rooms:

@@ -64,7 +64,7 @@ class Order:
     def ours(self, number: int | None, news: Sequence[object], outcomes: Any, heard: Iterable[Told] = ()) -> None:
         """One of our own commits stands.
 
-        :param number: None if it is nothing to others.
+        :param number: None if others need not know of it.
         :param heard: commits that were read in the log on the way to it.
         """
         self._note(heard)

@@ -42,7 +42,7 @@ class Turn(Struct):
     :ivar kinds: of copies that are wrong now.
     :ivar number: of its commit, once it has one.
     :ivar is_urgent: whether others must know of it before they answer anybody.
-    :ivar heard: commits of others that it has read; from when it is committed on.
+    :ivar heard: what it has read of the log; there is nothing before it is committed.
     """
 
     holder: Holder
@@ -85,11 +85,16 @@ class Turn(Struct):
             txn.foresee(firsts)
             return
         (commits, *answers), held = txn.ask([self.holder.unseen, *firsts], wanted=sorted(missing))
+        if held:
+            # Others may have done there meanwhile what was not done when it was asked.
+            txn.forget_foreseen()
         txn.has_foreseen(firsts, answers)
         self.lanes |= held
         self.holder.catch_up(txn, commits)
 
     def _hold_lanes(self, txn: Transaction, lanes: set[int]) -> None:
+        if lanes <= self.lanes:
+            return
         self.want(txn, lanes)
         for lane in lanes - self.lanes:
             raise LaneTaken(lane)
@@ -156,7 +161,7 @@ class Turn(Struct):
         self._reached[stream] = position
 
     def _take(self, txn: Transaction, sql: str, *more: str) -> list[int]:
-        """Take a number, and learn of all commits up to it: then nothing of them has to be waited for any more.
+        """Take a number, and learn of all commits up to it: then none of them has to be waited for, as a rule.
 
         :param sql: gives the number last.
         """
