@@ -570,7 +570,7 @@ class Database:
         return self._writer.begin_in_lanes(jobs[0].lanes, lanes, firsts)
 
     def _is_to_be_done_again(self, job: _Job[Any], error: Exception) -> bool:
-        """Whether a job that was alone in its transaction only stood in the way of another process's; it waits then."""
+        """Whether a job only stood in the way of another process's; it waits then."""
         if not isinstance(error, LaneTaken):
             if not isinstance(error, self.engine.passing_errors) or job.tries == MOST_TRIES:
                 return False

@@ -312,6 +312,27 @@ def test_who_missed_too_much_looks_at_everything_again(
     assert gaps[0] >= 2
 
 
+def test_who_reads_on_over_a_leap_hears_what_is_before_and_after_it(url: str, processes: list[Process]) -> None:
+    one, _ = processes
+    before = one.say("first") and one.result(one.database.read("newest", commit_log.newest))
+    one.say("before")
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("UPDATE stream_positions SET position = position + 1000 WHERE stream = 'commits'")
+    late = Process(url)
+    late.say("after")
+    late.database.stop()
+    heard: list[Told] = []
+    gaps: list[int] = []
+    engine = open_engine(url, data_dir=Path())
+    reading = Reading("late", before)
+    listener = Listener(lambda: Connection(engine), reading, heard.extend, gaps.append, Mock(), Mock())
+    listener.start()
+    wait_until("all of it", lambda: len(heard) >= 2)
+    listener.stop()
+    assert [number - before for number, _, _ in heard] == [1, 1002]
+    assert gaps == [before + 1001]
+
+
 def test_who_has_read_past_a_hole_leaves_it_to_the_listener(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
