@@ -7,7 +7,8 @@ the single writing thread. Both give a Deferred.
 into the next transaction together: the jobs run one after another in one transaction, which is committed once. A job
 that raises before it has written anything (a refused event, a wrong password) fails alone. If a job fails after it has
 written, the whole transaction is rolled back and each job is run again in a transaction of its own, so that only the
-culprit fails. A storage function may therefore run more than once.
+culprit fails. A storage function may therefore run more than once. What jobs ask first, as far as that is known
+(`asks_first` in `transactions.py`), is asked for all of them at once.
 
 **Sharing.** Where several processes write to one database, a transaction holds the lanes of its jobs; a job that cannot
 have its lane at once waits for another transaction (`shared/lanes.py`).
