@@ -41,10 +41,11 @@ from synapse_like.protocol.third_party_ids import EMAIL, PHONE
 from synapse_like.storage import positions
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
-from synapse_like.storage.database import Database, Timings
+from synapse_like.storage.database import Database
 from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine
 from synapse_like.storage.engines.opening import open_engine
 from synapse_like.storage.identity import statements
+from synapse_like.storage.jobs import Timings
 from synapse_like.storage.migrations import IDENTITY_SERVER, migrate
 
 if TYPE_CHECKING:

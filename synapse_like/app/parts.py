@@ -28,9 +28,10 @@ from synapse_like.http.shared_limits import SharedBuckets, SharedLimiter
 from synapse_like.http.site import Answered, Bounds, Site, make_site
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
-from synapse_like.storage.database import Database, Timings
+from synapse_like.storage.database import Database
 from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine, Identity
 from synapse_like.storage.engines.opening import open_engine
+from synapse_like.storage.jobs import Timings
 from synapse_like.storage.migrations import migrate as migrate_tables
 from synapse_like.storage.migrations import migrate_among_others
 from synapse_like.storage.shared.machine import Machine

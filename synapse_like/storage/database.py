@@ -22,93 +22,37 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from queue import Empty, SimpleQueue
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from msgspec import Struct, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 from synapse_like.logs import get_logger
-from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.caches import Caches
 from synapse_like.storage.claims import Claims
 from synapse_like.storage.connections import CommitFailed, Connection, Statistics
-from synapse_like.storage.continuity import DatabaseWentBack
-from synapse_like.storage.engines.engine import DatabaseInUse, DatabaseUnavailable, Engine, Query
+from synapse_like.storage.engines.engine import DatabaseUnavailable, Engine
+from synapse_like.storage.jobs import Job, Outcome, Timings, caught, explained
 from synapse_like.storage.news import CommitInDoubt, Wants
 from synapse_like.storage.shared.commit_log import Reading, Told, newest
 from synapse_like.storage.shared.holder import Holder
-from synapse_like.storage.shared.lanes import REST, LaneTaken, Where, lane_of, lane_of_name, lock_of_claim
+from synapse_like.storage.shared.lanes import Where, lane_of, lane_of_name, lock_of_claim
 from synapse_like.storage.shared.listener import Listener
 from synapse_like.storage.shared.machine import Machine
 from synapse_like.storage.shared.order import Order
 from synapse_like.storage.shared.passing import tell_passing
 from synapse_like.storage.shared.turns import Turn
 from synapse_like.storage.transactions import Transaction, first_question
+from synapse_like.storage.writing import Writer
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
 
-#: How many waiting jobs share a commit at the most; bounds how long the first of them waits.
-MOST_JOBS_PER_COMMIT = 64
-
-#: How often a job is done again that stands in the way of another process's, before it fails.
-MOST_TRIES = 10
-
 _log = get_logger(__name__)
-
-
-class Timings(Protocol):
-    """Who is told how long the jobs of a database take, in seconds; on the database's threads."""
-
-    def wrote(self, waits: Sequence[float], ran: float) -> None:
-        """Jobs were committed together.
-
-        :param waits: for how long each had waited for its turn.
-        :param ran: how long all of them took, with the commit.
-        """
-
-    def read(self, waited: float, ran: float) -> None:
-        """A job has read."""
-
-
-class _Job(Struct, Generic[Result]):
-    name: str
-    function: Callable[[Transaction], Result]
-    deferred: Deferred[Result] = field(default_factory=Deferred)
-    since: float = field(default_factory=time.perf_counter)
-    #: What it must have for itself, where the database is shared.
-    lanes: frozenset[int] = frozenset([REST])
-    #: What else it will want to have.
-    wanted: frozenset[int] = frozenset()
-    #: What it asks first, where that is known.
-    first: Query | None = None
-    tries: int = 0
-    #: Whether it is one statement that reads, which needs no transaction around it.
-    is_single: bool = False
-
-
-_Outcome = tuple[_Job[Any], bool, Any]
-
-
-def _firsts(jobs: Iterable[_Job[Any]]) -> list[Query]:
-    """What some jobs ask first, each thing once."""
-    return list(dict.fromkeys(job.first for job in jobs if job.first is not None))
-
-
-def _unavailable(error: Exception) -> Failure:
-    """What is answered while the database is not there."""
-    sentence = "The server cannot reach its database at the moment. Please try again."
-    return Failure(Unavailable(sentence, reason=str(error).strip()))  # type: ignore[no-untyped-call]  # Twisted's
-
-
-def _caught() -> Failure:
-    """The exception being handled, as a Deferred takes it."""
-    return Failure()  # type: ignore[no-untyped-call]  # Twisted leaves its constructor untyped
 
 
 class Database:
@@ -147,16 +91,21 @@ class Database:
         #: The number of an urgent commit that was waited for in vain.
         self._given_up = 0
         self.claims = Claims(reactor, (lambda: Connection(engine, shared=True)) if shared else None, lock_of_claim)
-        self._writer = Connection(engine, self.caches, exclusive=True, holder=self._holder)
+        self._writer = Writer(
+            Connection(engine, self.caches, exclusive=True, holder=self._holder),
+            is_shared=shared,
+            deliver=self._deliver,
+            in_doubt=self._in_doubt,
+            went_back=self._go_back,
+            timings=timings,
+        )
         self._readers = [Connection(engine, self.caches) for _ in range(readers)]
-        self._writes: SimpleQueue[_Job[Any] | None] = SimpleQueue()
-        self._reads: SimpleQueue[_Job[Any] | None] = SimpleQueue()
-        self._threads = [threading.Thread(target=self._run_writer, name="database-writer", daemon=True)]
+        self._reads: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._writer.run, name="database-writer", daemon=True)]
         self._threads += [
             threading.Thread(target=self._run_reader, args=(reader,), name=f"database-reader-{n}", daemon=True)
             for n, reader in enumerate(self._readers)
         ]
-        self._put_off: list[_Job[Any]] = []
         #: The number of the last commit that is not published here, of a database that is shared.
         self._from: int | None = None
         self._wants: Wants = lambda *_: True
@@ -175,7 +124,7 @@ class Database:
     def statistics(self) -> Statistics:
         """The writer's and the readers' counts together."""
         total = Statistics()
-        for connection in [self._writer, *self._readers]:
+        for connection in [self._writer.connection, *self._readers]:
             total.statements += connection.statistics.statements
             total.commits += connection.statistics.commits
             total.jobs += connection.statistics.jobs
@@ -230,7 +179,7 @@ class Database:
 
     def _go_back(self) -> None:
         """What was committed is not there any more: have nothing written, and tell. On any thread."""
-        self._writer.write_no_more()
+        self._writer.connection.write_no_more()
 
         def tell() -> None:
             if not self._has_gone_back:
@@ -249,9 +198,9 @@ class Database:
         """
         lost: tuple[type[Exception], ...] = (*self.engine.connection_errors, CommitFailed)
         try:
-            result = function(self._writer)
+            result = function(self._writer.connection)
             if self._holder is not None and self._from is None:
-                self._from = self._writer.transact(newest)
+                self._from = self._writer.connection.transact(newest)
             return result
         except lost as error:
             raise DatabaseUnavailable(f"the database cannot be used any more: {str(error).strip()}") from error
@@ -261,7 +210,7 @@ class Database:
         if self._stopped:
             return
         self._stopped = True
-        self._writes.put(None)
+        self._writer.jobs.put(None)
         for _ in self._readers:
             self._reads.put(None)
         for thread in self._threads:
@@ -269,9 +218,9 @@ class Database:
                 thread.join()
         self.claims.stop()
         if self._listener is not None:
-            self._listener.stop(self._writer)
+            self._listener.stop(self._writer.connection)
         self._watching.close()
-        for connection in [*self._readers, self._writer]:
+        for connection in [*self._readers, self._writer.connection]:
             connection.close()
 
     def write(
@@ -285,7 +234,7 @@ class Database:
 
         :param name: what it is, for the log.
         """
-        return self._submit(self._writes, self._job(name, function, *args, **kwargs))
+        return self._submit(self._writer.jobs, self._job(name, function, *args, **kwargs))
 
     def _job(
         self,
@@ -293,9 +242,9 @@ class Database:
         function: Callable[Concatenate[Transaction, P], Result],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> _Job[Result]:
+    ) -> Job[Result]:
         first = first_question(function, *args, is_shared=self.is_shared)
-        return _Job(name, lambda txn: function(txn, *args, **kwargs), first=first)
+        return Job(name, lambda txn: function(txn, *args, **kwargs), first=first)
 
     def write_to_room(
         self,
@@ -315,7 +264,7 @@ class Database:
         job.lanes = frozenset([lane_of(room_id)])
         if self.is_shared:
             job.wanted = frozenset([lane_of_name(held) for held in names])
-        return self._submit(self._writes, job)
+        return self._submit(self._writer.jobs, job)
 
     @property
     def is_shared(self) -> bool:
@@ -353,9 +302,9 @@ class Database:
             self._look()
 
         try:
-            self._submit(self._reads, _Job("newest-commit", newest, is_single=True)).addBoth(answer)
+            self._submit(self._reads, Job("newest-commit", newest, is_single=True)).addBoth(answer)
         except DatabaseUnavailable:
-            answer(_caught())
+            answer(caught())
 
     def missing(self) -> Deferred[None] | None:
         """What must be waited for before anybody is answered: news of other processes on this machine."""
@@ -378,9 +327,9 @@ class Database:
         """
         if self._holder is None or self._stopped:
             return succeed(None)
-        job = _Job("tell-others", lambda txn: tell_passing(txn, name, news), lanes=frozenset())
+        job = Job("tell-others", lambda txn: tell_passing(txn, name, news), lanes=frozenset())
         name = self._holder.name
-        return self._submit(self._writes, job).addErrback(
+        return self._submit(self._writer.jobs, job).addErrback(
             lambda failure: _log.warning("other processes were not told", reason=failure.getErrorMessage())
         )
 
@@ -395,7 +344,7 @@ class Database:
 
         :param name: what it is, for the log.
         """
-        return self._submit(self._reads, _Job(name, lambda txn: function(txn, *args, **kwargs)))
+        return self._submit(self._reads, Job(name, lambda txn: function(txn, *args, **kwargs)))
 
     def forget_deleted(self) -> Deferred[None]:
         """See that deleted data leaves the files, too: now, if nobody reads it at the moment."""
@@ -414,170 +363,13 @@ class Database:
     def _forget_deleted(self) -> None:
         # Once is enough for all who asked for it with this commit.
         if self._has_deleted:
-            self._has_deleted = not self.engine.forget_deleted(self._writer.raw)
+            self._has_deleted = not self.engine.forget_deleted(self._writer.connection.raw)
 
-    def _submit(self, queue: SimpleQueue[_Job[Any] | None], job: _Job[Result]) -> Deferred[Result]:
+    def _submit(self, queue: SimpleQueue[Job[Any] | None], job: Job[Result]) -> Deferred[Result]:
         if self._stopped:
             raise DatabaseUnavailable("the database has been stopped")
         queue.put(job)
         return job.deferred
-
-    # The writing thread.
-
-    def _run_writer(self) -> None:
-        while True:
-            jobs, self._put_off = self._put_off, []
-            if not jobs:
-                job = self._writes.get()
-                if job is None:
-                    return
-                jobs.append(job)
-            self._add_who_waits(jobs)
-            self._write_together(jobs)
-
-    def _add_who_waits(self, jobs: list[_Job[Any]]) -> None:
-        """Add jobs that wait to those that share a commit."""
-        with contextlib.suppress(Empty):
-            while len(jobs) < MOST_JOBS_PER_COMMIT:
-                job = self._writes.get_nowait()
-                if job is None:
-                    # Nothing comes after it: the end is for the next time.
-                    self._writes.put(None)
-                    return
-                jobs.append(job)
-
-    def _write_together(self, jobs: list[_Job[Any]], *, with_others: bool = True) -> None:
-        """Run the jobs in one transaction; if that fails, each in its own.
-
-        :param with_others: whether jobs that come meanwhile are done with them.
-        """
-        began = time.perf_counter()
-        not_there: tuple[type[Exception], ...] = (*self.engine.database_errors, DatabaseUnavailable, DatabaseInUse)
-        try:
-            txn = self._begin_writing(jobs)
-        except self.engine.passing_errors as error:
-            # Tokens are locked with the beginning, and another process ends some.
-            refused = [job for job in jobs if not self._is_to_be_done_again(job, error)]
-            self._deliver([], [(job, False, self._explained(job, error)) for job in refused])
-            return
-        except not_there as error:
-            # Each of them would wait as long as all of them have.
-            _log.error("the database cannot be written", jobs=len(jobs), reason=str(error).strip())
-            if isinstance(error, DatabaseWentBack):
-                self._go_back()
-            failure = _unavailable(error)
-            self._deliver([], [(job, False, failure) for job in jobs])
-            return
-        except Exception:
-            # If this thread ended, everybody would wait for ever.
-            _log.exception("a transaction could not be begun", jobs=len(jobs))
-            failure = _caught()
-            self._deliver([], [(job, False, failure) for job in jobs])
-            return
-        try:
-            news, outcomes = self._write_once(txn, jobs, with_others=with_others)
-        except CommitFailed as error:
-            _log.error("a commit failed", jobs=len(jobs), reason=str(error))
-            failure = _unavailable(error)
-            self._deliver([CommitInDoubt()], [(job, False, failure) for job in jobs])
-            if txn.turn is not None and txn.turn.number is not None and self._order is not None:
-                self._reactor.callFromThread(self._order.in_doubt, txn.turn.number, [CommitInDoubt()])
-                self._look_into_it()
-        except Exception as error:
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._write_together([job], with_others=False)
-            elif not self._is_to_be_done_again(jobs[0], error):
-                self._deliver([], [(jobs[0], False, self._explained(jobs[0], error))])
-        else:
-            if self._timings is not None:
-                self._timings.wrote([began - job.since for job in jobs], time.perf_counter() - began)
-            self._deliver(news, outcomes, txn.turn)
-
-    def _look_into_it(self) -> None:
-        """Have the writing thread read what stands: nobody tells this process of its own commits."""
-        job: _Job[None] = _Job("look-into-it", lambda _: None, lanes=frozenset())
-        # If the database is not there, nobody waits for this.
-        job.deferred.addErrback(lambda _: None)
-        self._writes.put(job)
-
-    def _write_once(
-        self, txn: Transaction, jobs: list[_Job[Any]], *, with_others: bool
-    ) -> tuple[list[object], list[_Outcome]]:
-        writer = self._writer
-        outcomes: list[_Outcome] = []
-        put_off: list[_Job[Any]] = []
-        try:
-            for job in self._in_turn(txn, jobs) if with_others else jobs:
-                if txn.turn is not None and not job.lanes <= txn.turn.lanes:
-                    put_off.append(job)
-                    continue
-                marks = txn.marks()
-                try:
-                    outcomes.append((job, True, job.function(txn)))
-                    if txn.turn is not None:
-                        txn.turn.end_job(has_written=txn.writes != marks[0])
-                except writer.engine.database_errors:
-                    raise
-                except Exception as error:
-                    if isinstance(error, LaneTaken):
-                        job.lanes |= {error.lane}
-                    if txn.writes != marks[0]:
-                        raise
-                    txn.forget_since(marks)
-                    if txn.turn is not None:
-                        txn.turn.end_job(has_written=False)
-                    if isinstance(error, LaneTaken):
-                        put_off.append(job)
-                    else:
-                        outcomes.append((job, False, _caught()))
-            news = writer.commit(txn)
-        except BaseException:
-            writer.roll_back(txn)
-            raise
-        self._put_off += put_off
-        writer.statistics.jobs += len(outcomes)
-        return news, outcomes
-
-    def _in_turn(self, txn: Transaction, jobs: list[_Job[Any]]) -> Iterator[_Job[Any]]:
-        """The jobs, and those that have come by the time when these are done, which share the commit then."""
-        done = 0
-        while done < len(jobs):
-            yield from jobs[done:]
-            done = len(jobs)
-            self._add_who_waits(jobs)
-            firsts = _firsts(jobs[done:])
-            if txn.turn is not None:
-                txn.turn.want(txn, {lane for job in jobs[done:] for lane in job.lanes | job.wanted}, firsts)
-            else:
-                txn.foresee(firsts)
-
-    def _begin_writing(self, jobs: list[_Job[Any]]) -> Transaction:
-        """Begin; on a lost connection once more with a new one. Nothing was written by it yet, so that is safe."""
-        try:
-            return self._begin_once(jobs)
-        except self.engine.passing_errors:
-            raise
-        except self.engine.connection_errors as error:
-            _log.warning("the connection to the database was lost, connecting again", reason=str(error).strip())
-            self._writer.reconnect()
-            return self._begin_once(jobs)
-
-    def _begin_once(self, jobs: list[_Job[Any]]) -> Transaction:
-        firsts = _firsts(jobs)
-        if self._holder is None:
-            return self._writer.begin_writing(firsts)
-        lanes = [lane for job in jobs for lane in job.lanes | job.wanted]
-        return self._writer.begin_in_lanes(jobs[0].lanes, lanes, firsts)
-
-    def _is_to_be_done_again(self, job: _Job[Any], error: Exception) -> bool:
-        """Whether a job only stood in the way of another process's; it waits then."""
-        if not isinstance(error, LaneTaken):
-            if not isinstance(error, self.engine.passing_errors) or job.tries == MOST_TRIES:
-                return False
-            job.tries += 1
-        self._put_off.append(job)
-        return True
 
     # The reading threads.
 
@@ -590,12 +382,12 @@ class Database:
             try:
                 outcome = (job, True, self._read_once(connection, job))
             except Exception as error:
-                outcome = (job, False, self._explained(job, error))
+                outcome = (job, False, explained(job, error, self.engine))
             if self._timings is not None:
                 self._timings.read(began - job.since, time.perf_counter() - began)
             self._deliver([], [outcome])
 
-    def _read_once(self, connection: Connection, job: _Job[Any]) -> Any:
+    def _read_once(self, connection: Connection, job: Job[Any]) -> Any:
         if job.is_single:
             return self._read_single(connection, job)
         try:
@@ -611,7 +403,7 @@ class Database:
         finally:
             self.engine.roll_back(connection.raw)
 
-    def _read_single(self, connection: Connection, job: _Job[Any]) -> Any:
+    def _read_single(self, connection: Connection, job: Job[Any]) -> Any:
         txn = connection.without_begin()
         try:
             result = job.function(txn)
@@ -625,16 +417,7 @@ class Database:
 
     # Back on the reactor's thread.
 
-    def _explained(self, job: _Job[Any], error: Exception) -> Failure:
-        """The exception being handled, as who gave the job is to see it."""
-        if isinstance(error, (*self.engine.connection_errors, DatabaseUnavailable)):
-            _log.error("the database is not there", job=job.name, reason=str(error).strip())
-            return _unavailable(error)
-        if isinstance(error, self.engine.database_errors):
-            _log.error("a database job failed", job=job.name, reason=f"{type(error).__name__}: {error}")
-        return _caught()
-
-    def _deliver(self, news: Sequence[object], outcomes: list[_Outcome], turn: Turn | None = None) -> None:
+    def _deliver(self, news: Sequence[object], outcomes: list[Outcome], turn: Turn | None = None) -> None:
         """Publish news and give results.
 
         :param turn: of the transaction that was committed for it, in a database that is shared.
@@ -644,7 +427,12 @@ class Database:
         else:
             self._reactor.callFromThread(self._deliver_here, news, outcomes)
 
-    def _deliver_here(self, news: Iterable[object], outcomes: Iterable[_Outcome]) -> None:
+    def _in_doubt(self, number: int) -> None:
+        """A commit of ours may stand or not."""
+        if self._order is not None:
+            self._reactor.callFromThread(self._order.in_doubt, number, [CommitInDoubt()])
+
+    def _deliver_here(self, news: Iterable[object], outcomes: Iterable[Outcome]) -> None:
         for item in news:
             self._bus.publish(item)
         for job, succeeded, result in outcomes:

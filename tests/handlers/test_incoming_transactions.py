@@ -427,7 +427,7 @@ def test_what_comes_while_another_process_is_let_into_the_room_waits_for_that(
     # What is of other rooms does not wait.
     two.receive("2", [], two.message("elsewhere", two.other_room))
     assert not answers
-    one.bridge.pump(lambda: not one.database._writes.qsize())
+    one.bridge.pump(lambda: not one.database._writer.jobs.qsize())
     has_come.callback(None)
     one.result(coming)
     two.result(answer)

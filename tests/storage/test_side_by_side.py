@@ -224,7 +224,7 @@ def test_requests_and_the_end_of_their_tokens_that_wait_for_each_other_are_all_d
     one, two = processes
     tokens = one.result(one.database.write("begin", add_tokens, b"first", b"second"))
     go_on = hold_up(two, ROOMS[1])
-    monkeypatch.setattr(two.database._writer, "reconnect", lambda: pytest.fail("the connection is there"))
+    monkeypatch.setattr(two.database._writer.connection, "reconnect", lambda: pytest.fail("the connection is there"))
     has_first, goes_on = threading.Event(), threading.Event()
 
     def end_both(txn: Transaction) -> None:
