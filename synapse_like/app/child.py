@@ -68,6 +68,10 @@ class Child:
 
     # In the parent.
 
+    def prepare(self) -> None:
+        """It is about to be started: what it shows from now on, it shows in its new life."""
+        self.silent, self._beats_seen, self._is_beating = 0.0, self.beats, False
+
     def born(self, process_id: int, report: int) -> None:
         """It was started.
 
@@ -77,7 +81,6 @@ class Child:
         self.process_id, self._report, self._heard = process_id, report, b""
         self.is_ready, self.failure, self.due, self.hangup_waits = False, None, None, False
         self.sentences.clear()
-        self.silent, self._beats_seen, self._is_beating = 0.0, self.beats, False
         self._born = time.monotonic()
 
     @property

@@ -148,6 +148,7 @@ class Parent(Struct):
     def _fork(self, child: Child) -> None:
         report = os.pipe()
         child.newer = self._newer
+        child.prepare()
         # No signal may come while handlers are the parent's, and the process is the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         sys.stdout.flush()

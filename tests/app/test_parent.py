@@ -209,6 +209,20 @@ def test_only_who_has_shown_that_they_serve_can_be_silent() -> None:
     assert silences == [0, 0, 0, 5, 10, 0]
 
 
+def test_one_that_shows_that_it_serves_before_its_parent_goes_on_is_seen() -> None:
+    """On a busy machine a child may have begun to serve, and to hang, when its parent comes back from its birth."""
+    there, here = os.pipe()
+    child = Child(1, None)
+    child.prepare()
+    child.beat()
+    child.born(os.getpid(), there)
+    child.look(5)
+    child.look(5)
+    assert child.silent == 5
+    child.hang_up()
+    os.close(here)
+
+
 def test_a_child_that_comes_to_serve_when_its_parent_is_gone_says_so_to_nobody() -> None:
     """It hears of that by another way, and stops in good order."""
     there, here = os.pipe()
