@@ -452,7 +452,7 @@ def test_who_may_see_whom_is_looked_up_when_nobody_can_be_told_that_it_has_chang
     two.input.opened(login(ALICE))
     until(processes, lambda: one.sees(ALICE) == two.sees(ALICE) == "online")
     person = two.persons.person(ALICE)
-    assert person.observers == {BOB}
+    until(processes, lambda: person.observers == {BOB}, 0)
     # That she left was not heard.
     two.persons._moved(person, ROOM, is_in=True)
 
