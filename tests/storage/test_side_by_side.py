@@ -275,4 +275,4 @@ def test_two_who_wait_for_each_other_are_both_done(url: str, processes: list[Pro
     goes_on.set()
     found = [one.result(first), two.result(second)]
     assert abs(found[0] - found[1]) == 1, "each is done once"
-    assert len(tries) == 3, "one of them was begun again"
+    assert len(tries) >= 3, "one of them was begun again, or more than once"
