@@ -270,8 +270,8 @@ class Transaction:
         return read[waited:], held
 
     def foresee(self, queries: Sequence[Query]) -> None:
-        """Ask in one message what jobs will ask first."""
-        new = [query for query in dict.fromkeys(queries) if query not in self._foreseen]
+        """Ask in one message what jobs will ask first, each thing once."""
+        new = [query for query in queries if query not in self._foreseen]
         if new:
             self.has_foreseen(new, self.ask(new)[0])
 

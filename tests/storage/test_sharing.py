@@ -333,14 +333,19 @@ def test_who_reads_on_over_a_leap_hears_what_is_before_and_after_it(url: str, pr
     assert gaps == [before + 1001]
 
 
+def both_have_said_something(one: Process, two: Process) -> None:
+    """So that the second knows where the log stands, and has copies that follow it."""
+    one.say("first")
+    two.say("second")
+    two.hear("first", "second")
+
+
 def test_who_has_read_past_a_hole_leaves_it_to_the_listener(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a long transaction reads at its beginning and at its end need not follow on each other."""
     one, two = processes
-    one.say("first")
-    two.say("second")
-    two.hear("first", "second")
+    both_have_said_something(one, two)
     monkeypatch.setattr(holding, "MOST_CAUGHT_UP", 3)
     listens = threading.Event()
     really_read = Listener._read
@@ -376,22 +381,19 @@ def test_a_process_knows_what_its_copies_know_should_the_database_go_back(
 ) -> None:
     """Also what it has read in a transaction that came to nothing."""
     one, two = processes
-    one.say("first")
-    two.say("second")
-    two.hear("first", "second")
+    both_have_said_something(one, two)
     maker, holder = one.database._holder, two.database._holder
     assert maker is not None
     assert holder is not None
     monkeypatch.setattr(Listener, "_read", lambda *_: 0)
-    one.say("second")
+    one.say("third")
 
     def fail(txn: Transaction) -> None:
         txn.take_number()
         raise ZeroDivisionError
 
     two.result(two.database.write("fail", fail))
-    assert holder._seen is not None
-    assert holder.continuity._commit == (holder._seen, one.database._holder.name if one.database._holder else "")
+    assert holder.continuity._commit == (holder._seen, maker.name)
 
 
 def test_what_is_taken_back_is_heard_no_more_and_who_had_not_heard_it_looks_again(
