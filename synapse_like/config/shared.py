@@ -57,8 +57,9 @@ class Database(Section, frozen=True):
     `postgresql://user:password@host/database`. Environment: SYNAPSE_LIKE_DATABASE_URL."""
 
     durability: Literal["full", "normal"] = "full"
-    """SQLite only. `full`: what was acknowledged survives a power cut. `normal`: it survives a killed
-    process, a power cut may take the last moments; in exchange sending is faster."""
+    """`full`: what was acknowledged survives a power cut. `normal`, on SQLite: it survives a killed
+    process, a power cut may take the last moments; in exchange sending is faster. On PostgreSQL:
+    whatever `synchronous_commit` is there; if it is off, a crash of PostgreSQL takes them, too."""
 
     readers: Annotated[int, Meta(ge=1, le=64)] = 2
     """Connections that read at the same time, beside the one that writes."""

@@ -83,6 +83,18 @@ def test_first_starts_alone_and_what_all_say_is_said_once(run: Run) -> None:
     assert lines.index("ready 1") < min(lines.index(line) for line in lines if line.startswith(("born 2", "born 3")))
 
 
+@pytest.mark.parametrize(("count", "is_told"), [(1, False), (2, True)])
+def test_operator_is_told_of_more_processes_than_processors(run: Run, count: int, is_told: bool) -> None:
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        running = run(count=count)
+    finally:
+        os.sched_setaffinity(0, processors)
+    running.wait_until_it_serves()
+    assert ("more processes than processors" in running.text) == is_told
+
+
 def test_one_that_dies_is_started_again_and_the_others_stay(run: Run) -> None:
     running = run()
     running.wait_until_it_serves()

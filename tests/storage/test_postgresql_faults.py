@@ -24,6 +24,27 @@ def looked_at(postgresql: PostgreSQL) -> Iterator[Connection]:
         connection.close()
 
 
+@pytest.mark.parametrize(
+    ("usual", "durability", "holds"),
+    [("off", "full", "on"), ("off", "normal", "off"), ("remote_apply", "full", "remote_apply")],
+)
+def test_a_commit_waits_for_the_disk_whatever_is_usual_for_the_role(
+    postgresql: PostgreSQL, usual: str, durability: str, holds: str
+) -> None:
+    """Acknowledged messages were lost when PostgreSQL crashed whose role had said so for another program."""
+    with postgresql.database() as url:
+        engine = PostgresEngine(f"{url}{'&' if '?' in url else '?'}options=-csynchronous_commit%3D{usual}", durability)
+        connection = Connection(engine)
+        try:
+            assert connection.raw.execute("SHOW synchronous_commit").fetchall() == [(holds,)]
+            told = [risk.split(": ")[1] for risk in engine.risks(connection.raw)]
+        finally:
+            connection.close()
+    # The tests' PostgreSQL does not wait for the disk.
+    may_be_lost = ["synchronous_commit is off."] if holds == "off" else []
+    assert told == ["fsync is off.", "full_page_writes is off.", *may_be_lost]
+
+
 @contextmanager
 def behind_the_back_of(connection: Connection, index: str) -> Iterator[None]:
     """What is written meanwhile does not come into an index, as if a disk had lost it."""

@@ -31,8 +31,6 @@ def strange_settings(config: Config) -> Iterator[tuple[str, str]]:
             "Certificates of other servers are not checked: anybody on the way can pass for them.",
             "Set federation.verify_certificates to true, and name exceptions in federation.unverified_servers.",
         )
-    if config.database.url == "sqlite" and config.database.durability == "normal":
-        yield "A power cut may take the last moments.", "Set database.durability to full, unless you want that."
 
 
 def check_folders(config: Config) -> Iterator[Finding]:

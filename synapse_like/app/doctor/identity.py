@@ -89,8 +89,6 @@ def _strange_settings(config: IdentityConfig) -> Iterator[tuple[str, str]]:
             "Certificates of home servers are not checked: anybody on the way can pass for them.",
             "Set home_servers.verify_certificates to true, and name exceptions in home_servers.unverified_servers.",
         )
-    if config.database.url == "sqlite" and config.database.durability == "normal":
-        yield "A power cut may take the last moments.", "Set database.durability to full, unless you want that."
 
 
 def _agent(config: IdentityConfig, reactor: Any, clock: ReactorClock) -> Agent:

@@ -129,7 +129,7 @@ def check_database(make_engine: Callable[[], Engine], package: str) -> Iterator[
         return
     try:
         yield from _schema(connection, package)
-        faults = engine.faults(connection.raw)
+        faults, risks = engine.faults(connection.raw), engine.risks(connection.raw)
     except engine.database_errors as error:
         yield Finding("database", "fault", f"It fails: {str(error).strip()}.", "Look into its log.")
         return
@@ -139,6 +139,10 @@ def check_database(make_engine: Callable[[], Engine], package: str) -> Iterator[
         yield Finding("database", "fault", fault, "Stop the server, and restore a backup or repair the database.")
     if not faults:
         yield Finding("database", "ok", f"{engine.name} finds no fault with itself.")
+    for risk in risks:
+        yield Finding("durability", "warning", risk, "Change that, unless you want it so.")
+    if not risks:
+        yield Finding("durability", "ok", "What is acknowledged is on the disk.")
 
 
 def _schema(connection: Connection, package: str) -> Iterator[Finding]:

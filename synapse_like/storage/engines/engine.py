@@ -121,6 +121,10 @@ class Engine(Protocol):
         """
         ...
 
+    def risks(self, connection: RawConnection) -> list[str]:
+        """What may be lost of what was committed, by how the database is set up, in sentences."""
+        ...
+
     def left_out(self, connection: RawConnection) -> list[str]:
         """What a thorough look for faults cannot look at here, and why, in sentences."""
         ...

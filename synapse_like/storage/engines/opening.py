@@ -20,7 +20,7 @@ def open_engine(
 
     :param url: ``sqlite`` (a file in the data directory), ``sqlite:PATH``, or ``postgresql://…``.
     :param data_dir: what a relative SQLite path is relative to.
-    :param durability: ``full`` or ``normal``, for SQLite.
+    :param durability: ``full`` or ``normal``.
     :param file: the name of the file that is plainly ``sqlite``.
     :param identity: which server shares the database, if it is PostgreSQL and shared.
     :raises DatabaseUnavailable: the driver for it is not installed.
@@ -30,4 +30,4 @@ def open_engine(
         from synapse_like.storage.engines.sqlite import SqliteEngine
 
         return SqliteEngine(data_dir / (file if url == "sqlite" else url.removeprefix("sqlite:")), durability)
-    return PostgresEngine(url, identity)
+    return PostgresEngine(url, durability, identity)

@@ -70,6 +70,10 @@ _KEPT_ALIVE_THERE = {
 }
 #: How texts stand in a message of several statements, whatever is usual for the role and the database.
 _WRITTEN_SO = {"standard_conforming_strings": "on", "client_encoding": "UTF8"}
+#: Has a commit wait for the disk; more than that, or less for replicas, is the operator's to say.
+_LASTING = (
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END"
+)
 #: Locks that last as long as the transaction.
 _LOCK, _TRY_LOCK = (
     "SELECT pg_advisory_xact_lock(CAST(? AS BIGINT))",
@@ -102,6 +106,8 @@ class PostgresEngine:
     """PostgreSQL by psycopg 3.
 
     :param url: a libpq connection URL, ``postgresql://user:password@host/database``.
+    :param durability: ``full`` waits for the disk at every commit, whatever is usual for the role and the database;
+        ``normal`` leaves that to them.
     :param identity: which server shares the database; None if it is not to be told from others.
     """
 
@@ -114,7 +120,7 @@ class PostgresEngine:
     #: The lock of the one who has stepped aside from the others.
     _APART = 0x53594E41
 
-    def __init__(self, url: str, identity: Identity | None = None) -> None:
+    def __init__(self, url: str, durability: str = "full", identity: Identity | None = None) -> None:
         try:
             import psycopg
 
@@ -126,6 +132,7 @@ class PostgresEngine:
         self._psycopg = psycopg
         self._connect: Callable[..., MessageConnection] = MessageConnection.connect
         self._url = url
+        self._has_to_last = durability == "full"
         self._identity = identity
         self._watch = Watch(
             self._waits_for_answer, self._is_there, self._cut, every=LOOK_EVERY_SECONDS, patience=PATIENT_LOOKS
@@ -150,6 +157,8 @@ class PostgresEngine:
         try:
             connection = self._connect(self._url, autocommit=True, prepare_threshold=2, **self._usual())
             sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in there.items())
+            if self._has_to_last:
+                sets += f", {_LASTING}"
             try:
                 connection.execute(f"SELECT {sets}")
             except BaseException:
@@ -418,6 +427,11 @@ class PostgresEngine:
         from synapse_like.storage.engines import postgresql_faults
 
         return postgresql_faults.faults(connection, thorough=thorough)
+
+    def risks(self, connection: RawConnection) -> list[str]:
+        from synapse_like.storage.engines import postgresql_faults
+
+        return postgresql_faults.risks(connection)
 
     def left_out(self, connection: RawConnection) -> list[str]:
         from synapse_like.storage.engines import postgresql_faults

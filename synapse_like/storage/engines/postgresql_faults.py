@@ -9,6 +9,13 @@ from psycopg import Error, errors
 
 from synapse_like.storage.engines.engine import RawConnection
 
+#: What may be lost where a setting is off.
+_RISKS = {
+    "fsync": "A power cut may destroy the database",
+    "full_page_writes": "A power cut may destroy parts of the database, unless its file system writes pages whole",
+    "synchronous_commit": "A crash may take the last moments",
+}
+
 
 def faults(connection: RawConnection, *, thorough: bool = False) -> list[str]:
     """What is wrong, in sentences.
@@ -27,6 +34,16 @@ def faults(connection: RawConnection, *, thorough: bool = False) -> list[str]:
         found += _orphans(connection)
         with _amcheck(connection) as schema:
             found += _damage(connection, schema) if schema is not None else []
+    return found
+
+
+def risks(connection: RawConnection) -> list[str]:
+    """What may be lost of what was committed, by how PostgreSQL is set up, in sentences."""
+    found = []
+    for setting, loss in _RISKS.items():
+        [(value,)] = connection.execute("SELECT current_setting(%s)", (setting,)).fetchall()
+        if value == "off":
+            found.append(f"{loss}: {setting} is off.")
     return found
 
 

@@ -127,6 +127,11 @@ class SqliteEngine:
                 faults.append(f"The row {row_id} of {table} refers to one of {parent} that is not there.")
         return faults
 
+    def risks(self, connection: RawConnection) -> list[str]:
+        if self._synchronous == "FULL":
+            return []
+        return ["A power cut may take the last moments: database.durability is normal."]
+
     def left_out(self, connection: RawConnection) -> list[str]:
         return []
 

@@ -78,9 +78,11 @@ def test_everything_that_is_well_is_found_so(
     finally:
         smtp.stop()
         identity.stop()
-    # The tests' servers are on no address of the internet, and their certificates are good for some days.
-    assert "fault" not in states(found, "DNS") | states(found, "certificate")
-    assert {check: states(found, check) for check in found if check not in ("DNS", "certificate")} == {
+    # The tests' servers are on no address of the internet, their certificates are good for some days, and their
+    # databases do not wait for the disk.
+    elsewhere = ("DNS", "certificate", "durability")
+    assert all("fault" not in states(found, check) for check in elsewhere)
+    assert {check: states(found, check) for check in found if check not in elsewhere} == {
         check: {"ok"}
         for check in (
             *("settings", "signing key", "data directory", "database", "server", "clock", "federation"),
@@ -127,6 +129,18 @@ def test_key_that_is_not_the_one_that_is_shown_is_found(server_a: HomeServer, se
         code, found = doctor(config)
     assert code == 1
     assert "has other keys than this one" in found["federation"][0]["sentence"]
+
+
+def test_it_is_told_what_may_be_lost_of_what_was_acknowledged(server_a: HomeServer) -> None:
+    with settings_like(server_a, {"database": {"durability": "full"}}) as config:
+        _, whole = doctor(config)
+    with settings_like(server_a, {"database": {"durability": "normal"}}) as config:
+        code, found = doctor(config)
+    more = {finding["sentence"] for finding in found["durability"]} - {
+        finding["sentence"] for finding in whole["durability"]
+    }
+    assert any("may take the last moments" in sentence for sentence in more)
+    assert (code, states(found, "durability")) == (0, {"warning"})
 
 
 def test_settings_that_cannot_be_read_are_a_fault(tmp_path: Path) -> None:
