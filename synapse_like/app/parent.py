@@ -85,7 +85,6 @@ class Parent(Struct):
         self._beside = IDENTITY_SERVER.load(beside, os.environ) if beside is not None else None
         self._have_ports()
         self._load()
-        self._count_processors()
         self._life = os.pipe()
         with self._signals():
             folder = Path(tempfile.mkdtemp(prefix="synapse_like-"))
@@ -135,16 +134,6 @@ class Parent(Struct):
         assert "twisted.internet.reactor" not in sys.modules, "a reactor cannot be shared"
         # It stays, and stays where it is: to look at it would be to copy it, in each child.
         gc.freeze()
-
-    def _count_processors(self) -> None:
-        """Say so if there are too few: processes that take turns on one need more for everything."""
-        processors = len(os.sched_getaffinity(0))
-        if self.config.processes > processors:
-            _log.warning(
-                "there are more processes than processors: everything costs more so",
-                processes=self.config.processes,
-                processors=processors,
-            )
 
     def _make_children(self, folder: Path) -> None:
         buckets, count = SharedBuckets(), self.config.processes
@@ -273,6 +262,17 @@ class Parent(Struct):
             for sentence in dict.fromkeys(said for child in self._children for said in child.sentences):
                 self.tell(sentence)
             _log.info("all processes serve", processes=len(self._children))
+            self._count_processors()
+
+    def _count_processors(self) -> None:
+        """Say so if there are too few: processes that take turns on one need more for everything."""
+        processors = len(os.sched_getaffinity(0))
+        if self.config.processes > processors:
+            _log.warning(
+                "there are more processes than processors: everything costs more so",
+                processes=self.config.processes,
+                processors=processors,
+            )
 
     def _wait(self) -> Iterator[int]:
         """Wait for a signal, a word of a child, or the time to do something; the signals."""

@@ -92,6 +92,8 @@ def test_operator_is_told_of_more_processes_than_processors(run: Run, count: int
     finally:
         os.sched_setaffinity(0, processors)
     running.wait_until_it_serves()
+    running.process.terminate()
+    assert running.ends() == 0
     assert ("more processes than processors" in running.text) == is_told
 
 
