@@ -183,6 +183,29 @@ def test_who_says_many_things_wakes_the_others_once_in_a_while_and_they_hear_all
     assert 0 < len(said) < len(words) / 2
 
 
+def test_who_commits_all_the_time_does_not_look_beside_it(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit has read what was committed before it."""
+    looks = []
+    look = Connection.look
+    monkeypatch.setattr(Connection, "look", lambda *asked: looks.append(time.monotonic()) or look(*asked))
+    monkeypatch.setattr(listening, "READ_ON_SECONDS", 60.0)
+    for process in processes:
+        process.say("first")
+    monkeypatch.setattr(listening, "PACE_SECONDS", 0.25)
+    time.sleep(0.5)
+    began, told = time.monotonic(), 2
+    while time.monotonic() < began + 2:
+        for process in processes:
+            process.say("more")
+            told += 1
+    # Two that look four times a second would have done so sixteen times.
+    assert sum(at > began for at in looks) <= 5
+    for process in processes:
+        process.bridge.pump(lambda process=process: len(process.words) == told)
+
+
 def test_who_listens_hears_what_took_too_long_to_be_committed_without_a_notice(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ or was not connected for a while, reads on from the last number that it knows.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import orjson
@@ -66,6 +67,7 @@ class Reading:
     :param last: the last number that is known.
     :param wants: whether somebody waits for what happens in a room, or to some users.
     :param continuity: what this process knows of what was committed.
+    :ivar complete_at: when a commit of our own last stood and all before it was known; by the monotonic clock.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Reading:
         self.name = name
         self.last = last
         self.continuity = continuity or Continuity()
+        self.complete_at = float("-inf")
         self._wants = wants
         self._lock = threading.Lock()
 
@@ -111,3 +114,4 @@ class Reading:
         with self._lock:
             if number == self.last + 1:
                 self.last = number
+                self.complete_at = time.monotonic()

@@ -122,13 +122,18 @@ class Listener:
         until = time.monotonic() + READ_ON_SECONDS
         while not self._ending.is_set():
             # Before the look: the last one has to come after all that was not said because everybody was reading.
-            is_last = time.monotonic() >= until
+            now = time.monotonic()
+            is_last, is_in_a_hurry = now >= until, self._hurry.is_set()
             self._hurry.clear()
-            count = self._read(connection)
-            if count == MOST_AT_ONCE:
-                continue
-            if count or not is_last:
-                self._hurry.wait(PACE_SECONDS)
+            # Who commits has read what was committed before.
+            pause = self._reading.complete_at + PACE_SECONDS - now
+            if is_last or is_in_a_hurry or pause <= 0:
+                count, pause = self._read(connection), PACE_SECONDS
+                if count == MOST_AT_ONCE:
+                    continue
+                if is_last and not count:
+                    pause = 0
+            self._hurry.wait(pause)
             if self._hear(connection, LOOK_EVERY_SECONDS if is_last else 0):
                 until = time.monotonic() + READ_ON_SECONDS
 
