@@ -34,7 +34,7 @@ from synapse_like.protocol.errors import Unavailable
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 from synapse_like.storage.transactions import Transaction
 
 if TYPE_CHECKING:

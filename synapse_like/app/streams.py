@@ -18,7 +18,7 @@ from synapse_like.handlers.streams import SilentStream
 from synapse_like.handlers.typing import Typing
 from synapse_like.storage import events, positions, presence
 from synapse_like.storage.connections import Connection
-from synapse_like.storage.events import EventRedacted
+from synapse_like.storage.event_news import EventRedacted
 
 
 class Streams(Struct, frozen=True):

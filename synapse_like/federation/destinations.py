@@ -26,7 +26,7 @@ from synapse_like.storage import destinations
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from synapse_like.storage.destinations import EduStored, Rewound
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.transactions import Transaction
 

@@ -33,7 +33,8 @@ from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.storage import events, gaps, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted, Known, Standing
+from synapse_like.storage.event_news import EventPersisted
+from synapse_like.storage.events import Known, Standing
 from synapse_like.storage.gaps import Gap
 from synapse_like.storage.news import for_others
 from synapse_like.storage.rooms import RoomHead

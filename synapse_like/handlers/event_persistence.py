@@ -26,7 +26,8 @@ from synapse_like.protocol.power_levels import PowerLevels
 from synapse_like.protocol.redaction import redact
 from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import destinations, events, membership, room_servers, rooms, state, unwanted
-from synapse_like.storage.events import EventPersisted, EventRedacted, Standing
+from synapse_like.storage.event_news import EventPersisted, EventRedacted
+from synapse_like.storage.events import Standing
 from synapse_like.storage.events import StoredEvent as StoredEvent  # what the floors above read events as
 from synapse_like.storage.membership import MembershipChange
 from synapse_like.storage.rooms import Extremity, RoomHead

@@ -15,7 +15,7 @@ from synapse_like.handlers.stream_tokens import StreamToken
 from synapse_like.handlers.streams import NO_ARRIVALS, Attendance, News, Stream, arrivals
 from synapse_like.handlers.unwanted import has_ignored, without_ignored
 from synapse_like.protocol.errors import UnknownToken
-from synapse_like.storage import accounts, events, membership, unwanted
+from synapse_like.storage import accounts, events, membership, timeline, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
@@ -276,7 +276,7 @@ def visible_since(
     changed: dict[int, list[MembershipChange]] = {}
     for change in membership.changes(txn, user_id, after=after, up_to=2**62):
         changed.setdefault(change.room_nid, []).append(change)
-    rows = events.since(txn, joined | changed.keys(), after=after, up_to=up_to, limit=limit)
+    rows = timeline.since(txn, joined | changed.keys(), after=after, up_to=up_to, limit=limit)
     own = [change.event_nid for held in changed.values() for change in held]
     hidden = unwanted.hidden_among(txn, own)
     histories = {room_nid: membership.changes_in_room(txn, user_id, room_nid) for room_nid in changed}

@@ -24,7 +24,7 @@ from synapse_like.handlers.unwanted import without_ignored
 from synapse_like.protocol.contents import check_event_type, check_state_key
 from synapse_like.protocol.errors import NotFound
 from synapse_like.protocol.identifiers import canonical_state_key, parse_event_id, parse_room_id
-from synapse_like.storage import events, gaps, membership, state, unwanted
+from synapse_like.storage import events, gaps, membership, state, timeline, unwanted
 from synapse_like.storage.database import Database
 from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.gaps import Gap
@@ -228,7 +228,7 @@ def page_back(
     """
 
     def rows_from(place: int, many: int) -> list[tuple[int, int]]:
-        return events.page_back(txn, room_nid, before_or_at=place, after=last.place, limit=many)
+        return timeline.page_back(txn, room_nid, before_or_at=place, after=last.place, limit=many)
 
     return _fill(txn, first, min(first.place, last.place), -1, limit, rows_from, ignored, remember, most_bytes)
 
@@ -246,7 +246,7 @@ def page_forward(
     """A page of a room, oldest first, from a token up to another; `ignored` and `remember` as in `page_back`."""
 
     def rows_from(place: int, many: int) -> list[tuple[int, int]]:
-        return events.page_forward(txn, room_nid, after=place, before_or_at=last.place, limit=many)
+        return timeline.page_forward(txn, room_nid, after=place, before_or_at=last.place, limit=many)
 
     page = _fill(txn, first, max(first.place, last.place), 0, limit, rows_from, ignored, remember, MOST_BYTES)
     if page.is_cut or page.is_full:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from synapse_like.protocol.events import Event
-from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage import events, gaps, rooms, timeline
 from synapse_like.storage.events import GAP, Known
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.transactions import Transaction
@@ -68,19 +68,19 @@ def place_before_gap(txn: Transaction, room_nid: int, event_id: str, *, is_news:
     if is_news:
         below, top = _room_below(txn, room_nid, top)
         return top - _distance(below, top) if top - below > 1 else None
-    below = events.highest_place(txn, room_nid, above=floor_below(top), below=top)
+    below = timeline.highest_place(txn, room_nid, above=floor_below(top), below=top)
     return top - 1 if top - below > 1 else None
 
 
 def _room_below(txn: Transaction, room_nid: int, top: int) -> tuple[int, int]:
     """The place that is taken right below another one, and that other one: it has moved if there was nothing free."""
     floor = floor_below(top)
-    below = events.highest_place(txn, room_nid, above=floor, below=top)
+    below = timeline.highest_place(txn, room_nid, above=floor, below=top)
     if top - below > 1:
         return below, top
-    moved = events.spread(txn, room_nid, above=floor, below=floor + GAP)
+    moved = timeline.spread(txn, room_nid, above=floor, below=floor + GAP)
     top = moved.get(top, top)
-    return events.highest_place(txn, room_nid, above=floor, below=top), top
+    return timeline.highest_place(txn, room_nid, above=floor, below=top), top
 
 
 def _distance(below: int, top: int) -> int:

@@ -22,7 +22,8 @@ from synapse_like.protocol.errors import BadPagination
 from synapse_like.storage import events, membership, unwanted
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted, EventRedacted, StoredEvent, Unread
+from synapse_like.storage.event_news import EventPersisted, EventRedacted, Unread
+from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.membership import RoomMembership
 from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.transactions import Transaction

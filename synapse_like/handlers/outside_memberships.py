@@ -16,7 +16,8 @@ from synapse_like.protocol.errors import AuthError
 from synapse_like.protocol.identifiers import domain_of
 from synapse_like.protocol.membership import BAN, LEAVE
 from synapse_like.storage import events, gaps, membership, outside_memberships, rooms, state
-from synapse_like.storage.events import EventPersisted, Standing
+from synapse_like.storage.event_news import EventPersisted
+from synapse_like.storage.events import Standing
 from synapse_like.storage.membership import MembershipChange
 from synapse_like.storage.state import MEMBER
 from synapse_like.storage.transactions import Transaction

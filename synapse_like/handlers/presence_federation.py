@@ -32,7 +32,7 @@ from synapse_like.protocol.profiles import SHOWN
 from synapse_like.storage import presence
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 from synapse_like.storage.presence import OFFLINE, PresenceRecorded
 from synapse_like.storage.presence_lists import ListChanged
 

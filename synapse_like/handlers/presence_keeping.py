@@ -25,7 +25,7 @@ from synapse_like.protocol.errors import Unavailable
 from synapse_like.storage import presence
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 
 #: How long a device is there without an event stream, in seconds.
 CLOSED_SECONDS = 30.0

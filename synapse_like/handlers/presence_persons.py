@@ -25,7 +25,7 @@ from synapse_like.protocol.membership import JOIN
 from synapse_like.storage import presence, profiles
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.presence import PresenceRecorded, StoredPresence
 from synapse_like.storage.presence_lists import ListChanged

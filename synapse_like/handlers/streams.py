@@ -15,7 +15,8 @@ from msgspec import Struct, field
 
 from synapse_like.handlers.authentication import Requester
 from synapse_like.handlers.notifier import Watcher
-from synapse_like.storage.events import StoredEvent, is_arrival
+from synapse_like.storage.event_news import is_arrival
+from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.state import MEMBER
 
 Json = dict[str, Any]

@@ -37,7 +37,7 @@ from synapse_like.protocol.membership import JOIN
 from synapse_like.storage import membership, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 from synapse_like.storage.news import for_others
 from synapse_like.storage.transactions import Transaction
 

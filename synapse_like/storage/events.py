@@ -9,21 +9,19 @@ history. The timeline shows neither outliers nor what was rejected or soft-faile
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
-from typing import Any, cast
+from typing import cast
 
 from msgspec import Struct
 
 from synapse_like.protocol.canonical_json import decode
 from synapse_like.protocol.errors import TooLarge
 from synapse_like.protocol.events import Event, Pdu
-from synapse_like.protocol.membership import JOIN, MEMBER
 from synapse_like.protocol.room_versions import rules_for
 from synapse_like.protocol.wire_formats import read_pdu
 from synapse_like.storage import positions
 from synapse_like.storage.caches import CacheKind
-from synapse_like.storage.news import CommitInDoubt, Wants, for_others, register
 from synapse_like.storage.shared.lanes import LaneTaken, lane_of
 from synapse_like.storage.transactions import Transaction
 from synapse_like.storage.values import batched, placeholders
@@ -97,115 +95,12 @@ class StoredEvent(Struct, eq=False):
         return self.place // GAP
 
 
-class Unread(Struct, frozen=True):
-    """An event that another process has stored, and that nobody waits for here: what is known without reading it."""
-
-    event_nid: int
-    event_type: str
-    sender: str
-    is_state: bool
-    arrivals: tuple[str, ...]
-
-
-class EventPersisted(Struct, frozen=True):
-    """News: an event stands in its room and in the stream of events.
-
-    :ivar stored: the event, or as much of it as is known here.
-    :ivar memberships: what members of the room have become by it; more than one if it joined two forks.
-    :ivar destinations: the other servers that this server has to send it to.
-    :ivar pdu: its wire form, if it has to be sent.
-    :ivar is_heard: another process has stored it.
-    """
-
-    room_id: str
-    position: int
-    stored: StoredEvent | Unread
-    memberships: Mapping[str, str]
-    destinations: frozenset[str] = frozenset()
-    pdu: bytes | None = None
-    is_heard: bool = False
-
-    @property
-    def about(self) -> Unread:
-        """What is known of the event in any case."""
-        if isinstance(self.stored, Unread):
-            return self.stored
-        event = self.stored.event
-        return Unread(self.stored.event_nid, event.type, event.sender, event.is_state, self.arrivals)
-
-    @property
-    def arrivals(self) -> tuple[str, ...]:
-        """Who has come into the room by it, and was not in it before; not who only has another name there."""
-        if isinstance(self.stored, Unread):
-            return self.stored.arrivals
-        event = self.stored.event
-        stayed = event.state_key if event.type == MEMBER and not is_arrival(self.stored) else None
-        return tuple([user_id for user_id, now in self.memberships.items() if now == JOIN and user_id != stayed])
-
-
-def is_arrival(stored: StoredEvent) -> bool:
-    """Whether somebody joins by the event who had not joined before."""
-    was = stored.replaced.content.get("membership") if stored.replaced is not None else None
-    now = stored.event.content.get("membership")
-    return bool(now == JOIN and was != JOIN)
-
-
-@for_others
-class EventRedacted(Struct, frozen=True):
-    """News: an event has been stripped of its content."""
-
-    event_nid: int
-
-
 #: What an event in memory costs beyond the size of its wire form, with what clients are shown of it, for the bounds of
 #: what is kept: roughly, in bytes.
 OVERHEAD = 1200
 EVENTS = CacheKind[int, StoredEvent](
     "events", 8 * 1024 * 1024, weigh=lambda stored: stored.size + OVERHEAD, in_bytes=True
 )
-
-
-def _written(news: EventPersisted) -> list[Any]:
-    """What other processes need to know to read an event themselves, or not to."""
-    about = news.about
-    return [
-        news.room_id,
-        news.position,
-        dict(news.memberships),
-        sorted(news.destinations),
-        about.event_nid,
-        about.event_type,
-        about.sender,
-        about.is_state,
-        about.arrivals,
-    ]
-
-
-def _unread(event_nid: int, event_type: str, sender: str, is_state: bool, arrivals: Sequence[str]) -> Unread:
-    return Unread(event_nid, event_type, sender, is_state, tuple(arrivals))
-
-
-def _read(txn: Transaction, written: Sequence[Any], wants: Wants) -> list[EventPersisted | CommitInDoubt]:
-    to_read = [nid for room_id, _, memberships, _, nid, *_ in written if wants(room_id, memberships)]
-    found = {stored.event_nid: stored for stored in load(txn, to_read)} if to_read else {}
-    # One that is gone already was purged: everybody looks again.
-    gone = set(to_read) - found.keys()
-    return [
-        EventPersisted(
-            room_id,
-            position,
-            found.get(about[0]) or _unread(*about),
-            memberships,
-            frozenset(destinations),
-            is_heard=True,
-        )
-        if about[0] not in gone
-        else CommitInDoubt()
-        for room_id, position, memberships, destinations, *about in written
-    ]
-
-
-register(EventPersisted, _written, _read)
 
 
 def next_position(txn: Transaction) -> int:
@@ -516,72 +411,6 @@ def redactions_ahead(txn: Transaction, target: str) -> list[StoredEvent]:
     if rows:
         txn.execute("DELETE FROM redactions_ahead WHERE target = ?", (target,))
     return load(txn, [row[0] for row in rows])
-
-
-def since(
-    txn: Transaction, room_nids: Collection[int], *, after: int, up_to: int, limit: int
-) -> list[tuple[int, int, int]]:
-    """What is new in some rooms: (position, room_nid, event_nid) with after < position <= up_to, oldest first."""
-    if not room_nids or after >= up_to:
-        return []
-    rooms = placeholders(list(room_nids))
-    rows = txn.all(
-        f"SELECT place / {GAP}, room_nid, event_nid FROM events"
-        f" WHERE room_nid IN ({rooms}) AND place > ? AND place <= ? AND place % {GAP} = 0"
-        " UNION ALL SELECT position, room_nid, event_nid FROM events"
-        f" WHERE room_nid IN ({rooms}) AND position > ? AND position <= ? ORDER BY 1 LIMIT ?",
-        (*room_nids, after * GAP, up_to * GAP, *room_nids, after, up_to, limit),
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-def page_back(txn: Transaction, room_nid: int, *, before_or_at: int, after: int, limit: int) -> list[tuple[int, int]]:
-    """(place, event_nid) of a room's timeline, newest first: after < place <= before_or_at."""
-    rows = txn.all(
-        "SELECT place, event_nid FROM events WHERE room_nid = ? AND place <= ? AND place > ?"
-        " ORDER BY place DESC LIMIT ?",
-        (room_nid, before_or_at, after, limit),
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def page_forward(
-    txn: Transaction, room_nid: int, *, after: int, before_or_at: int, limit: int
-) -> list[tuple[int, int]]:
-    """(place, event_nid) of a room's timeline, oldest first: after < place <= before_or_at."""
-    rows = txn.all(
-        "SELECT place, event_nid FROM events WHERE room_nid = ? AND place > ? AND place <= ? ORDER BY place LIMIT ?",
-        (room_nid, after, before_or_at, limit),
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def highest_place(txn: Transaction, room_nid: int, *, above: int, below: int) -> int:
-    """The highest place between two others that is taken in a room's timeline; the lower of these if none is."""
-    row = txn.one(
-        "SELECT MAX(place) FROM events WHERE room_nid = ? AND place > ? AND place < ?", (room_nid, above, below)
-    )
-    return row[0] if row is not None and row[0] is not None else above
-
-
-def spread(txn: Transaction, room_nid: int, *, above: int, below: int) -> dict[int, int]:
-    """Move what stands between two places of a room's timeline apart, in its order.
-
-    :return: the new places by the old ones; none if there is nothing to be won.
-    """
-    rows = txn.all(
-        "SELECT event_nid, place FROM events WHERE room_nid = ? AND place > ? AND place < ? ORDER BY place",
-        (room_nid, above, below),
-    )
-    distance = (below - above) // (len(rows) + 1)
-    if distance < 2:
-        return {}
-    moved: dict[int, int] = {}
-    for number, (event_nid, place) in enumerate(rows, start=1):
-        moved[place] = above + number * distance
-        txn.execute("UPDATE events SET place = ? WHERE event_nid = ?", (moved[place], event_nid))
-    forget_copies(txn)
-    return moved
 
 
 def current_position(txn: Transaction) -> int:

@@ -24,7 +24,8 @@ from synapse_like.storage import events, room_servers, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
 from synapse_like.storage.destinations import EduStored, LeftAlone, Rewound
-from synapse_like.storage.events import GAP, EventPersisted
+from synapse_like.storage.event_news import EventPersisted
+from synapse_like.storage.events import GAP
 from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.transactions import Transaction
 from tests.support.threads import ThreadBridge

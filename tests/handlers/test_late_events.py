@@ -25,7 +25,7 @@ from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import SPEC_2014, V6, V12, RoomRules
 from synapse_like.protocol.state_resolution import StateIds
 from synapse_like.protocol.wire_formats import to_pdu
-from synapse_like.storage import events, gaps, rooms
+from synapse_like.storage import events, gaps, rooms, timeline
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.events import Standing
@@ -98,12 +98,12 @@ class Scene:
         said = {event.event_id for event in self.later}
         room = rooms.find(txn, self.room_id)
         assert room is not None
-        timeline = events.page_forward(txn, room.room_nid, after=0, before_or_at=2**63 - 1, limit=1000)
+        shown = timeline.page_forward(txn, room.room_nid, after=0, before_or_at=2**63 - 1, limit=1000)
         newest = events.current_position(txn)
-        stream = events.since(txn, [room.room_nid], after=0, up_to=newest, limit=1000)
+        stream = timeline.since(txn, [room.room_nid], after=0, up_to=newest, limit=1000)
         in_timeline, in_stream = (
             [stored.event.event_id for stored in events.load(txn, nids) if stored.event.event_id in said]
-            for nids in ([row[1] for row in timeline], [row[2] for row in stream])
+            for nids in ([row[1] for row in shown], [row[2] for row in stream])
         )
         return in_timeline, in_stream
 

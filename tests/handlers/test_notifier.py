@@ -14,7 +14,8 @@ from synapse_like.handlers.notifier import IDLE_SECONDS, MOST_RECENT, Notifier, 
 from synapse_like.protocol.events import Event
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import GAP, EventPersisted, EventRedacted, StoredEvent
+from synapse_like.storage.event_news import EventPersisted, EventRedacted
+from synapse_like.storage.events import GAP, StoredEvent
 from synapse_like.storage.membership import MembershipChange
 from synapse_like.storage.news import CommitInDoubt
 from synapse_like.storage.transactions import Transaction

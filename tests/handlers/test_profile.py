@@ -25,7 +25,7 @@ from synapse_like.protocol.room_versions import SPEC_2014
 from synapse_like.storage import accounts, rooms
 from synapse_like.storage.bus import Bus
 from synapse_like.storage.database import Database
-from synapse_like.storage.events import EventPersisted
+from synapse_like.storage.event_news import EventPersisted
 from synapse_like.storage.profiles import ProfileChanged
 from synapse_like.storage.state import MEMBER
 from synapse_like.storage.transactions import Transaction

@@ -34,7 +34,8 @@ from synapse_like.protocol.third_party_invites import THIRD_PARTY_INVITE
 from synapse_like.storage import events, room_servers, rooms, state
 from synapse_like.storage.connections import Connection
 from synapse_like.storage.engines.opening import open_engine
-from synapse_like.storage.events import EventPersisted, StoredEvent, Unread
+from synapse_like.storage.event_news import EventPersisted, Unread
+from synapse_like.storage.events import StoredEvent
 from synapse_like.storage.migrations import migrate
 from synapse_like.storage.rooms import RoomHead
 from synapse_like.storage.transactions import Transaction
