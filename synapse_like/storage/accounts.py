@@ -128,10 +128,8 @@ def tokens_of(txn: Transaction, user_id: str) -> list[int]:
 def delete_token(txn: Transaction, token_id: int) -> None:
     """End one access token."""
     txn.execute("DELETE FROM access_tokens WHERE token_id = ?", (token_id,))
-    txn.forget_foreseen()
 
 
 def delete_tokens(txn: Transaction, user_id: str) -> None:
     """End all access tokens of a user."""
     txn.execute("DELETE FROM access_tokens WHERE user_id = ?", (user_id,))
-    txn.forget_foreseen()

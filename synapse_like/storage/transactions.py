@@ -115,16 +115,23 @@ class Transaction:
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> RawCursor:
         """Run a statement that changes something."""
+        # It may be what somebody has asked about.
+        self._foreseen.clear()
+        return self._change(sql, parameters)
+
+    def _change(self, sql: str, parameters: Sequence[object]) -> RawCursor:
         self.writes += 1
         return self._run(sql, parameters)
 
     def execute_later(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """The same for one that gives nothing: it is run before the next one that may, or right before the commit.
+        """The same for one that gives nothing, and changes nothing of what is asked `first`.
+
+        It is run before the next one that may give something, or right before the commit.
 
         :param sql: one of few, which are kept ready.
         """
         if not self._engine.gathers:
-            self.execute(sql, parameters)
+            self._change(sql, parameters)
             return
         self.writes += 1
         self.statements += 1
@@ -168,7 +175,7 @@ class Transaction:
         returned: list[Row] = []
         for part in batched(rows, MOST_VALUES // max(1, len(rows[0]) if rows else 1)):
             values = ", ".join([f"({placeholders(part[0])})"] * len(part))
-            cursor = self.execute(f"{sql} VALUES {values} {then}", [value for row in part for value in row])
+            cursor = self._change(f"{sql} VALUES {values} {then}", [value for row in part for value in row])
             if "RETURNING" in then:
                 returned += cursor.fetchall()
         return returned
@@ -284,7 +291,7 @@ class Transaction:
         self._foreseen.clear()
 
     def first(self, query: Query) -> list[Row]:
-        """Every row of a query that was perhaps foreseen: what changes them must `forget_foreseen`.
+        """Every row of a query that was perhaps foreseen.
 
         :param query: with its values in a tuple.
         """
