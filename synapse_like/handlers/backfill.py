@@ -306,14 +306,14 @@ class Backfill:
         for item in reversed(shown):
             event = item.event
             place = late_events.place_before_gap(txn, room.room_nid, event.event_id, is_news=gap.is_news)
-            stored = events.insert(
+            stored, is_awaited = events.insert(
                 txn, room.room_nid, event, item.pdu, place=place, snapshot_before=None, snapshot_after=None
             )
             here = self._placed(txn, event.prev_events)
             lacking = [prev for prev in event.prev_events if prev not in here]
             is_news = gap.is_news and late_events.lacks_news(room, event)
             rooms.add_gaps(txn, room, stored.event_nid, lacking, is_news=is_news)
-            arrived(txn, room, stored)
+            arrived(txn, room, stored, is_awaited=is_awaited)
             if event.type == REDACTION and event.redacts is not None:
                 carry_out_redaction(txn, room, stored, event.redacts, None)
             if gap.is_news and late_events.is_news(room, event) and not _is_past(txn, room, event):
@@ -332,7 +332,7 @@ class Backfill:
         except AuthError as error:
             _log.warning("an event of the past was rejected", event_id=event.event_id, reason=error.message)
             standing = Standing.REJECTED
-        stored = events.insert(
+        stored, _ = events.insert(
             txn, room_nid, event, item.pdu, place=None, snapshot_before=None, snapshot_after=None, standing=standing
         )
         known[event.event_id] = Known(stored.event_nid, room_nid, None, None, standing)

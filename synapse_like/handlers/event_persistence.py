@@ -104,7 +104,7 @@ class EventPersistence(Struct):
         if is_accepted:
             told_at = events.next_position(txn)
             place = late_place or told_at * events.GAP
-        stored = events.insert(
+        stored, is_awaited = events.insert(
             txn,
             room.room_nid,
             event,
@@ -130,7 +130,7 @@ class EventPersistence(Struct):
         if event.type == REDACTION and event.redacts is not None:
             carry_out_redaction(txn, room, stored, event.redacts, before)
         if event.domain != self.server_name:
-            arrived(txn, room, stored)
+            arrived(txn, room, stored, is_awaited=is_awaited)
         memberships = {slot[1]: change.memberships[1] or LEAVE for slot, change in changes.items() if slot[0] == MEMBER}
         if is_ours and late_place is None and self._only_moves(event, changes):
             txn.moves(room.room_id, changes)
@@ -268,9 +268,14 @@ def is_about(event: Event, server: str) -> bool:
     return event.type == MEMBER and _server_of(event.state_key) == server
 
 
-def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent) -> None:
-    """An event from elsewhere has got its place: close the gaps that it fills, and do what was waiting for it."""
+def arrived(txn: Transaction, room: RoomHead, stored: StoredEvent, *, is_awaited: bool) -> None:
+    """An event from elsewhere has got its place: close the gaps that it fills, and do what was waiting for it.
+
+    :param is_awaited: whether redactions were.
+    """
     rooms.close_gaps(txn, room, stored.event.event_id)
+    if not is_awaited:
+        return
     for redaction in events.redactions_ahead(txn, stored.event.event_id):
         before, _ = events.snapshots_of(txn, redaction.event_nid)
         seen = None if before is None else state.snapshot(txn, before)

@@ -63,6 +63,11 @@ def receive(
     return admit(txn, persistence, room, item, bridge=bridge)
 
 
+def named_by(event: Event) -> set[str]:
+    """The IDs of an event and of those that it names: of which must be known whether they are here."""
+    return {event.event_id, *event.prev_events, *event.auth_events}
+
+
 def admit(
     txn: Transaction,
     persistence: EventPersistence,
@@ -82,7 +87,7 @@ def admit(
     if checked.rules is not room.rules:
         # Its ID may not be its own, so it is not remembered by that.
         return Verdict(event.event_id, "The event is of another room version.", Standing.REJECTED)
-    known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
+    known = events.known(txn, named_by(event))
     # 4.
     own = known.get(event.event_id)
     if own is not None and own.is_judged:
@@ -91,7 +96,7 @@ def admit(
     if own is not None and own.room_nid == room.room_nid:
         checked = as_stored(txn, checked, own)
         event = checked.event
-        known = events.known(txn, {event.event_id, *event.prev_events, *event.auth_events})
+        known = events.known(txn, named_by(event))
     misplaced = _why_misplaced(room, event, known)
     if misplaced is not None:
         _log.warning("an event was refused", event_id=event.event_id, room=room.room_id, reason=misplaced)

@@ -26,7 +26,7 @@ from synapse_like.federation.errors import ServerUnreachable
 from synapse_like.federation.sharing import Shared
 from synapse_like.handlers.event_checks import CheckedEvent, EventChecks, Lacking, Verdict, read_foreign
 from synapse_like.handlers.event_persistence import EventPersistence
-from synapse_like.handlers.event_reception import receive
+from synapse_like.handlers.event_reception import named_by, receive
 from synapse_like.handlers.joins import Joins
 from synapse_like.handlers.missing_events import MissingEvents, Silent
 from synapse_like.handlers.room_locks import RoomLocks
@@ -36,7 +36,7 @@ from synapse_like.protocol.errors import BadJson, Forbidden, LimitExceeded, Matr
 from synapse_like.protocol.events import Event, Pdu
 from synapse_like.protocol.room_versions import RoomRules
 from synapse_like.protocol.wire_formats import read_pdu
-from synapse_like.storage import incoming, rooms
+from synapse_like.storage import events, incoming, rooms
 from synapse_like.storage.database import Database
 from synapse_like.storage.incoming import WaitingPdu
 from synapse_like.storage.transactions import Transaction
@@ -357,6 +357,8 @@ class IncomingTransactions:
         self, txn: Transaction, lot: _Lot, checked: Sequence[CheckedEvent]
     ) -> tuple[list[Verdict | Lacking], bytes | None]:
         """Receive events; if that settles their transaction, write down its answer, and give it."""
+        # For all of them at once.
+        events.known(txn, {event_id for item in checked for event_id in named_by(item.event)})
         results = [receive(txn, self._persistence, item) for item in checked]
         verdicts = {result.event_id: result.refusal for result in results if isinstance(result, Verdict)}
         if lot.transaction_id is None or len(verdicts) < len(lot.waiting):

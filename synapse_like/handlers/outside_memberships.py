@@ -91,7 +91,7 @@ def _show(txn: Transaction, room_nid: int, item: CheckedEvent) -> StoredEvent:
     event = item.event
     user_id, now = event.state_slot[1], event.content["membership"]
     place = events.next_place(txn)
-    stored = events.insert(txn, room_nid, event, item.pdu, place=place, snapshot_before=None, snapshot_after=None)
+    stored, _ = events.insert(txn, room_nid, event, item.pdu, place=place, snapshot_before=None, snapshot_after=None)
     # What was before it will be of interest if somebody comes into the room.
     gaps.add(txn, room_nid, stored.event_nid, event.prev_events, is_news=False)
     slot = state.make_slot_id(txn, event.state_slot)

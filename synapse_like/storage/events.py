@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
-from typing import cast
+from typing import NamedTuple, cast
 
 from msgspec import Struct
 
@@ -44,7 +44,8 @@ _INSERT = (
     " ON CONFLICT (event_id) DO UPDATE SET place = excluded.place, snapshot_before = excluded.snapshot_before,"
     " snapshot_after = excluded.snapshot_after, replaces = excluded.replaces, standing = excluded.standing,"
     " is_outgoing = excluded.is_outgoing, position = excluded.position"
-    " WHERE events.room_nid = excluded.room_nid RETURNING event_nid, redacted_by"
+    " WHERE events.room_nid = excluded.room_nid RETURNING event_nid, redacted_by,"
+    " EXISTS (SELECT 1 FROM redactions_ahead WHERE target = event_id)"
 )
 
 
@@ -113,6 +114,16 @@ def next_place(txn: Transaction) -> int:
     return next_position(txn) * GAP
 
 
+class Inserted(NamedTuple):
+    """An event that has just been put in.
+
+    :ivar is_awaited: whether redactions have waited for it (`redactions_ahead`).
+    """
+
+    stored: StoredEvent
+    is_awaited: bool
+
+
 def insert(
     txn: Transaction,
     room_nid: int,
@@ -126,7 +137,7 @@ def insert(
     standing: Standing = Standing.ACCEPTED,
     is_outgoing: bool = False,
     told_at: int | None = None,
-) -> StoredEvent:
+) -> Inserted:
     """Add an event, or give one that was an outlier its place in history; as it is here then, redacted if it was.
 
     :param pdu: its wire form.
@@ -153,13 +164,14 @@ def insert(
     if not rows:
         # At this moment another process put it into another room: a server may choose the IDs of its events.
         raise LaneTaken(lane_of(event.event_id))
-    [(event_nid, redacted_by)] = rows
+    [(event_nid, redacted_by, is_awaited)] = rows
     replaced_event = replaced.event if replaced is not None else None
     stored = StoredEvent(event_nid, room_nid, place, event, replaced_event, size=len(pdu), told_at=told_at)
     if redacted_by is not None:
         [stored] = _load_rows(txn, [event_nid])
     txn.cache(EVENTS).put(txn, event_nid, stored)
-    return stored
+    txn.known_events[event.event_id] = Known(event_nid, room_nid, place, snapshot_after, standing)
+    return Inserted(stored, bool(is_awaited))
 
 
 def tell_late(txn: Transaction, event_nid: int) -> StoredEvent:
@@ -172,6 +184,7 @@ def tell_late(txn: Transaction, event_nid: int) -> StoredEvent:
     )
     [stored] = _load_rows(txn, [event_nid])
     txn.cache(EVENTS).put(txn, event_nid, stored)
+    txn.known_events.pop(stored.event.event_id, None)
     return stored
 
 
@@ -187,6 +200,8 @@ def insert_outliers(
         [(event.event_id, room_nid, int(standing), pdu) for event, pdu, standing in outliers],
         "RETURNING event_id, event_nid",
     )
+    for event, _, _ in outliers:
+        txn.known_events.pop(event.event_id, None)
     return {row[0]: row[1] for row in rows}
 
 
@@ -314,17 +329,18 @@ class Known(Struct, frozen=True):
 
 
 def known(txn: Transaction, event_ids: Iterable[str]) -> dict[str, Known]:
-    """Those of some events that this server has, by ID."""
-    found = {}
-    for part in batched(event_ids):
+    """Those of some events that this server has, by ID. What a transaction has asked once it knows."""
+    event_ids = set(event_ids)
+    for part in batched([event_id for event_id in event_ids if event_id not in txn.known_events]):
+        txn.known_events.update(dict.fromkeys(part))
         rows = txn.all(
             "SELECT event_id, event_nid, room_nid, place, snapshot_after, standing FROM events"
             f" WHERE event_id IN ({placeholders(part)})",
             part,
         )
         for event_id, event_nid, room_nid, place, snapshot_after, standing in rows:
-            found[event_id] = Known(event_nid, room_nid, place, snapshot_after, Standing(standing))
-    return found
+            txn.known_events[event_id] = Known(event_nid, room_nid, place, snapshot_after, Standing(standing))
+    return {event_id: item for event_id in event_ids if (item := txn.known_events[event_id]) is not None}
 
 
 def unplaced(txn: Transaction, event_ids: Iterable[str]) -> list[str]:
@@ -383,6 +399,7 @@ def ids_of(txn: Transaction, event_nids: Collection[int]) -> dict[int, str]:
 
 def forget_copies(txn: Transaction) -> None:
     """Events have changed that may be in memory, by themselves or within others."""
+    txn.known_events.clear()
     txn.outdated.add(EVENTS)
     txn.cache(EVENTS).drop_all(txn)
 

@@ -57,6 +57,7 @@ class Transaction:
         "for_update",
         "generation",
         "heads",
+        "known_events",
         "last_writes",
         "news",
         "on_commit",
@@ -106,6 +107,8 @@ class Transaction:
         self._foreseen: dict[Query, list[Row]] = {}
         #: Where the rooms stand that it writes to (`rooms.py`), whatever is forgotten of the copies meanwhile.
         self.heads: dict[str, Any] = {}
+        #: What it knows of events (`events.py`), by their IDs; None of one that is not here.
+        self.known_events: dict[str, Any] = {}
         #: Answers to requests that it does once (`retransmissions.py`), with when they came; written at its end.
         self.outcomes: dict[tuple[int, bytes], tuple[dict[str, Any], int]] = {}
         #: Numbers of (type, state key) that this transaction has given out (`state.py`).
@@ -286,9 +289,10 @@ class Transaction:
         """The same where it was asked together with something else."""
         self._foreseen.update(zip(queries, answers, strict=True))
 
-    def forget_foreseen(self) -> None:
-        """What was foreseen may be otherwise now: have it asked again."""
+    def holds_more(self) -> None:
+        """It has lanes that it did not have before: others may have done there what it does not know of."""
         self._foreseen.clear()
+        self.known_events.clear()
 
     def first(self, query: Query) -> list[Row]:
         """Every row of a query that was perhaps foreseen.

@@ -272,7 +272,7 @@ def say_all(txn: Transaction, room_id: str, texts: tuple[str, ...], quietly: boo
             auth_events=(),
         )
         pdu = encode_pdu(to_pdu(V1, event))
-        stored = events.insert(
+        stored, _ = events.insert(
             txn,
             room.room_nid,
             event,

@@ -125,6 +125,25 @@ def test_an_event_that_a_server_puts_into_two_rooms_at_once_is_in_one(url: str, 
     assert (stored.event.room_id, stored.event.content) == ("!a:x", {"body": "a"})
 
 
+def test_what_another_has_put_into_a_room_is_known_once_one_has_its_lane(processes: list[Process]) -> None:
+    """Though it was asked for before, in the same transaction."""
+    one, two = processes
+    one.result(one.database.write("make", lambda txn: rooms.create(txn, "!c:x", V1, is_public=False)))
+    event_id = "$the-same:liar.example"
+
+    def look(txn: Transaction) -> tuple[Transaction, set[str]]:
+        return txn, {"here" for _ in events.known(txn, [event_id])}
+
+    one.result(one.database.write("forget", lambda txn: txn.execute("DELETE FROM events")))
+    looking = Paused(two, "!d:x", look)
+    assert one.result(one.database.write_to_room("!c:x", "put", put, "!c:x", "c")) == "here"
+    looking_again = two.database.write_to_room("!c:x", "look", look)
+    before, nothing = looking.go_on()
+    after, something = two.result(looking_again)
+    assert before is after
+    assert (nothing, something) == (set(), {"here"})
+
+
 def test_what_was_read_before_another_changed_it_is_not_kept(processes: list[Process]) -> None:
     one, two = processes
 

@@ -86,8 +86,7 @@ class Turn(Struct):
             return
         (commits, *answers), held = txn.ask([self.holder.unseen, *firsts], wanted=sorted(missing))
         if held:
-            # Others may have done there meanwhile what was not done when it was asked.
-            txn.forget_foreseen()
+            txn.holds_more()
         txn.has_foreseen(firsts, answers)
         self.lanes |= held
         self.holder.catch_up(txn, commits)
