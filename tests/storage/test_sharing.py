@@ -33,6 +33,7 @@ from synapse_like.storage.shared import holder as holding
 from synapse_like.storage.shared import listener as listening
 from synapse_like.storage.shared.commit_log import Reading, Told, forget_old, unsay
 from synapse_like.storage.shared.holder import Holder
+from synapse_like.storage.shared.lanes import LaneTaken
 from synapse_like.storage.shared.listener import Listener
 from synapse_like.storage.shared.order import Order
 from synapse_like.storage.shared.turns import Turn
@@ -265,18 +266,23 @@ def test_a_job_that_finds_out_late_where_it_writes_begins_again_there(processes:
     one, two = processes
     holding = Holding(one, ROOMS[0])
     tries: list[int] = []
+    refused: list[LaneTaken] = []
 
     def change(txn: Transaction) -> str:
         tries.append(1)
         put(txn, ROOMS[1], 7)
-        txn.hold_room(ROOMS[0])
+        try:
+            txn.hold_room(ROOMS[0])
+        except LaneTaken as error:
+            refused.append(error)
+            raise
         return "done"
 
     def refuse(txn: Transaction) -> None:
         raise ZeroDivisionError
 
     jobs = [two.database.write("change", change), two.database.write("refuse", refuse)]
-    wait_until("the first try", lambda: bool(tries))
+    wait_until("the first try", lambda: bool(refused))
     holding.let_go()
     assert two.result(jobs[0]) == "done"
     assert len(tries) == 2
