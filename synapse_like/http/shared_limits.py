@@ -19,6 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from typing import Self
 
@@ -136,18 +137,20 @@ class SharedLimiter(Limiter):
     ) -> None:
         super().__init__(rates, monotonic, enabled=enabled)
         self._buckets = buckets
+        # Where there are no limits nobody counts, and need not wait for who does.
+        self._while_counting: AbstractContextManager[object] = buckets if enabled else nullcontext()
         self._full_at_of = buckets.get
 
     def check(self, rate_class: str, key: str, cost: int = 1) -> None:
-        with self._buckets:
+        with self._while_counting:
             super().check(rate_class, key, cost)
 
     def check_all(self, requests: Iterable[tuple[str, str, int]]) -> None:
-        with self._buckets:
+        with self._while_counting:
             super().check_all(requests)
 
     def look(self, rate_class: str, key: str, cost: int = 1) -> None:
-        with self._buckets:
+        with self._while_counting:
             super().look(rate_class, key, cost)
 
     def take(self, rate_class: str, key: str, cost: int = 1) -> None:

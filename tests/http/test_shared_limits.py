@@ -92,9 +92,13 @@ def test_what_is_refused_by_one_bucket_is_counted_in_none() -> None:
     limiter.check_all([("peer", "a", 7), ("room", "a !r", 4)])
 
 
-def test_nothing_is_refused_when_switched_off() -> None:
-    limiter = SharedLimiter({"send": (1, 1)}, SharedBuckets(64), enabled=False)
-    assert [refused_for(limiter) for _ in range(10)] == [0] * 10
+def test_nothing_is_refused_and_nobody_waited_for_when_switched_off(child: Children) -> None:
+    buckets = SharedBuckets(64)
+    holding(child, buckets)
+    limiter = SharedLimiter({"send": (1, 1)}, buckets, enabled=False)
+    with capture_logs() as logged:
+        assert [refused_for(limiter) for _ in range(10)] == [0] * 10
+    assert logged == []
 
 
 def test_of_too_many_buckets_those_are_overwritten_that_are_full_the_soonest() -> None:
