@@ -17,13 +17,14 @@ from synapse_like.storage.transactions import Transaction
 IDS = ("$a:x", "$b:x", "$c:x")
 
 
-def made(event_id: str) -> tuple[Event, bytes]:
+def made(event_id: str, room_id: str = "!room:x", body: str = "Hello.") -> tuple[Event, bytes]:
+    """A message, and its wire form."""
     event = Event(
         event_id=event_id,
-        room_id="!room:x",
+        room_id=room_id,
         type="m.room.message",
         sender="@alice:x",
-        content={"body": event_id},
+        content={"body": body},
         origin_server_ts=0,
         depth=1,
         prev_events=(),
@@ -63,9 +64,7 @@ STEPS: dict[str, Step] = {
 @pytest.mark.parametrize("step", STEPS)
 def test_what_is_known_of_an_event_follows_what_happens_to_it(connection: Connection, step: str) -> None:
     def look(txn: Transaction) -> None:
-        rooms.create(txn, "!room:x", V1, is_public=False)
-        room = rooms.find(txn, "!room:x")
-        assert room is not None
+        room = rooms.create(txn, "!room:x", V1, is_public=False)
         put(txn, room.room_nid, IDS[0], place=GAP, standing=Standing.ACCEPTED)
         events.insert_outliers(txn, room.room_nid, [(*made(IDS[1]), Standing.ACCEPTED)])
         before = events.known(txn, IDS)
@@ -90,9 +89,7 @@ def test_what_is_known_is_asked_once(connection: Connection) -> None:
 
 def test_an_event_that_redactions_wait_for_is_told_so(connection: Connection) -> None:
     def look(txn: Transaction) -> None:
-        rooms.create(txn, "!room:x", V1, is_public=False)
-        room = rooms.find(txn, "!room:x")
-        assert room is not None
+        room = rooms.create(txn, "!room:x", V1, is_public=False)
         redaction, _ = events.insert(
             txn, room.room_nid, *made(IDS[0]), place=None, snapshot_before=None, snapshot_after=None
         )

@@ -10,12 +10,11 @@ import psycopg
 import pytest
 
 from synapse_like.protocol.errors import UnknownToken
-from synapse_like.protocol.events import Event
 from synapse_like.protocol.room_versions import V1
-from synapse_like.protocol.wire_formats import encode_pdu, to_pdu
 from synapse_like.storage import accounts, events, rooms, state
 from synapse_like.storage.retransmissions import Once, Outcome, once
 from synapse_like.storage.transactions import Transaction
+from tests.storage.test_events import made
 from tests.storage.test_sharing import NAMES, ROOMS, Process, prepare
 from tests.support.postgres import PostgreSQL
 from tests.support.processes import wait_until
@@ -86,28 +85,12 @@ def test_a_slot_that_two_rooms_come_to_have_at_once_has_one_number(processes: li
     assert len(tries) == 2
 
 
-def made_event(room_id: str, body: str) -> Event:
-    return Event(
-        event_id="$the-same:liar.example",
-        room_id=room_id,
-        type="m.room.message",
-        sender="@liar:liar.example",
-        content={"body": body},
-        origin_server_ts=0,
-        depth=1,
-        prev_events=(),
-        auth_events=(),
-    )
-
-
 def put(txn: Transaction, room_id: str, body: str) -> str:
     """Put an event into a room, unless its ID is another's already; where it is."""
     room = rooms.enter(txn, room_id)
-    event = made_event(room_id, body)
-    known = events.known(txn, [event.event_id])
-    if known:
+    event, pdu = made("$the-same:liar.example", room_id, body)
+    if events.known(txn, [event.event_id]):
         return "elsewhere"
-    pdu = encode_pdu(to_pdu(V1, event))
     events.insert(txn, room.room_nid, event, pdu, place=None, snapshot_before=None, snapshot_after=None)
     return "here"
 
